@@ -1,0 +1,139 @@
+"""One frozen, validated place for every limit and clock, with its unit.
+
+Sizes are bytes, times are seconds, rates are bytes a second, unless a name says otherwise.
+The numbers are the defaults of the design's sections 4, 5, 8 and 10.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from .errors import ConfigError
+
+__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """All limits and clocks of one end. Make another with ``dataclasses.replace``.
+
+    Raises ``ConfigError`` naming the field when a value is out of its range.
+    """
+
+    # -- session (core/session.py) -------------------------------------------------------------
+    replay_limit: int = 4 * MIB  # R: sent and not acknowledged, a direction
+    replay_floor: int = 8 * KIB  # what a session may always hold of it, whatever the server's pressure
+    control_reserve: int = 64 * KIB  # frames of control that get out though R is full
+    ack_delay: float = 0.020  # an ack goes alone after this, or after replay_limit / 8
+    gap_timeout: float = 10.0  # an unfilled gap fails the connection
+    ping_payload_limit: int = 16 * KIB
+    ping_active_silence: float = 5.0  # while an exchange runs: ping after this silence,
+    ping_active_timeout: float = 5.0  # and this long to answer
+    ping_idle_silence: float = 20.0
+    ping_idle_timeout: float = 10.0
+    opening_timeout: float = 10.0  # a connection that never attaches
+    grace: float = 30.0  # a detached session
+    min_message: int = 4 * KIB
+    message_time: float = 0.100  # a message holds about what passes in this time
+
+    # -- multiplexer (core/multiplexer.py) -----------------------------------------------------
+    max_streams: int = 1000  # open at once, a session
+    receive_budget: int = 24 * MIB  # B: what a session grants in sum
+    stream_floor: int = 16 * KIB  # what every permitted stream owns
+    stream_first_window: int = 256 * KIB
+    stream_max_window: int = 4 * MIB
+    send_buffer: int = 64 * KIB  # a stream
+    frame_payload: int = 16 * KIB  # a turn of one stream
+    head_block_limit: int = 80 * KIB  # one encoded head, trailer section or 1xx
+    resets_before_answer: int = 1000  # within resets_window: ends the session
+    resets_window: float = 10.0
+    max_buffered_bytes: int = 256 * MIB  # receive, replay, send and queue bytes of the whole process end
+
+    # -- HTTP (heads.py, http/) ----------------------------------------------------------------
+    head_limit: int = 64 * KIB
+    field_limit: int = 100
+    request_line_limit: int = 16 * KIB
+    head_timeout: float = 15.0
+    keep_alive_idle: float = 75.0
+    body_idle_timeout: float = 300.0
+    min_rate: float = 100.0  # averaged over min_rate_period while the peer is what is waited for
+    min_rate_period: float = 30.0
+    write_timeout: float = 60.0  # without progress
+    read_ahead: int = 64 * KIB  # of a caller that is queued, and of a socket
+    write_buffer: int = 64 * KIB  # a socket
+    linger_time: float = 1.0  # after an early final answer
+    linger_bytes: int = 64 * KIB
+
+    # -- dialling ------------------------------------------------------------------------------
+    dial_timeout: float = 10.0
+    retry_first: float = 0.100  # dials at least this apart
+    retry_cap_resumable: float = 2.0
+    retry_cap: float = 15.0
+    retry_tls: float = 60.0  # a TLS failure is retried slowly
+
+    # -- server (gateway.py, sessions.py, core/registry.py) ------------------------------------
+    max_requests_per_tunnel: int = 20  # queued
+    max_clients_per_token: int = 0  # 0: unlimited
+    queue_timeout: float = 60.0
+    response_head_timeout: float = 60.0
+    known_token_time: float = 3600.0
+    known_tokens: int = 10_000
+    startup_wait: float = 30.0
+    startup_waiting: int = 1000
+    max_sessions: int = 20_000
+    connections_per_address: int = 0  # 0: unlimited
+    failed_registrations_per_minute: int = 20
+    silent_client_ping: float = 2.0  # before a newcomer is refused
+    drain_timeout: float = 25.0
+    early_post_limit: int = 4 * MIB
+
+    # -- origin (origins/) ---------------------------------------------------------------------
+    origin_idle: float = 60.0  # a kept-alive connection to an origin
+    origin_connections_idle: int = 100
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+                raise ConfigError(field.name, f"must be a number, got {value!r}")
+            if value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
+                raise ConfigError(field.name, f"must be greater than 0, got {value!r}")
+            if isinstance(field.default, int) and not isinstance(value, int):
+                raise ConfigError(field.name, f"must be a whole number, got {value!r}")
+        if self.grace < self.detection_active + self.dial_timeout + self.retry_cap_resumable:
+            raise ConfigError(
+                "grace",
+                f"{self.grace:g} s is too short for a lost connection to be noticed and dialled again",
+                "give at least ping_active_silence + ping_active_timeout + dial_timeout + "
+                f"retry_cap_resumable = {self.detection_active + self.dial_timeout + self.retry_cap_resumable:g} s",
+            )
+        if self.stream_max_window < self.stream_first_window or self.stream_first_window < self.stream_floor:
+            raise ConfigError("stream_first_window", "must lie between stream_floor and stream_max_window")
+        if self.frame_payload > 65_535:
+            raise ConfigError("frame_payload", "must be at most 65535, the length field's range")
+        if self.head_limit > self.head_block_limit:
+            raise ConfigError("head_limit", "must be at most head_block_limit")
+
+    @property
+    def detection_active(self) -> float:
+        """Seconds until a silent connection is given up while an exchange runs."""
+        return self.ping_active_silence + self.ping_active_timeout
+
+
+# Zero means "unlimited", "none" or "at once" for these.
+_MAY_BE_ZERO = frozenset(
+    {
+        "connections_per_address",
+        "linger_bytes",
+        "linger_time",
+        "max_clients_per_token",
+        "startup_wait",
+        "origin_connections_idle",
+    }
+)
+
+DEFAULT_LIMITS = Limits()

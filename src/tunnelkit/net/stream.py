@@ -1,0 +1,120 @@
+"""The byte stream that everything stands on: callers' sockets, origins, links, TLS over any of them.
+
+One small interface, non-blocking at its heart. A *driver* task calls ``receive_nowait`` and
+``try_send`` until they have nothing to give or take, then ``wait``s. Nothing here holds more than it
+may: at most ``READ_AHEAD`` bytes read and not taken, at most ``WRITE_BUFFER`` bytes taken and not yet
+in the kernel (facts: anyio's own asyncio stream bounds neither).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TypeAlias
+
+__all__ = ["READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream"]
+
+READ_AHEAD = 64 * 1024
+WRITE_BUFFER = 64 * 1024
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class ByteStream(ABC):
+    """A reliable, ordered, bidirectional flow of bytes with half-close.
+
+    One task reads and one task writes at a time (they may be the same). After any ``StreamBroken``, and after
+    a cancelled ``send``, the stream is only good for ``abort`` (facts, trap 7).
+    """
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
+        """What is there now, 1 to ``max_bytes`` bytes; ``b""`` at the end; ``None`` when nothing is there yet.
+
+        Raises ``StreamBroken`` when the stream failed (reset, aborted, TLS truncated).
+        """
+
+    async def receive(self, max_bytes: int = READ_AHEAD) -> bytes:
+        """Wait for 1 to ``max_bytes`` bytes; ``b""`` at the end. Cancelling loses nothing."""
+        while (data := self.receive_nowait(max_bytes)) is None:
+            await self.wait(readable=True)
+        return data
+
+    # -- writing -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def try_send(self, data: Buffer) -> int:
+        """Take as many leading bytes as fit now without waiting and say how many; 0 when full.
+
+        Bytes not taken stay the caller's. Raises ``StreamBroken`` when the stream failed or was closed.
+        """
+
+    async def send(self, data: Buffer) -> None:
+        """Send all of ``data``. Cancelled, some unknown part was sent: ``abort`` the stream."""
+        view = memoryview(data)
+        while True:
+            view = view[self.try_send(view) :]
+            if not view:
+                return
+            await self.wait(writable=True)
+
+    @abstractmethod
+    async def send_eof(self) -> None:
+        """Half-close: the peer reads the end after what was sent. A TLS stream sends close_notify."""
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+        """Return when one of the asked for is possible (data, end or failure count as readable; failure as
+        writable) or when ``wake`` was called since the last return of a ``wait``.
+
+        With neither asked for, only ``wake`` or failure returns. Spurious returns are allowed. At most one task
+        may wait for each direction. Cancelling changes nothing.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make the pending ``wait``s return, or, when there are none, the next one. Synchronous and cheap."""
+
+    # -- closing -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once and drop what is buffered (a TCP peer sees RST). Idempotent, synchronous."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Send what is buffered, then close both directions; bounded by a deadline of its own, after which, or
+        when cancelled, it aborts. Idempotent."""
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def last_received(self) -> float:
+        """``anyio.current_time()`` when the last bytes came from the peer (at first: when it was opened)."""
+
+    @property
+    @abstractmethod
+    def write_buffered(self) -> int:
+        """Bytes taken and not yet in the kernel."""
+
+    @property
+    @abstractmethod
+    def peer_address(self) -> tuple[str, int]:
+        """(address, port) of the peer; ("", 0) where there is none (unix, memory)."""
+
+    @property
+    @abstractmethod
+    def local_address(self) -> tuple[str, int]: ...
+
+    @property
+    def tls(self) -> bool:
+        return False
+
+    @property
+    def peer_certificate(self) -> dict[str, object] | None:
+        """What ``ssl.SSLObject.getpeercert`` says, under TLS with a verified client certificate; else None."""
+        return None

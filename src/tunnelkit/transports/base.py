@@ -1,0 +1,170 @@
+"""The public transport API, version 1. ``docs/writing-a-transport.md`` explains it with an example.
+
+A *connection* carries whole binary messages. A *transport* makes connections: its client half dials, its
+server half lives on the tunnel server's HTTP port (``mounted``), has a listener of its own (``listen``), or both.
+Transports know no session, frame or exchange.
+"""
+
+from __future__ import annotations
+
+import ssl
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from anyio.abc import TaskStatus
+
+from ..handshake import Grant, Handshake, Refusal
+from ..net.stream import ByteStream
+
+__all__ = [
+    "API_VERSION",
+    "Accepted",
+    "Connection",
+    "Dialler",
+    "DialRequest",
+    "MountedRequest",
+    "Offer",
+    "Peer",
+    "Transport",
+]
+
+API_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """Who is at the other end of a socket, as the server knows it."""
+
+    address: str = ""  # the socket's peer
+    port: int = 0
+    tls: bool = False
+    certificate: Mapping[str, object] | None = field(default=None, repr=False)
+    forwarded_for: str = (
+        ""  # the address that counts for limits and logs after trusted proxies; else = address
+    )
+
+
+class Connection(ABC):
+    """One live use of a transport: whole binary messages, in both directions.
+
+    Contract: every message that ``send`` took is delivered at least once, or the connection fails as a whole.
+    With ``ordered`` False it may reorder and repeat, never lose. One task sends and one receives at a time.
+    """
+
+    transport: str  # the transport's name, for logs and events
+    max_message: int  # the largest message that send takes, and that receive gives
+    ordered: bool = True
+    wants_pings: bool = True  # False: it has its own liveness, and raises ConnectionLost by itself
+
+    @abstractmethod
+    async def ready(self) -> int:
+        """Wait until a message can be taken without piling up, and say how many bytes it may have (at least
+        4,096, at most ``max_message``). Raises ``ConnectionLost``. Cancelling changes nothing."""
+
+    @abstractmethod
+    async def send(self, message: bytes) -> None:
+        """Take one message. Called after ``ready``, by one task. Raises ``ConnectionLost``. Cancelled, the
+        connection is dead and must be aborted (the session resumes and drops duplicates)."""
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """The next message. Raises ``ConnectionLost`` at the end (``clean`` when the peer closed in order).
+        Cancelling loses no message."""
+
+    @property
+    @abstractmethod
+    def last_received(self) -> float:
+        """``anyio.current_time()`` when the last byte came: any byte is life."""
+
+    @abstractmethod
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """Close in order, bounded by a deadline of its own (about 1 s); when cancelled, abort. Idempotent.
+        ``code`` has the meanings of RFC 6455 7.4.1."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop the connection now; pending calls raise ``ConnectionLost``. Idempotent, synchronous."""
+
+
+class MountedRequest(Protocol):
+    """An HTTP request for a transport on the server's own port, under whichever HTTP server carries it."""
+
+    method: bytes
+    path: str  # below the transports' own prefix, "" for itself
+    fields: list[tuple[bytes, bytes]]
+    peer: Peer
+
+    async def body(self, max_bytes: int) -> bytes: ...
+
+    async def respond(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes = b"") -> None: ...
+
+    async def upgrade(self, fields: list[tuple[bytes, bytes]]) -> ByteStream:
+        """Answer 101 with these fields and hand over the connection, early bytes included."""
+        ...
+
+
+class Accepted(Protocol):
+    """An offer that was granted. Either ``serve`` or ``abandon`` is called, once."""
+
+    grant: Grant
+
+    async def serve(self, connection: Connection) -> None:
+        """Hand over the connection; returns when it has ended (it is closed by then). Never raises but for
+        cancellation."""
+        ...
+
+    def abandon(self) -> None:
+        """The connection did not come about."""
+        ...
+
+
+Offer: TypeAlias = Callable[[Handshake, Peer], Awaitable[Accepted | Refusal]]
+
+
+class Dialler(Protocol):
+    """``net.dial``'s way out: TCP, then proxy, then TLS, as the client is configured. Raises ``DialError``."""
+
+    async def __call__(self, host: str, port: int, *, tls: bool) -> ByteStream: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DialRequest:
+    """What a transport's client half is given."""
+
+    url: str  # of the tunnel server, "http(s)://host:port/base", without userinfo and trailing slash
+    handshake: Handshake
+    dialler: Dialler
+    timeout: float
+    user_agent: str = ""
+    ssl_context: ssl.SSLContext | None = None  # for transports that dial by themselves
+
+
+class Transport(ABC):
+    """A named pair of halves. ``api_version`` must equal ``API_VERSION``."""
+
+    api_version: int = API_VERSION
+    name: str
+
+    async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        """The client half: one connection, with the grant for it.
+
+        Raises ``RegistrationRefused`` when the tunnel server itself said no, ``AnsweredByOther`` when something
+        in between answered, ``DialError`` otherwise. Cancelling closes what was opened.
+        """
+        raise TypeError(f"transport {self.name!r} has no client half")
+
+    def mount_path(self) -> str | None:
+        """The path below ``/_tunnel`` on the server's port that ``mounted`` answers ("" is ``/_tunnel`` itself),
+        or None when it has none."""
+        return None
+
+    async def mounted(self, request: MountedRequest, offer: Offer) -> None:
+        """The server half on the server's own port: answer ``request``, and serve its connection to the end."""
+        raise TypeError(f"transport {self.name!r} is not mounted")
+
+    async def listen(self, offer: Offer, *, task_status: TaskStatus[None]) -> None:
+        """The server half with a listener of its own: runs until cancelled; ``started`` once it is bound.
+        The default has none and returns at once."""
+        task_status.started()
