@@ -26,9 +26,7 @@ __all__ = [
 ]
 
 # Only these codes of a refusal end a client; every other one is retried (design, section 4).
-TERMINAL_CODES = frozenset(
-    {"bad_request", "unauthorized", "forbidden", "version", "superseded", "name_taken"}
-)
+TERMINAL_CODES = frozenset({"bad_request", "unauthorized", "forbidden", "version", "superseded", "name_taken"})
 
 
 class TunnelkitError(Exception):
@@ -139,9 +137,7 @@ class AnsweredByOther(DialError):
     """Something that is not a tunnelkit server answered the handshake: a middlebox, a captive portal,
     a reverse proxy's own page. ``status`` is its HTTP status."""
 
-    def __init__(
-        self, status: int, message: str, *, hint: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         self.status = status
         self.retry_after = retry_after
         super().__init__("handshake", message, hint=hint)

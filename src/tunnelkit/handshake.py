@@ -42,9 +42,7 @@ class Grant:
     """The server's yes."""
 
     session_id: str  # with a routing tag: "<node>-<random>"
-    resume_key: bytes | None = field(
-        default=None, repr=False
-    )  # None when a session is resumed: it stays the same
+    resume_key: bytes | None = field(default=None, repr=False)  # None when a session is resumed: it stays the same
     version: int = 1
     features: frozenset[str] = frozenset()
     replay_window: int = 0  # the server's R: how far the client may send beyond what was received

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from anyio.abc import TaskStatus
 
 from ..handshake import Grant, Handshake, Refusal
+from ..net.peer import Peer
 from ..net.stream import ByteStream
 
 __all__ = [
     "API_VERSION",
     "Accepted",
     "Connection",
-    "Dialler",
     "DialRequest",
+    "Dialler",
     "MountedRequest",
     "Offer",
     "Peer",
@@ -31,19 +32,6 @@ __all__ = [
 ]
 
 API_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Peer:
-    """Who is at the other end of a socket, as the server knows it."""
-
-    address: str = ""  # the socket's peer
-    port: int = 0
-    tls: bool = False
-    certificate: Mapping[str, object] | None = field(default=None, repr=False)
-    forwarded_for: str = (
-        ""  # the address that counts for limits and logs after trusted proxies; else = address
-    )
 
 
 class Connection(ABC):
