@@ -1,0 +1,103 @@
+"""What every test stands on: both backends, settled hypothesis profiles, a quiet environment, certificates."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from hypothesis import HealthCheck, settings
+
+# `fast` is the same on every run, so that a red build is the change's own doing; `deep` looks for new examples.
+# Neither has a deadline: a shared machine pauses when it likes.
+settings.register_profile(
+    "fast",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("deep", deadline=None, max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+BACKENDS = os.environ.get("TUNNELKIT_TEST_BACKENDS", "asyncio,trio").split(",")
+USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
+
+# A proxy of the machine that runs the tests must not carry what they send to themselves.
+_PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The backends a runtime test runs on. anyio's own fixture skips trio where it is missing; this one fails."""
+    if request.param == "asyncio":
+        return "asyncio", {"use_uvloop": USE_UVLOOP, "debug": False}
+    if request.param == "trio":
+        import trio  # noqa: F401 - an ImportError here is the failure that is wanted
+
+        return "trio", {}
+    raise ValueError(f"TUNNELKIT_TEST_BACKENDS names {request.param!r}: give asyncio, trio or both")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _PROXY_VARIABLES:
+            patch.delenv(name, raising=False)
+            patch.delenv(name.lower(), raising=False)
+        for name in [name for name in os.environ if name.startswith(("TUNNELKIT_", "WSTUNNEL_"))]:
+            patch.delenv(name)
+        yield
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def certificate_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_certificate(certificate_authority: trustme.CA) -> trustme.LeafCert:
+    """For localhost, 127.0.0.1 and ::1."""
+    return certificate_authority.issue_cert("localhost", "127.0.0.1", "::1")
+
+
+@pytest.fixture(scope="session")
+def tls_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    certificate_authority: trustme.CA,
+    server_certificate: trustme.LeafCert,
+) -> dict[str, Path]:
+    """Paths of PEM files: ``ca``, ``cert`` (the chain), ``key``, and ``client`` (a client's chain and key in one)."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = {name: folder / f"{name}.pem" for name in ("ca", "cert", "key", "client")}
+    certificate_authority.cert_pem.write_to_path(files["ca"])
+    server_certificate.private_key_pem.write_to_path(files["key"])
+    for blob in server_certificate.cert_chain_pems:
+        blob.write_to_path(files["cert"], append=True)
+    client = certificate_authority.issue_cert("client@example.org")
+    client.private_key_and_cert_chain_pem.write_to_path(files["client"])
+    for path in files.values():
+        path.chmod(0o600)
+    return files
+
+
+@pytest.fixture(scope="session")
+def server_ssl_context(server_certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_certificate.configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_ssl_context(certificate_authority: trustme.CA) -> ssl.SSLContext:
+    """Verifies, and trusts the tests' own authority alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    certificate_authority.configure_trust(context)
+    return context
