@@ -31,6 +31,16 @@ USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
 _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without ``-m``, the full sizes are left out: they take minutes."""
+    if config.option.markexpr:
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
+
+
 @pytest.fixture(scope="module", params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """The backends a runtime test runs on. anyio's own fixture skips trio where it is missing; this one fails."""
@@ -49,8 +59,9 @@ def _quiet_environment() -> Iterator[None]:
         for name in _PROXY_VARIABLES:
             patch.delenv(name, raising=False)
             patch.delenv(name.lower(), raising=False)
-        for name in [name for name in os.environ if name.startswith(("TUNNELKIT_", "WSTUNNEL_"))]:
-            patch.delenv(name)
+        for name in list(os.environ):
+            if name.startswith(("TUNNELKIT_", "WSTUNNEL_")) and not name.startswith("TUNNELKIT_TEST_"):
+                patch.delenv(name)
         yield
 
 

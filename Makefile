@@ -1,0 +1,62 @@
+# `make` alone lists the targets. Every target that needs Python tools makes .venv first.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-all full lint format types coverage docs build demo clean
+
+# The newest tested Python that is there; say PYTHON=/path/to/python for another one.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
+	then echo $$p; break; fi; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 14
+
+venv: $(READY)  ## make .venv with everything for development (PYTHON=... chooses the interpreter)
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 minutes)
+	$(BIN)/python -m pytest -q
+
+full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
+	$(BIN)/python -m pytest -q -m full
+
+test-all: $(READY)  ## all sizes, for every Python found (3.11 to 3.14), backend and parser
+	$(BIN)/python scripts/test_all.py
+
+lint: $(READY)  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff repair and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+coverage: $(READY)  ## every core module: 100 % of its branches from its own test file
+	$(BIN)/python scripts/own_coverage.py
+
+docs: $(READY)  ## links and anchors of all documents, and the code blocks marked "run"
+	$(BIN)/python scripts/check_docs.py
+
+build: $(READY)  ## wheel and sdist, each installed alone in a clean environment, with the examples run against it
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python scripts/check_build.py dist
+
+demo: $(READY)  ## the main job, unattended: origin, server and client as processes, a cut, a queue
+	$(BIN)/python examples/demo.py
+
+clean:  ## remove what the targets made
+	rm -rf .venv .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,57 @@
+"""Run all sizes of the tests for every Python found, backend and HTTP parser, each in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+# name -> the environment that the tests are given
+BACKENDS = {
+    "asyncio": {"TUNNELKIT_TEST_BACKENDS": "asyncio"},
+    "uvloop": {"TUNNELKIT_TEST_BACKENDS": "asyncio", "TUNNELKIT_TEST_UVLOOP": "1"},
+    "trio": {"TUNNELKIT_TEST_BACKENDS": "trio"},
+}
+# name -> the module that must exist in the package for the parser to be offered
+PARSERS = {"h11": "h11_codec", "httptools": "httptools_codec"}
+
+
+def environment(version: str) -> Path:
+    """The interpreter of ``.venv-<version>``, made or brought up to date."""
+    folder = ROOT / f".venv-{version}"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([f"python{version}", "-m", "venv", folder], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-e", ".[dev]"], cwd=ROOT, check=True)
+    return python
+
+
+def run(python: Path, backend: str, parser: str) -> bool:
+    settings = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser}
+    command = [python, "-m", "pytest", "-q", "-m", "full or not full"]
+    return subprocess.run(command, cwd=ROOT, env=settings).returncode == 0
+
+
+def main() -> int:
+    versions = [version for version in PYTHONS if shutil.which(f"python{version}")]
+    parsers = [name for name, module in PARSERS.items() if (ROOT / f"src/tunnelkit/http/{module}.py").exists()]
+    results: dict[str, bool] = {}
+    for version in versions:
+        python = environment(version)
+        for backend, parser in product(BACKENDS, parsers):
+            name = f"python{version} {backend} {parser}"
+            print(f"== {name}", flush=True)
+            results[name] = run(python, backend, parser)
+    for name, good in results.items():
+        print(f"{'ok' if good else 'BAD':4} {name}")
+    return 0 if results and all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
