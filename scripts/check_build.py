@@ -1,4 +1,4 @@
-"""Install the wheel and the sdist, each alone in a clean environment, and run the examples against what was installed."""
+"""Install the wheel and the sdist, each alone in a clean environment, and run the examples against it."""
 
 from __future__ import annotations
 

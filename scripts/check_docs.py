@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,8 +95,8 @@ def links(document: Document) -> Iterator[tuple[int, str]]:
         line = INLINE_CODE.sub("", line)
         for match in LINK.finditer(line):
             yield number, match[1]
-        if match := REFERENCE.match(line):
-            yield number, match[1]
+        if reference := REFERENCE.match(line):
+            yield number, reference[1]
 
 
 def check_link(document: Document, target: str, known: dict[Path, Document]) -> str | None:
@@ -116,32 +117,27 @@ def check_link(document: Document, target: str, known: dict[Path, Document]) -> 
 def run_block(block: Block) -> str | None:
     """Run one marked block. What it printed, if it failed; else None."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    process = subprocess.Popen(
-        RUNNERS[block.info],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    output = ""
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(block.text)
-        process.stdin.close()
-        status: int | None = process.wait(TIMEOUT)
-    except subprocess.TimeoutExpired:
-        status = None
-    finally:
-        end_group(process.pid)
-        output = process.stdout.read()
-        process.stdout.close()
-        process.wait()
-    if status == 0:
-        return None
-    return f"{'took too long' if status is None else f'ended with {status}'}\n{output}"
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            RUNNERS[block.info],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            process.communicate(block.text, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            end_group(process.pid)
+        if process.wait() == 0:
+            return None
+        output.seek(0)
+        return f"ended with {process.returncode}\n{output.read()}"
 
 
 def end_group(group: int) -> None:

@@ -34,7 +34,7 @@ def environment(version: str) -> Path:
 
 def run(python: Path, backend: str, parser: str) -> bool:
     settings = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser}
-    command = [python, "-m", "pytest", "-q", "-m", "full or not full"]
+    command = [str(python), "-m", "pytest", "-q", "-m", "full or not full"]
     return subprocess.run(command, cwd=ROOT, env=settings).returncode == 0
 
 

@@ -1,0 +1,203 @@
+"""The log lines: their loggers, their form, and the four lines that follow a request through the tunnel.
+
+``docs/logs.md`` explains every line. A record carries its fields twice: in its message as ``key=value`` text, and
+structured as ``record.event`` and ``record.fields``. What peers sent is escaped and cut before it is written, so that
+nobody forges lines or moves the terminal's cursor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeAlias
+
+__all__ = [
+    "ACCESS",
+    "CLIENT",
+    "SERVER",
+    "AccessLog",
+    "JsonFormatter",
+    "TextFormatter",
+    "log_event",
+    "mask_target",
+    "printable",
+]
+
+Value: TypeAlias = str | bytes | int | float | bool | None
+
+SERVER: Final = logging.getLogger("tunnelkit.server")
+CLIENT: Final = logging.getLogger("tunnelkit.client")
+ACCESS: Final = logging.getLogger("tunnelkit.access")
+logging.getLogger("tunnelkit").addHandler(logging.NullHandler())
+
+MAX_VALUE = 1024  # characters of one value
+MAX_LINE = 16 * 1024  # characters of a message that did not come from here
+
+_BARE = re.compile(r"[^\s\"=\\]*\Z")
+# The first path segment after /_token/ is a secret, whoever sent it and whether or not it is known.
+_TOKEN_PATH = re.compile(r"(/_token/)([^/?#\s]*)")
+_EVENT_WIDTH = 13  # of WStunnel's lines: "HTTP RCV     "
+
+
+# -- text that peers sent ---------------------------------------------------------------------
+
+
+def printable(value: Value, limit: int = MAX_VALUE) -> str:
+    """``value`` as one line of printable text of at most about ``limit`` characters; the rest is counted.
+
+    Control characters, ANSI escapes, line separators, and what reorders or hides text (bidirectional and zero-width
+    characters) are written as escapes.
+    """
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else _plain(value)
+    cut = len(text) - limit
+    if cut > 0:
+        text = text[:limit]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else _escape(char) for char in text)
+    return f"{text}[+{cut}]" if cut > 0 else text
+
+
+def _plain(value: str | float | bool | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value)
+
+
+def _escape(char: str) -> str:
+    number = ord(char)
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def mask_target(target: str | bytes) -> str:
+    """A request target with the token in its path masked: its first 8 characters, never more than half of it."""
+    text = target.decode("latin-1") if isinstance(target, bytes) else target
+    return _TOKEN_PATH.sub(lambda match: f"{match[1]}{match[2][: min(8, len(match[2]) // 2)]}...", text)
+
+
+# -- events with fields -----------------------------------------------------------------------
+
+
+class _Line:
+    """An event and its fields; rendered only when a handler writes it."""
+
+    __slots__ = ("event", "fields")
+
+    def __init__(self, event: str, fields: Mapping[str, Value]) -> None:
+        self.event = event
+        self.fields = fields
+
+    def __str__(self) -> str:
+        pairs = [f"{key}={_quote(printable(value))}" for key, value in self.fields.items()]
+        return " ".join([f"{self.event:<{_EVENT_WIDTH}}" if pairs else self.event, *pairs])
+
+
+def _quote(text: str) -> str:
+    if _BARE.match(text):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def log_event(logger: logging.Logger, level: int, event: str, /, **fields: Value) -> None:
+    """Log ``event`` with ``fields``, which stand in the message and, structured, in the record."""
+    if logger.isEnabledFor(level):
+        _emit(logger, level, event, fields)
+
+
+def _emit(logger: logging.Logger, level: int, event: str, fields: Mapping[str, Value]) -> None:
+    logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields}, stacklevel=3)
+
+
+class AccessLog:
+    """The lines HTTP RCV, WS SND, WS RCV and HTTP RET of one end. Tokens are given masked.
+
+    The outer two are INFO, the inner two DEBUG. Each costs one check when its level is off.
+    """
+
+    def __init__(self, pkg: str = "tunnelkit.server", logger: logging.Logger = ACCESS) -> None:
+        self._pkg = pkg
+        self._logger = logger
+
+    def received(
+        self,
+        *,
+        id: int,
+        token: str,
+        verb: str | bytes,
+        url: str | bytes,
+        addr: str,
+        x_host: str | bytes = "",
+        attempt: int | None = None,
+    ) -> None:
+        """HTTP RCV: a request came and has its place. ``attempt`` is given from the second on."""
+        if self._logger.isEnabledFor(logging.INFO):
+            fields = {"verb": verb, "url": mask_target(url), "addr": addr, "x-host": x_host, "try": attempt}
+            self._write(logging.INFO, "HTTP RCV", id, token, fields)
+
+    def sent(self, *, id: int, token: str, info: str | bytes, ws: str = "", attempt: int | None = None) -> None:
+        """WS SND: the request goes to the session ``ws``. ``info`` is its method and target."""
+        if self._logger.isEnabledFor(logging.DEBUG):
+            fields = {"info": mask_target(info), "ws": ws, "try": attempt}
+            self._write(logging.DEBUG, "WS   SND", id, token, fields)
+
+    def answer(self, *, id: int, token: str, ws: str = "", length: int | None = None) -> None:
+        """WS RCV: the answer's head came back through the session; ``length`` is what it says of its body."""
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._write(logging.DEBUG, "WS   RCV", id, token, {"ws": ws, "len": length})
+
+    def returned(self, *, id: int, token: str, status: int, sent: int, seconds: float, outcome: str) -> None:
+        """HTTP RET: the exchange is over. ``sent`` counts the answer's body bytes that the caller was given."""
+        if self._logger.isEnabledFor(logging.INFO):
+            fields = {"status": status, "bytes": sent, "ms": round(seconds * 1000), "outcome": outcome}
+            self._write(logging.INFO, "HTTP RET", id, token, fields)
+
+    def _write(self, level: int, event: str, id: int, token: str, fields: Mapping[str, Value]) -> None:
+        _emit(self._logger, level, event, {"pkg": self._pkg, "token": token, "id": id, **fields})
+
+
+# -- formatters for programs that have none of their own ------------------------------------------
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record: time, level, message. A traceback follows indented, so that no line of it looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = printable(record.message, MAX_LINE)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
+        text = super().formatException(ei)  # type: ignore[arg-type]
+        return "\n".join(f"    {printable(line)}" for line in text.splitlines())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time, level, logger, message, and the event's fields beside them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        document: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        fields: Mapping[str, Value] | None = getattr(record, "fields", None)
+        if fields is None:
+            document["message"] = printable(record.getMessage(), MAX_LINE)
+        else:
+            document["message"] = getattr(record, "event", "")
+            document.update((key, _json_value(value)) for key, value in fields.items() if key not in document)
+        if record.exc_info:
+            document["exception"] = self.formatException(record.exc_info)
+        return json.dumps(document, ensure_ascii=True)
+
+
+def _json_value(value: Value) -> object:
+    return printable(value) if isinstance(value, (str, bytes)) else value
