@@ -1,0 +1,78 @@
+"""Deadlines of anything that has a key: one heap, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
+
+__all__ = ["Deadlines"]
+
+K = TypeVar("K", bound=Hashable)
+
+# Cancelled entries stay in the heap until they surface, or until they outnumber the live ones by this many.
+MAX_GARBAGE = 64
+
+
+class Deadlines(Generic[K]):
+    """At most one deadline a key. ``add`` and ``expire`` cost O(log n), ``cancel`` O(1).
+
+    Nearly every deadline is cancelled (the request is answered in time), so cancelling only forgets the key. The
+    heap is swept before it holds more than ``2 * live + MAX_GARBAGE`` entries.
+    """
+
+    __slots__ = ("_heap", "_live", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, K]] = []  # the serial number orders equal times, so keys need no order
+        self._live: dict[K, int] = {}  # key -> serial number of its one valid entry
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._live
+
+    def __repr__(self) -> str:
+        return f"<Deadlines live={len(self._live)} next={self.next()}>"
+
+    def add(self, when: float, key: K) -> None:
+        """Give ``key`` the deadline ``when``, in place of the one it had."""
+        self._serial += 1
+        self._live[key] = self._serial
+        heappush(self._heap, (when, self._serial, key))
+        self._sweep()
+
+    def cancel(self, key: K) -> bool:
+        """Forget ``key``'s deadline; False when it has none."""
+        if self._live.pop(key, None) is None:
+            return False
+        self._sweep()
+        return True
+
+    def next(self) -> float | None:
+        """The earliest deadline, or None."""
+        heap = self._heap
+        while heap:
+            when, serial, key = heap[0]
+            if self._live.get(key) == serial:
+                return when
+            heappop(heap)
+        return None
+
+    def expire(self, now: float) -> list[K]:
+        """Take out the keys whose deadline is ``now`` or earlier, earliest first, equal ones as they were added."""
+        due: list[K] = []
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            _, serial, key = heappop(heap)
+            if self._live.get(key) == serial:
+                del self._live[key]
+                due.append(key)
+        return due
+
+    def _sweep(self) -> None:
+        if len(self._heap) > 2 * len(self._live) + MAX_GARBAGE:
+            self._heap = [entry for entry in self._heap if self._live.get(entry[2]) == entry[1]]
+            heapify(self._heap)

@@ -1,0 +1,345 @@
+"""The sessions of one token and the exchanges that wait for them: where each goes, in order.
+
+Synchronous decisions only: a change goes in, a list of what is to be done comes out (design, section 8). An exchange
+of which nothing was sent is *queued*: without a session, or on a detached one. It is in ``waiting`` then, oldest
+first, whatever way it came there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+
+from ..errors import LocalProtocolError
+
+__all__ = [
+    "EXCHANGE_MOVES",
+    "PLACE_MOVES",
+    "Decision",
+    "Dispatch",
+    "Entry",
+    "ExchangeState",
+    "Move",
+    "Place",
+    "PlaceState",
+    "Policy",
+    "Pool",
+    "Recall",
+    "TokenQueue",
+]
+
+S = TypeVar("S", bound=Hashable)  # a session, as the runtime names it
+E = TypeVar("E", bound=Hashable)  # an exchange
+
+
+# -- decisions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch(Generic[S, E]):
+    """Open a stream for ``exchange`` on ``session``."""
+
+    exchange: E
+    session: S
+
+
+@dataclass(frozen=True, slots=True)
+class Move(Generic[S, E]):
+    """Withdraw ``exchange``, of which nothing was sent, from the session it is on; open a stream on ``session``."""
+
+    exchange: E
+    session: S
+
+
+@dataclass(frozen=True, slots=True)
+class Recall(Generic[E]):
+    """Withdraw ``exchange``, of which nothing was sent, from the session it is on: it waits in the queue again."""
+
+    exchange: E
+
+
+Decision: TypeAlias = Dispatch[S, E] | Move[S, E] | Recall[E]
+
+
+# -- state tables: a missing key is an illegal move ------------------------------------------------
+
+
+class ExchangeState(enum.Enum):
+    QUEUED = enum.auto()  # on no session
+    HELD = enum.auto()  # on a session that cannot send now
+    PLACED = enum.auto()  # on an attached session, nothing sent yet
+    SENT = enum.auto()  # a first byte was taken by a connection
+    GONE = enum.auto()  # left: answered, refused, expired or cancelled
+
+
+EXCHANGE_MOVES: Final[dict[tuple[ExchangeState, str], ExchangeState]] = {
+    (ExchangeState.QUEUED, "hold"): ExchangeState.HELD,
+    (ExchangeState.QUEUED, "place"): ExchangeState.PLACED,
+    (ExchangeState.QUEUED, "leave"): ExchangeState.GONE,
+    (ExchangeState.HELD, "hold"): ExchangeState.HELD,
+    (ExchangeState.HELD, "place"): ExchangeState.PLACED,
+    (ExchangeState.HELD, "recall"): ExchangeState.QUEUED,
+    (ExchangeState.HELD, "leave"): ExchangeState.GONE,
+    (ExchangeState.PLACED, "hold"): ExchangeState.HELD,
+    (ExchangeState.PLACED, "recall"): ExchangeState.QUEUED,
+    (ExchangeState.PLACED, "send"): ExchangeState.SENT,
+    (ExchangeState.PLACED, "finish"): ExchangeState.GONE,
+    (ExchangeState.PLACED, "leave"): ExchangeState.GONE,
+    (ExchangeState.SENT, "recall"): ExchangeState.QUEUED,  # refused by the peer, or safe to repeat
+    (ExchangeState.SENT, "finish"): ExchangeState.GONE,
+    (ExchangeState.SENT, "leave"): ExchangeState.GONE,
+}
+
+
+class PlaceState(enum.Enum):
+    NEW = enum.auto()
+    ATTACHED = enum.auto()
+    DETACHED = enum.auto()
+    RETIRED = enum.auto()  # said GOAWAY: what runs goes on, whether attached or not, and nothing new comes
+    REMOVED = enum.auto()
+
+
+PLACE_MOVES: Final[dict[tuple[PlaceState, str], PlaceState]] = {
+    (PlaceState.NEW, "attach"): PlaceState.ATTACHED,
+    (PlaceState.ATTACHED, "attach"): PlaceState.ATTACHED,  # taken over before its old connection's loss was noticed
+    (PlaceState.ATTACHED, "detach"): PlaceState.DETACHED,
+    (PlaceState.ATTACHED, "retire"): PlaceState.RETIRED,
+    (PlaceState.ATTACHED, "remove"): PlaceState.REMOVED,
+    (PlaceState.DETACHED, "attach"): PlaceState.ATTACHED,
+    (PlaceState.DETACHED, "retire"): PlaceState.RETIRED,
+    (PlaceState.DETACHED, "remove"): PlaceState.REMOVED,
+    (PlaceState.RETIRED, "attach"): PlaceState.RETIRED,
+    (PlaceState.RETIRED, "detach"): PlaceState.RETIRED,
+    (PlaceState.RETIRED, "retire"): PlaceState.RETIRED,
+    (PlaceState.RETIRED, "remove"): PlaceState.REMOVED,
+}
+
+
+@dataclass(slots=True, eq=False)
+class Place(Generic[S, E]):
+    """A session, as far as its token's queue cares."""
+
+    session: S
+    queue: TokenQueue[S, E] = field(repr=False)
+    max_streams: int
+    state: PlaceState = PlaceState.NEW
+    load: int = 0  # streams in use
+    full: bool = False  # it said so itself: there is no room though load is below max_streams
+    unsent: dict[E, Entry[S, E]] = field(default_factory=dict, repr=False)  # in order
+
+    @property
+    def has_room(self) -> bool:
+        return self.load < self.max_streams and not self.full
+
+    def advance(self, move: str) -> None:
+        try:
+            self.state = PLACE_MOVES[self.state, move]
+        except KeyError:
+            raise LocalProtocolError(f"cannot {move} a session that is {self.state.name}") from None
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[S, E]):
+    """An exchange that has not left yet."""
+
+    exchange: E
+    queue: TokenQueue[S, E] = field(repr=False)
+    serial: int  # the order of arrival
+    until: float  # it leaves if nothing was sent by then
+    patient: bool = True  # False: it leaves as soon as no attached session is to be had
+    state: ExchangeState = ExchangeState.QUEUED
+    place: Place[S, E] | None = None
+
+    def advance(self, move: str) -> None:
+        try:
+            self.state = EXCHANGE_MOVES[self.state, move]
+        except KeyError:
+            raise LocalProtocolError(f"cannot {move} an exchange that is {self.state.name}") from None
+
+
+# -- several clients of a token ------------------------------------------------------------------
+
+
+class Policy(Protocol):
+    """How several clients share a token. Pure: no state of its own."""
+
+    def admits(self, attached: int, limit: int) -> bool:
+        """May one more client register? ``limit`` 0 means unlimited."""
+        ...
+
+    def choose(self, places: Sequence[Place[S, E]], pick: Callable[[int], int]) -> Place[S, E]:
+        """One of ``places``, of which there is at least one and all have room. ``pick(n)`` is random in range(n)."""
+        ...
+
+
+class Pool:
+    """Every client is welcome, and the least loaded one is taken, ties at random."""
+
+    def admits(self, attached: int, limit: int) -> bool:
+        return limit == 0 or attached < limit
+
+    def choose(self, places: Sequence[Place[S, E]], pick: Callable[[int], int]) -> Place[S, E]:
+        least = min(place.load for place in places)
+        idlest = [place for place in places if place.load == least]
+        return idlest[pick(len(idlest))] if len(idlest) > 1 else idlest[0]
+
+
+# -- the queue -----------------------------------------------------------------------------------
+
+
+class TokenQueue(Generic[S, E]):
+    """All of one token.
+
+    Invariant, after each method: no exchange waits, that is not past its time, while an attached session has room,
+    or, where none is attached, without a session while a detached one has room.
+    """
+
+    __slots__ = ("_pick", "_policy", "exchanges", "places", "token", "waiting")
+
+    def __init__(self, token: bytes, policy: Policy, pick: Callable[[int], int]) -> None:
+        self.token = token
+        self.places: dict[S, Place[S, E]] = {}
+        self.waiting: dict[E, Entry[S, E]] = {}  # queued and held, oldest first
+        self.exchanges = 0  # not gone, wherever they are
+        self._policy = policy
+        self._pick = pick
+
+    @property
+    def idle(self) -> bool:
+        """Nothing hangs on this queue: it can be forgotten."""
+        return not self.places and not self.exchanges
+
+    def sessions(self, state: PlaceState) -> list[S]:
+        return [place.session for place in self.places.values() if place.state is state]
+
+    def admits(self, limit: int) -> bool:
+        # Detached sessions never count: a client that was killed and started again must get in (design, section 8).
+        return self._policy.admits(len(self.sessions(PlaceState.ATTACHED)), limit)
+
+    # -- exchanges ---------------------------------------------------------------------------------
+
+    def find(self) -> Place[S, E] | None:
+        """Where a new exchange goes: on an attached session; if all are detached, on one of these; or nowhere."""
+        for state in (PlaceState.ATTACHED, PlaceState.DETACHED):
+            places = [place for place in self.places.values() if place.state is state]
+            if places:
+                return self._choose(places)
+        return None
+
+    def enter(self, entry: Entry[S, E], place: Place[S, E] | None) -> None:
+        """A new exchange, for which ``find`` found ``place``."""
+        self.exchanges += 1
+        self.waiting[entry.exchange] = entry
+        if place is not None:
+            self._put(entry, place)
+
+    def leave(self, entry: Entry[S, E], move: str, now: float) -> list[Decision[S, E]]:
+        """The exchange is over; another may get its stream."""
+        entry.advance(move)
+        self.exchanges -= 1
+        self.waiting.pop(entry.exchange, None)
+        if entry.place is None:
+            return []
+        self._take_off(entry)
+        return self.settle(now)
+
+    def put_back(self, entry: Entry[S, E], now: float, *, full: bool) -> list[Decision[S, E]]:
+        """Nothing of the exchange counts as sent any more; it waits where its arrival puts it."""
+        entry.advance("recall")
+        place = self._take_off(entry)
+        place.full = full
+        self._wait([entry])
+        return self.settle(now)
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def attach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
+        place.advance("attach")
+        self.places[place.session] = place
+        if place.state is PlaceState.ATTACHED:
+            for entry in place.unsent.values():
+                if entry.state is ExchangeState.HELD:
+                    entry.advance("place")
+                    del self.waiting[entry.exchange]
+        return self.settle(now)
+
+    def detach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
+        place.advance("detach")
+        self._hold(place)
+        return self.settle(now)
+
+    def close(self, place: Place[S, E], move: str, now: float) -> list[Decision[S, E]]:
+        """The session takes nothing new (``move`` "retire") or is over ("remove"): what it did not send goes on."""
+        place.advance(move)
+        self._hold(place)
+        decisions = self.settle(now)
+        for entry in list(place.unsent.values()):
+            entry.advance("recall")
+            self._take_off(entry)
+            decisions.append(Recall(entry.exchange))
+        if place.state is PlaceState.REMOVED:
+            del self.places[place.session]
+        return decisions
+
+    def settle(self, now: float) -> list[Decision[S, E]]:
+        """Bring what waits onto sessions as far as they have room, oldest first."""
+        decisions: list[Decision[S, E]] = []
+        if not self.waiting:
+            return decisions
+        attached = any(place.state is PlaceState.ATTACHED for place in self.places.values())
+        for entry in list(self.waiting.values()):
+            if entry.until <= now or (not attached and _on_detached(entry)):
+                continue  # too late to be sent: ``expire`` takes it out; or well where it is
+            place = self.find()
+            if place is None:
+                break
+            decisions.append(self._put(entry, place))
+        return decisions
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _choose(self, places: list[Place[S, E]]) -> Place[S, E] | None:
+        places = [place for place in places if place.has_room]
+        if len(places) < 2:
+            return places[0] if places else None
+        return self._policy.choose(places, self._pick)
+
+    def _put(self, entry: Entry[S, E], place: Place[S, E]) -> Decision[S, E]:
+        moved = entry.place is not None
+        if moved:
+            self._take_off(entry)
+        place.load += 1
+        place.unsent[entry.exchange] = entry
+        entry.place = place
+        if place.state is PlaceState.ATTACHED:
+            entry.advance("place")
+            del self.waiting[entry.exchange]
+        else:
+            entry.advance("hold")
+        return Move(entry.exchange, place.session) if moved else Dispatch(entry.exchange, place.session)
+
+    def _take_off(self, entry: Entry[S, E]) -> Place[S, E]:
+        place = entry.place
+        assert place is not None
+        place.load -= 1
+        place.full = False  # one stream less: it may have room again
+        place.unsent.pop(entry.exchange, None)
+        entry.place = None
+        return place
+
+    def _hold(self, place: Place[S, E]) -> None:
+        for entry in place.unsent.values():
+            entry.advance("hold")
+        self._wait(place.unsent.values())
+
+    def _wait(self, entries: Iterable[Entry[S, E]]) -> None:
+        for entry in entries:
+            self.waiting[entry.exchange] = entry
+        # They come back among others that arrived before and after them. Rare, and nearly sorted.
+        self.waiting = dict(sorted(self.waiting.items(), key=lambda item: item[1].serial))
+
+
+def _on_detached(entry: Entry[S, E]) -> bool:
+    return entry.place is not None and entry.place.state is PlaceState.DETACHED

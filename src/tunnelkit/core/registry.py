@@ -1,0 +1,389 @@
+"""Which tokens are known, which sessions serve them, which exchanges wait, and for how long (design, section 8).
+
+The server's one place for these decisions: synchronous, without clock, I/O or tokens in the clear (a token is its
+digest here, see ``core.tokens``). A method takes what happened and gives what is to be done, in order; the caller
+does all of it before it calls again. Each exchange leaves exactly once: by the ``Rejected`` of its ``submit``, by an
+``Expired``, by ``finished`` or by ``cancel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeAlias
+
+from ..config import Limits
+from ..errors import LocalProtocolError
+from .deadlines import Deadlines
+from .queueing import (
+    Decision,
+    Dispatch,
+    E,
+    Entry,
+    ExchangeState,
+    Move,
+    Place,
+    PlaceState,
+    Policy,
+    Pool,
+    Recall,
+    S,
+    TokenQueue,
+)
+
+__all__ = [
+    "Admitted",
+    "Decision",
+    "Dispatch",
+    "Expired",
+    "Full",
+    "Move",
+    "Queued",
+    "Recall",
+    "Registry",
+    "Rejected",
+    "Unlisted",
+]
+
+# What a caller is told to wait when the queue is full: it drains as soon as a client is back.
+RETRY_AFTER = 1.0
+# A session that had no room for a stream is tried again after this, should nothing of its own end before: the room
+# may have been taken by others (``Limits.max_buffered_bytes`` is the whole server's).
+FULL_RETRY = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The exchange waits in its token's queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The exchange has left: what its caller is told."""
+
+    status: int
+    code: str
+    detail: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(Generic[E]):
+    """Nothing of an exchange was sent in time: withdraw it if it is on a session, and tell its caller."""
+
+    exchange: E
+    rejected: Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A client may register."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """Only listed tokens may register, and this is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Generic[S]):
+    """As many clients are attached as a token may have. A silent one among ``sessions`` is to be pinged first."""
+
+    sessions: tuple[S, ...]
+
+
+Admission: TypeAlias = Admitted | Unlisted | Full[S]
+
+_UNKNOWN = Rejected(404, "unknown_token", "no tunnel client has registered with this token, or not for a long time")
+_FULL = Rejected(503, "queue_full", "too many requests wait for this tunnel", RETRY_AFTER)
+_TIMEOUT = Rejected(504, "queue_timeout", "no tunnel client took the request in time")
+_NO_CLIENT = Rejected(503, "no_client", "no tunnel client is connected that could take the request now", RETRY_AFTER)
+
+
+class Registry(Generic[S, E]):
+    """Tokens, their sessions and their queues. The runtime names sessions (``S``) and exchanges (``E``) as it likes."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        started_at: float,
+        pick: Callable[[int], int],
+        listed: frozenset[bytes] = frozenset(),
+        listed_only: bool = False,
+        policy: Policy | None = None,
+    ) -> None:
+        """``pick(n)`` is random in range(n); ``listed`` holds digests of tokens."""
+        self._limits = limits
+        self._pick = pick
+        self._policy = Pool() if policy is None else policy
+        self._listed = listed
+        self._listed_only = listed_only
+        self._startup_end = started_at + limits.startup_wait
+        self._queues: dict[bytes, TokenQueue[S, E]] = {}  # of tokens with sessions or exchanges
+        self._recent: dict[bytes, float] = {}  # tokens without session: until when they are known, oldest first
+        self._places: dict[S, Place[S, E]] = {}
+        self._entries: dict[E, Entry[S, E]] = {}
+        self._strangers: dict[E, float] = {}  # for unknown tokens, in start-up: until when they would wait for known
+        self._deadlines: Deadlines[E] = Deadlines()
+        self._retries: Deadlines[S] = Deadlines()
+        self._serial = 0
+
+    def __repr__(self) -> str:
+        return f"<Registry tokens={len(self._queues)} sessions={len(self._places)} exchanges={len(self._entries)}>"
+
+    # -- facts -------------------------------------------------------------------------------------
+
+    def is_known(self, token: bytes, now: float) -> bool:
+        """Listed, or with a session within the last ``known_token_time``."""
+        if token in self._listed:
+            return True
+        if self._listed_only:
+            return False
+        queue = self._queues.get(token)
+        return (queue is not None and bool(queue.places)) or self._recent.get(token, now) > now
+
+    def known_tokens(self, now: float) -> set[bytes]:
+        """The tokens that are known and not merely listed: with a session, or with one not long ago."""
+        with_sessions = {token for token, queue in self._queues.items() if queue.places}
+        return with_sessions | {token for token, until in self._recent.items() if until > now}
+
+    def queued(self, token: bytes) -> int:
+        """How many exchanges of which nothing was sent wait for a session that can send."""
+        queue = self._queues.get(token)
+        return 0 if queue is None else len(queue.waiting)
+
+    def attached(self, token: bytes) -> list[S]:
+        """The token's sessions that take exchanges now."""
+        queue = self._queues.get(token)
+        return [] if queue is None else queue.sessions(PlaceState.ATTACHED)
+
+    def next_timer(self) -> float | None:
+        """When ``expire`` is to be called. It may change with every call of any method."""
+        timers = (self._deadlines.next(), self._retries.next())
+        return min((when for when in timers if when is not None), default=None)
+
+    # -- exchanges ---------------------------------------------------------------------------------
+
+    def submit(
+        self, token: bytes, exchange: E, now: float, *, deadline: float | None = None, wait: float | None = None
+    ) -> Dispatch[S, E] | Queued | Rejected:
+        """A new exchange. ``deadline``: when it leaves if nothing was sent (default: ``queue_timeout`` from now).
+        ``wait``: the caller's own bound on that, in seconds; 0 needs an attached session at once.
+        """
+        if exchange in self._entries:
+            raise LocalProtocolError("this exchange was submitted before and has not left")
+        known = self.is_known(token, now)
+        if not known and (refusal := self._refuse_stranger(now)) is not None:
+            return refusal
+        queue = self._queues.get(token) or TokenQueue[S, E](token, self._policy, self._pick)
+        place = queue.find()
+        ready = place is not None and place.state is PlaceState.ATTACHED
+        if not ready and wait is not None and wait <= 0:
+            return _NO_CLIENT
+        if not ready and len(queue.waiting) >= self._limits.max_requests_per_tunnel:
+            return _FULL
+        entry = self._new_entry(queue, exchange, self._until(now, deadline, wait), patient=wait is None or wait > 0)
+        queue.enter(entry, place)
+        self._queues[token] = queue
+        if not known:
+            self._bound_by_startup(entry)
+        self._deadlines.add(entry.until, exchange)
+        return Queued() if place is None else Dispatch(exchange, place.session)
+
+    def sent(self, exchange: E) -> None:
+        """A first byte of it was taken by a connection: it is not queued any more, and its deadline is void.
+
+        To be told before anything else is asked: what was not told as sent may be moved, recalled or expired.
+        """
+        entry = self._entry(exchange)
+        entry.advance("send")
+        assert entry.place is not None
+        del entry.place.unsent[exchange]
+        self._deadlines.cancel(exchange)
+
+    def again(self, exchange: E, now: float, *, full: bool = False) -> list[Decision[S, E]]:
+        """It is to be dispatched once more: its session had no room for it (``full``), or the peer refused it, or it
+        was lost and may be repeated. It takes the place in the queue that its arrival gives it, and, when it was
+        sent, its old deadline back. Its stream counts as closed.
+        """
+        entry = self._entry(exchange)
+        place = entry.place
+        decisions = entry.queue.put_back(entry, now, full=full)
+        self._deadlines.add(entry.until, exchange)
+        if full and place is not None and place.state is not PlaceState.REMOVED:
+            self._retries.add(now + FULL_RETRY, place.session)
+        self._hurry(entry.queue, now)
+        return decisions
+
+    def finished(self, exchange: E, now: float) -> list[Decision[S, E]]:
+        """Its stream is closed. Illegal for one that is not on an attached session and was not sent either."""
+        return self._leave(self._entry(exchange), "finish", now)
+
+    def cancel(self, exchange: E, now: float) -> list[Decision[S, E]]:
+        """Its caller is gone, wherever it is. Nothing happens when it has left already: both may come at once."""
+        entry = self._entries.get(exchange)
+        return [] if entry is None else self._leave(entry, "leave", now)
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def may_register(self, token: bytes, now: float) -> Admission[S]:
+        """May one more client of ``token`` register? A resume is never asked about."""
+        if self._listed_only and token not in self._listed:
+            return Unlisted()
+        queue = self._queues.get(token)
+        if queue is None or queue.admits(self._limits.max_clients_per_token):
+            return Admitted()
+        return Full(tuple(queue.sessions(PlaceState.ATTACHED)))
+
+    def attach(self, token: bytes, session: S, now: float, *, max_streams: int | None = None) -> list[Decision[S, E]]:
+        """A session has a connection: a new one, one that resumed, or one whose connection was replaced."""
+        place = self._places.get(session)
+        if place is None:
+            place = self._new_place(token, session, self._limits.max_streams if max_streams is None else max_streams)
+        elif place.queue.token != token:
+            raise LocalProtocolError("a session cannot change its token")
+        return place.queue.attach(place, now)
+
+    def detach(self, session: S, now: float) -> list[Decision[S, E]]:
+        """A session lost its connection and is in grace."""
+        place = self._place(session)
+        decisions = place.queue.detach(place, now)
+        self._hurry(place.queue, now)
+        return decisions
+
+    def retire(self, session: S, now: float) -> list[Decision[S, E]]:
+        """A session takes nothing new (its client drains); what runs goes on."""
+        place = self._place(session)
+        decisions = place.queue.close(place, "retire", now)
+        self._hurry(place.queue, now)
+        return decisions
+
+    def remove(self, session: S, now: float) -> list[Decision[S, E]]:
+        """A session is gone. Its exchanges that were sent stay until ``again``, ``finished`` or ``cancel``."""
+        place = self._place(session)
+        queue = place.queue
+        decisions = queue.close(place, "remove", now)
+        del self._places[session]
+        self._retries.cancel(session)
+        self._hurry(queue, now)
+        if not queue.places:
+            self._remember(queue.token, now)
+            self._forget_if_idle(queue)
+        return decisions
+
+    def room(self, session: S, now: float) -> list[Decision[S, E]]:
+        """A session that was full has room again."""
+        place = self._place(session)
+        self._retries.cancel(session)
+        place.full = False
+        return place.queue.settle(now)
+
+    # -- time and configuration --------------------------------------------------------------------
+
+    def expire(self, now: float) -> list[Expired[E] | Decision[S, E]]:
+        """What is due at ``now``: exchanges that leave, and what that makes room for."""
+        decisions: list[Expired[E] | Decision[S, E]] = []
+        for exchange in self._deadlines.expire(now):
+            decisions += self._expire(self._entries[exchange], now)
+        for session in self._retries.expire(now):
+            decisions += self.room(session, now)
+        while self._recent and (oldest := next(iter(self._recent))) and self._recent[oldest] <= now:
+            del self._recent[oldest]
+        return decisions
+
+    def relist(self, listed: frozenset[bytes], *, listed_only: bool) -> None:
+        """The configuration was read again. For tokens that it no longer holds, see ``withdraw``."""
+        self._listed = listed
+        self._listed_only = listed_only
+
+    def withdraw(self, token: bytes, now: float) -> list[Expired[E]]:
+        """A token is not served any more. Its sessions were removed before; those that wait for it leave."""
+        self._recent.pop(token, None)
+        queue = self._queues.get(token)
+        if queue is None:
+            return []
+        if queue.places:
+            raise LocalProtocolError("a token cannot be withdrawn while it has sessions")
+        waiting = list(queue.waiting.values())
+        for entry in waiting:
+            self._leave(entry, "leave", now)
+        return [Expired(entry.exchange, _UNKNOWN) for entry in waiting]
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _refuse_stranger(self, now: float) -> Rejected | None:
+        """For an unknown token. After a restart its client may not have come back yet, so it waits for a while."""
+        if self._listed_only or now >= self._startup_end:
+            return _UNKNOWN
+        if len(self._strangers) >= self._limits.startup_waiting:
+            return _FULL
+        return None
+
+    def _until(self, now: float, deadline: float | None, wait: float | None) -> float:
+        until = now + self._limits.queue_timeout if deadline is None else deadline
+        return min(until, now + wait) if wait is not None and wait > 0 else until
+
+    def _new_entry(self, queue: TokenQueue[S, E], exchange: E, until: float, *, patient: bool) -> Entry[S, E]:
+        self._serial += 1
+        entry = Entry(exchange=exchange, queue=queue, serial=self._serial, until=until, patient=patient)
+        self._entries[exchange] = entry
+        return entry
+
+    def _new_place(self, token: bytes, session: S, max_streams: int) -> Place[S, E]:
+        queue = self._queues.get(token)
+        if queue is None:
+            queue = self._queues[token] = TokenQueue(token, self._policy, self._pick)
+        self._recent.pop(token, None)
+        for entry in queue.waiting.values():  # the token is known now: they wait for their own deadline
+            if (until := self._strangers.pop(entry.exchange, None)) is not None:
+                entry.until = until
+                self._deadlines.add(until, entry.exchange)
+        place = self._places[session] = Place(session=session, queue=queue, max_streams=max_streams)
+        return place
+
+    def _bound_by_startup(self, entry: Entry[S, E]) -> None:
+        self._strangers[entry.exchange] = entry.until
+        entry.until = min(entry.until, self._startup_end)
+
+    def _hurry(self, queue: TokenQueue[S, E], now: float) -> None:
+        """Those that would not wait for a session, and have none to be sent on any more, are due at once."""
+        for entry in queue.waiting.values():
+            if not entry.patient:
+                entry.until = min(entry.until, now)
+                self._deadlines.add(entry.until, entry.exchange)
+
+    def _leave(self, entry: Entry[S, E], move: str, now: float) -> list[Decision[S, E]]:
+        decisions = entry.queue.leave(entry, move, now)
+        del self._entries[entry.exchange]
+        self._deadlines.cancel(entry.exchange)
+        self._strangers.pop(entry.exchange, None)
+        self._forget_if_idle(entry.queue)
+        return decisions
+
+    def _expire(self, entry: Entry[S, E], now: float) -> list[Expired[E] | Decision[S, E]]:
+        rejected = _TIMEOUT if entry.patient or entry.state is ExchangeState.PLACED else _NO_CLIENT
+        if self._strangers.get(entry.exchange, entry.until) > entry.until:
+            rejected = _UNKNOWN  # the end of the start-up, not its own deadline, came first
+        return [Expired(entry.exchange, rejected), *self._leave(entry, "leave", now)]
+
+    def _remember(self, token: bytes, now: float) -> None:
+        self._recent[token] = now + self._limits.known_token_time
+        if len(self._recent) > self._limits.known_tokens:
+            del self._recent[next(iter(self._recent))]
+
+    def _forget_if_idle(self, queue: TokenQueue[S, E]) -> None:
+        if queue.idle:
+            self._queues.pop(queue.token, None)
+
+    def _entry(self, exchange: E) -> Entry[S, E]:
+        try:
+            return self._entries[exchange]
+        except KeyError:
+            raise LocalProtocolError("this exchange was never submitted, or has left") from None
+
+    def _place(self, session: S) -> Place[S, E]:
+        try:
+            return self._places[session]
+        except KeyError:
+            raise LocalProtocolError("this session was never attached, or was removed") from None
