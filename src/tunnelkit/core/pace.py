@@ -1,0 +1,86 @@
+"""How large a message may be, from the rate that acknowledgements show (design, section 5).
+
+A small answer waits behind the message that is being written, so a message holds what passes in about
+``limits.message_time``. One message at a time is a *probe*: when its last byte is acknowledged, what was
+delivered since it left gives the rate. One probe costs nothing per message and gives a sample a round trip.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..config import KIB, Limits
+
+__all__ = ["FIRST_MESSAGE", "Pace"]
+
+# Before anything is known: small enough to pass in half a second at 32 KB/s, and two or three round trips below
+# any larger size.
+FIRST_MESSAGE: Final = 16 * KIB
+
+
+class Pace:
+    """Sizes messages for one direction of a session. ``size`` counts the header too."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.rate: float | None = None  # bytes a second
+        self.round_trip: float | None = None  # smoothed, seconds
+        self.size = max(FIRST_MESSAGE, limits.min_message)
+        self._largest = self.size
+        self._acked = 0
+        self._probe_end: int | None = None
+        self._probe_busy = False
+        self._probe_from = 0
+        self._probe_sent = 0.0
+
+    def attached(self, acked: int, max_message: int) -> None:
+        """A new connection. Size and rate carry over: most often it goes the same way as the last."""
+        self._acked = acked
+        self._largest = max_message
+        self._resize()
+        self._probe_end = None
+
+    def detached(self, *, progress: bool) -> None:
+        """A connection ended. One that delivered nothing may have been too slow for a single message."""
+        self._probe_end = None
+        if not progress:
+            self.rate = None
+            self.size = self._limits.min_message
+
+    def sent(self, end: int, now: float, *, busy: bool) -> None:
+        """Bytes up to ``end`` left in a message; ``busy`` tells that more was waiting behind it."""
+        if self._probe_end is None:
+            self._probe_end = end
+            self._probe_busy = busy
+            self._probe_from = self._acked
+            self._probe_sent = now
+
+    def acknowledged(self, acked: int, now: float) -> None:
+        """The peer has everything below ``acked``."""
+        self._acked = acked
+        if self._probe_end is None or acked < self._probe_end:
+            return
+        elapsed = now - self._probe_sent
+        delivered = acked - self._probe_from
+        busy = self._probe_busy
+        self._probe_end = None
+        self.observe_round_trip(elapsed)
+        if elapsed > 0:
+            self._observe_rate(delivered / elapsed, busy=busy)
+
+    def observe_round_trip(self, sample: float) -> None:
+        """Smoothed as TCP does (RFC 6298 2.3)."""
+        self.round_trip = sample if self.round_trip is None else self.round_trip + (sample - self.round_trip) / 8
+
+    def _observe_rate(self, sample: float, *, busy: bool) -> None:
+        """Up at once, down slowly; a sender with little to send shows nothing about what would pass."""
+        if self.rate is None or sample > self.rate:
+            self.rate = sample
+        elif busy:
+            self.rate += (sample - self.rate) / 4
+        self._resize()
+
+    def _resize(self) -> None:
+        limits = self._limits
+        wanted = self.size if self.rate is None else int(self.rate * limits.message_time)
+        self.size = min(max(wanted, limits.min_message), self._largest)

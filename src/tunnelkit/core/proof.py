@@ -1,0 +1,89 @@
+"""Proof that a peer holds the resume key: HMAC-SHA256 with a key derived per epoch (design, section 4).
+
+Checked from a request's head alone, before a body is read. Contents are protected by TLS, not by this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from enum import StrEnum
+from typing import Final
+
+__all__ = [
+    "KEY_SIZE",
+    "PROOF_SIZE",
+    "Purpose",
+    "attach_tag",
+    "epoch_key",
+    "hkdf",
+    "hkdf_expand",
+    "hkdf_extract",
+    "proof",
+    "verify",
+]
+
+KEY_SIZE: Final = 32
+PROOF_SIZE: Final = hashlib.sha256().digest_size
+_EPOCH_INFO: Final = b"tunnelkit 1 epoch"
+_NUMBERS: Final = struct.Struct("!IQQ")  # epoch, number, length
+
+
+class Purpose(StrEnum):
+    """What a proof is good for; one made for one purpose proves nothing for another."""
+
+    RESUME = "resume"  # in the handshake of a resume and in ATTACH
+    GIVE_UP = "give_up"  # a handshake that names a session to be ended
+    POLL = "poll"  # a long-poll request down
+    POST = "post"  # a long-poll request up
+
+
+def hkdf_extract(salt: bytes, key_material: bytes) -> bytes:
+    """RFC 5869 2.2; no salt is a string of zeros of the digest's size."""
+    return hmac.digest(salt or bytes(PROOF_SIZE), key_material, "sha256")
+
+
+def hkdf_expand(key: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869 2.3."""
+    if not 0 < length <= 255 * PROOF_SIZE:
+        raise ValueError(f"HKDF gives 1 to {255 * PROOF_SIZE} bytes, not {length}")
+    output, block, counter = b"", b"", 1
+    while len(output) < length:
+        block = hmac.digest(key, block + info + bytes((counter,)), "sha256")
+        output += block
+        counter += 1
+    return output[:length]
+
+
+def hkdf(key_material: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869 with SHA-256."""
+    return hkdf_expand(hkdf_extract(salt, key_material), info, length)
+
+
+def epoch_key(resume_key: bytes, epoch: int) -> bytes:
+    """The key of one epoch: proofs of an older one are void without a table of used ones."""
+    if len(resume_key) != KEY_SIZE:
+        raise ValueError(f"a resume key has {KEY_SIZE} bytes, not {len(resume_key)}")
+    return hkdf(resume_key, salt=b"", info=_EPOCH_INFO + epoch.to_bytes(4), length=KEY_SIZE)
+
+
+def proof(key: bytes, purpose: str, session_id: str, epoch: int, number: int = 0, length: int = 0) -> bytes:
+    """The tag over all that it vouches for. Texts carry their length, so no two inputs give the same bytes."""
+    pieces = []
+    for text in (purpose, session_id):
+        encoded = text.encode()
+        pieces += [len(encoded).to_bytes(2), encoded]
+    return hmac.digest(key, b"".join((*pieces, _NUMBERS.pack(epoch, number, length))), "sha256")
+
+
+def verify(
+    tag: bytes, key: bytes, purpose: str, session_id: str, epoch: int, number: int = 0, length: int = 0
+) -> bool:
+    """Whether ``tag`` is the proof of just this, compared in constant time."""
+    return hmac.compare_digest(tag, proof(key, purpose, session_id, epoch, number, length))
+
+
+def attach_tag(resume_key: bytes, session_id: str, epoch: int) -> bytes:
+    """The tag of an ATTACH, which the handshake of a resume carries too."""
+    return proof(epoch_key(resume_key, epoch), Purpose.RESUME, session_id, epoch)

@@ -1,0 +1,140 @@
+"""The replay buffer: what was sent and is not acknowledged, ready to be sent again.
+
+It keeps views into the messages as they were built, so nothing is copied for its sake. Chunks stand in one of two
+queues: ``_sent`` went out on the current connection, ``_again`` must go out on it yet. A new connection moves
+everything back to ``_again``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Protocol
+
+__all__ = ["SHARE_SLACK", "SMALLEST_CHUNK", "Budget", "ReplayBuffer", "ReplayShare"]
+
+# A chunk costs about this much beside its bytes, so a buffer holds at most limit / SMALLEST_CHUNK of them:
+# a peer that never acknowledges a flood of tiny messages gets no more memory than the limit promises.
+SMALLEST_CHUNK: Final = 256
+SHARE_SLACK: Final = 64 * 1024
+
+
+class ReplayBuffer:
+    """Bytes ``acked`` to ``end`` of one direction; ``pointer`` is where sending stands. Nothing is ever dropped."""
+
+    __slots__ = ("_again", "_most_chunks", "_sent", "acked", "end", "limit", "pointer")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.acked = 0
+        self.pointer = 0
+        self.end = 0
+        self._most_chunks = max(1, limit // SMALLEST_CHUNK)
+        self._sent: deque[tuple[int, memoryview]] = deque()  # (offset of its end, bytes)
+        self._again: deque[tuple[int, memoryview]] = deque()
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait to go out again."""
+        return self.pointer < self.end
+
+    @property
+    def room(self) -> int:
+        """How many new bytes fit."""
+        if len(self._sent) + len(self._again) >= self._most_chunks:
+            return 0
+        return self.limit - self.end + self.acked
+
+    def append(self, chunk: memoryview) -> None:
+        """Bytes that have just been put into a message for the first time (nothing may be ``pending``)."""
+        self.end += len(chunk)
+        self.pointer = self.end
+        self._sent.append((self.end, chunk))
+
+    def acknowledge(self, offset: int) -> None:
+        """The peer has everything below ``offset``, which lies in ``acked``..``end``.
+
+        It may lie beyond ``pointer``: a peer that still read its old connection after it had told us where to
+        begin again has more than it said.
+        """
+        self.acked = offset
+        _drop_until(self._sent, offset)
+        if offset > self.pointer:
+            self.pointer = offset
+            _drop_until(self._again, offset)
+
+    def rewind(self) -> None:
+        """A new connection: everything that is not acknowledged goes out again."""
+        self._sent.extend(self._again)
+        self._again, self._sent = self._sent, deque()
+        self.pointer = self.acked
+
+    def take(self, limit: int) -> list[memoryview]:
+        """The next bytes that go out again, at most ``limit``, cut where needed."""
+        pieces = []
+        again = self._again
+        while limit and again:
+            end, chunk = again[0]
+            rest = end - self.pointer
+            start = len(chunk) - rest
+            if rest > limit:
+                pieces.append(chunk[start : start + limit])
+                self.pointer += limit
+                break
+            pieces.append(chunk[start:] if start else chunk)
+            self.pointer = end
+            limit -= rest
+            self._sent.append(again.popleft())
+        return pieces
+
+    def clear(self) -> None:
+        """The session is gone: let go of the memory."""
+        self._sent.clear()
+        self._again.clear()
+        self.acked = self.pointer = self.end
+
+
+def _drop_until(chunks: deque[tuple[int, memoryview]], offset: int) -> None:
+    while chunks and chunks[0][0] <= offset:
+        chunks.popleft()
+
+
+class Budget(Protocol):
+    """The part of ``core.budget.Budget`` that is needed here."""
+
+    def reserve(self, n: int) -> bool: ...
+
+    def release(self, n: int) -> None: ...
+
+
+class ReplayShare:
+    """What one replay buffer holds of the whole process's budget, above its own floor.
+
+    Taken before bytes are pulled, given back when acknowledgements made it too much by ``SHARE_SLACK``, or all of
+    it once the buffer is down to its floor: an idle session holds nothing.
+    """
+
+    __slots__ = ("_budget", "_floor", "held")
+
+    def __init__(self, budget: Budget | None, floor: int) -> None:
+        self._budget = budget
+        self._floor = floor
+        self.held = 0
+
+    def allow(self, unacked: int, wanted: int) -> int:
+        """How many of ``wanted`` bytes may join the ``unacked`` ones."""
+        if self._budget is None:
+            return wanted
+        missing = unacked + wanted - self._floor - self.held
+        if missing <= 0:
+            return wanted
+        if self._budget.reserve(missing):
+            self.held += missing
+            return wanted
+        return max(0, wanted - missing)
+
+    def settle(self, unacked: int) -> None:
+        """Give back what ``unacked`` bytes do not need."""
+        excess = self.held - max(0, unacked - self._floor)
+        if self._budget is not None and (excess >= SHARE_SLACK or (excess and unacked <= self._floor)):
+            self._budget.release(excess)
+            self.held -= excess
