@@ -1,0 +1,301 @@
+"""How a gateway rewrites the heads that it passes on (RFC 9110 7.6). A leaf; pure functions over validated heads.
+
+Which family of forwarding fields: X-Forwarded-For, -Proto and -Host always, because that is what origins read;
+``Forwarded`` (RFC 7239) only where a trusted peer sent one, whose chain must not end here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+from .errors import HeadError
+from .heads import (
+    Fields,
+    RequestHead,
+    ResponseHead,
+    body_length,
+    effective_host,
+    field_values,
+    forbidden_trailer,
+    is_interim,
+    list_items,
+    split_target,
+)
+
+__all__ = [
+    "OWN_FIELDS",
+    "VIA_LIMIT",
+    "answers_itself",
+    "client_address",
+    "fold",
+    "forward_request",
+    "forward_response",
+    "set_host",
+    "upgrade_of",
+    "with_origin_host",
+]
+
+VIA_LIMIT = 4  # how often our pseudonym may stand in Via: a chain of a few tunnels is legitimate, a loop is not
+
+# Names are compared in lower case and with "_" as "-": WSGI and CGI cannot tell X_Forwarded_For from
+# X-Forwarded-For, so a field that is stripped in one spelling only would come back in the other.
+_FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
+
+# tunnelkit's own fields: they address the tunnel and hold its secrets. With the prefix they never reach an origin,
+# nor, set by an origin, a caller.
+OWN_FIELDS = frozenset({b"x-token", b"x-host"})
+_OWN_PREFIX = b"tunnelkit-"
+
+_HOP_BY_HOP = frozenset(
+    b"connection http2-settings keep-alive proxy-authenticate proxy-authentication-info proxy-authorization "
+    b"proxy-connection te transfer-encoding upgrade".split()
+)
+# What a nomination in Connection cannot take away: fields meant for the origin (RFC 9110 7.6.1), by which it or
+# a proxy decides something. Without this a caller could strip what a proxy in front of us added.
+_PROTECTED = frozenset(
+    b"accept accept-encoding age allow authorization cache-control content-disposition content-encoding "
+    b"content-language content-length content-location content-range content-security-policy content-type cookie "
+    b"date etag expect expires forwarded host if-match if-modified-since if-none-match if-range "
+    b"if-unmodified-since last-modified location max-forwards origin pragma prefer proxy-status range referer "
+    b"retry-after server set-cookie strict-transport-security trailer user-agent vary via www-authenticate "
+    b"x-content-type-options x-frame-options x-real-ip x-request-id".split()
+)
+_PROTECTED_PREFIXES = (b"x-forwarded-", b"access-control-", b"sec-")
+
+# "Proxy" becomes HTTP_PROXY in CGI-like origins (CVE-2016-5385). X-Forwarded-For is written anew.
+_DROPPED_TRUSTED = _HOP_BY_HOP | {b"proxy", b"x-forwarded-for"}
+# What only a proxy may say of the caller: from any other peer it is made up.
+_DROPPED_UNTRUSTED = _DROPPED_TRUSTED | {b"forwarded", b"x-real-ip"}
+_PREFIXES_TRUSTED = (_OWN_PREFIX,)
+_PREFIXES_UNTRUSTED = (_OWN_PREFIX, b"x-forwarded-")
+
+
+def fold(name: bytes) -> bytes:
+    """A field name as it is compared here."""
+    return name.translate(_FOLD)
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def forward_request(
+    head: RequestHead,
+    *,
+    peer_address: str,
+    scheme: str,
+    trusted: bool = False,
+    target: bytes | None = None,
+    via: bytes = b"tunnelkit",
+    own_fields: frozenset[bytes] = OWN_FIELDS,
+) -> RequestHead:
+    """The request as it goes to the tunnel client, which then chooses Host (``with_origin_host``).
+
+    ``target`` is what routing left of the request target; without it the head's own in origin-form. ``trusted``
+    tells whether the socket's peer, ``peer_address``, is a proxy that is believed about the caller. ``via`` is
+    our pseudonym. Raises ``HeadError`` 508 when it shows a loop.
+    """
+    names = [name.translate(_FOLD) for name, _ in head.fields]
+    dropped = (_DROPPED_TRUSTED if trusted else _DROPPED_UNTRUSTED) | own_fields
+    if b"connection" in names:
+        dropped |= _nominated(head.fields)
+    fields = _kept(head.fields, names, dropped, _PREFIXES_TRUSTED if trusted else _PREFIXES_UNTRUSTED)
+    present = _REWRITTEN.intersection(names)
+    if present:
+        fields = _rewrite(fields, head, present)
+    _add_forwarding(fields, head, present if trusted else frozenset(), peer_address, scheme)
+    if b"via" in present:
+        _check_loop(head.fields, via)
+    fields.append((b"Via", head.version + b" " + via))
+    authority, origin_form = split_target(head.target, head.method)
+    forwarded = RequestHead(head.method, origin_form if target is None else target, fields)
+    if authority is not None:
+        set_host(forwarded, authority)
+    return forwarded
+
+
+# Fields that need more than keeping or dropping.
+_REWRITTEN = frozenset(
+    b"expect forwarded max-forwards te trailer upgrade via x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+)
+
+
+def _kept(fields: Fields, names: list[bytes], dropped: frozenset[bytes], prefixes: tuple[bytes, ...]) -> Fields:
+    return [
+        field
+        for field, name in zip(fields, names, strict=True)
+        if name not in dropped and not name.startswith(prefixes)
+    ]
+
+
+def _nominated(fields: Fields) -> frozenset[bytes]:
+    """What Connection makes hop-by-hop, but for what it cannot (RFC 9110 7.6.1)."""
+    options = {fold(option) for option in list_items(field_values(fields, b"connection"))} - _PROTECTED
+    return frozenset(option for option in options if not option.startswith(_PROTECTED_PREFIXES))
+
+
+def _rewrite(fields: Fields, head: RequestHead, present: frozenset[bytes]) -> Fields:
+    if b"expect" in present and head.version == b"1.0":  # RFC 9110 10.1.1: it cannot be meant
+        fields = [field for field in fields if field[0].lower() != b"expect"]
+    if b"max-forwards" in present and head.method == b"OPTIONS":
+        fields = [_one_hop_less(field) for field in fields]
+    if b"trailer" in present:
+        fields = _announced_trailers(fields, body_length(head) is None)
+    options = []
+    if b"upgrade" in present and (upgrade := upgrade_of(head)) is not None:
+        fields.append((b"Upgrade", upgrade))
+        options.append(b"Upgrade")
+    if b"te" in present and b"trailers" in list_items(field_values(head.fields, b"te")):  # ours are relayed
+        fields.append((b"TE", b"trailers"))
+        options.append(b"TE")
+    if options:
+        fields.append((b"Connection", b", ".join(options)))
+    return fields
+
+
+def upgrade_of(head: RequestHead) -> bytes | None:
+    """The protocols that a request asks to change to, or None where it goes on as ordinary HTTP (RFC 9110 7.8).
+
+    h2c is not passed on: HTTP/2 past us would be unseen requests. A request with a body is not upgraded, because
+    what follows the body could not be told from it."""
+    if head.version == b"1.0" or b"upgrade" not in list_items(field_values(head.fields, b"connection")):
+        return None
+    offered = [part.strip(b" \t") for value in field_values(head.fields, b"upgrade") for part in value.split(b",")]
+    wanted = [protocol for protocol in offered if protocol and protocol.lower() != b"h2c"]
+    return b", ".join(wanted) if wanted and body_length(head) == 0 else None
+
+
+def answers_itself(head: RequestHead) -> bool:
+    """Whether the gateway is the last that may answer: OPTIONS with Max-Forwards 0 (RFC 9110 7.6.2)."""
+    return head.method == b"OPTIONS" and any(
+        value.isdigit() and not value.strip(b"0") for value in field_values(head.fields, b"max-forwards")
+    )
+
+
+def _one_hop_less(field: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    name, value = field
+    if name.lower() != b"max-forwards" or not value.isdigit() or len(value) > 9:
+        return field
+    return name, b"%d" % max(int(value) - 1, 0)
+
+
+def _announced_trailers(fields: Fields, relayed: bool) -> Fields:
+    """Trailer, naming what will really be relayed."""
+    result = []
+    for name, value in fields:
+        if name.lower() != b"trailer":
+            result.append((name, value))
+        elif relayed and (announced := [item for item in list_items([value]) if not forbidden_trailer(item)]):
+            result.append((name, b", ".join(announced)))
+    return result
+
+
+def _check_loop(fields: Fields, via: bytes) -> None:
+    ours = via.lower()
+    passed = [hop.split() for hop in list_items(field_values(fields, b"via"))]
+    if sum(hop[1:2] == [ours] for hop in passed) > VIA_LIMIT:
+        raise HeadError(508, "loop", "the request has passed here too often: it runs in a loop")
+
+
+def _add_forwarding(
+    fields: Fields, head: RequestHead, told: frozenset[bytes], peer_address: str, scheme: str
+) -> None:
+    """Say where the request came from; ``told`` are the fields by which a trusted peer did.
+
+    X-Forwarded-For is a chain, and goes on. -Proto and -Host describe the caller's own hop: one that a trusted
+    proxy gave is kept as it is, because origins read a single value there."""
+    peer = _node(peer_address)
+    chain = field_values(head.fields, b"x-forwarded-for") if b"x-forwarded-for" in told else []
+    if peer:
+        chain.append(peer)
+    if chain:
+        fields.append((b"X-Forwarded-For", b", ".join(chain)))
+    host = effective_host(head)
+    if b"x-forwarded-proto" not in told:
+        fields.append((b"X-Forwarded-Proto", scheme.encode("ascii")))
+    if host and b"x-forwarded-host" not in told:
+        fields.append((b"X-Forwarded-Host", host))
+    if b"forwarded" in told:
+        fields.append((b"Forwarded", _forwarded_element(peer, host, scheme)))
+
+
+def _node(address: str) -> bytes:
+    """An address as it stands in X-Forwarded-For: without an IPv6 zone, which means nothing elsewhere."""
+    return address.partition("%")[0].encode("ascii", "replace")
+
+
+def _forwarded_element(peer: bytes, host: bytes, scheme: str) -> bytes:
+    """RFC 7239 4 and 6: IPv6 addresses stand in brackets, and what holds ":" in quotes."""
+    node = b'"[%b]"' % peer if b":" in peer else peer or b"unknown"
+    pairs = [b"for=" + node, b"proto=" + scheme.encode("ascii")]
+    if host:
+        pairs.append(b'host="%b"' % host)
+    return b";".join(pairs)
+
+
+def client_address(fields: Fields, peer_address: str, trusted: Callable[[str], bool]) -> str:
+    """The address that counts for limits and logs: X-Forwarded-For read from the right for as long as trusted
+    proxies vouch for it. Garbage ends the reading: whoever wrote it is the last that is known."""
+    address = peer_address
+    hops = list_items(field_values(fields, b"x-forwarded-for")) if trusted(address) else []
+    while hops and trusted(address) and (hop := _parse_node(hops.pop())) is not None:
+        address = hop
+    return address
+
+
+def _parse_node(item: bytes) -> str | None:
+    """The IP address of an element, which some proxies write with a port, or in brackets."""
+    text = item.decode("ascii", "replace")
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+# -- Host at the origin ------------------------------------------------------------------------
+
+
+def set_host(head: RequestHead, host: bytes) -> None:
+    """Replace Host in its place, or put it first (RFC 9110 7.2: as near the top as possible)."""
+    for index, (name, _) in enumerate(head.fields):
+        if name.lower() == b"host":
+            head.fields[index] = (name, host)
+            return
+    head.fields.insert(0, (b"Host", host))
+
+
+def with_origin_host(head: RequestHead, policy: str | None, origin_host: bytes) -> RequestHead:
+    """The head with the Host for the origin: its own (policy None), the caller's where there is one
+    ("preserve"), or a fixed one (any other policy)."""
+    if policy == "preserve":
+        host = effective_host(head) or origin_host
+    else:
+        host = origin_host if policy is None else policy.encode("ascii")
+    result = RequestHead(head.method, head.target, list(head.fields), head.version)
+    set_host(result, host)
+    return result
+
+
+# -- responses ---------------------------------------------------------------------------------
+
+
+def forward_response(head: ResponseHead, *, own_fields: frozenset[bytes] = OWN_FIELDS) -> ResponseHead:
+    """The response as the caller's end gets it. Content-Length stays as received, for HEAD and 304 too; the
+    carrier chooses the transfer coding anew."""
+    names = [name.translate(_FOLD) for name, _ in head.fields]
+    dropped = _HOP_BY_HOP | own_fields
+    if b"connection" in names:
+        dropped |= _nominated(head.fields)
+    if head.status < 200 or head.status == 204:
+        dropped |= {b"content-length"}  # RFC 9110 8.6: must not be there
+    fields = _kept(head.fields, names, dropped, _PREFIXES_TRUSTED)
+    if b"trailer" in names:
+        fields = _announced_trailers(fields, body_length(head) is None and not is_interim(head.status))
+    # RFC 9110 7.8 and 15.5.22: 101 and 426 name the protocol.
+    if b"upgrade" in names and head.status in (101, 426):
+        fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b", ".join(field_values(head.fields, b"upgrade")))]
+    return ResponseHead(head.status, fields, head.reason)
