@@ -1,0 +1,140 @@
+"""One stream of a session: its two halves as tables, and its record.
+
+The halves are independent but for a reset, which ends both. Rule 1: ``stream.local`` and ``stream.remote`` are
+only ever set to what these tables say. An input that a state does not list is illegal: ours is a
+``LocalProtocolError``, the peer's a ``RemoteProtocolError``. The inputs of the remote half are the codes of the
+frames themselves. A finished stream is not in any table: what comes late for it is ignored (hazard 5).
+
+    local   IDLE -OPEN-> OPEN -SEND-> OPEN -SEND_FIN-> ENDING -FIN_SENT-> CLOSED
+    remote  IDLE -OPEN-> OPEN <-HEAD MORE/HEAD-> IN_HEAD;  OPEN, IN_HEAD -(..., FIN)-> CLOSED
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import Final
+
+from .credit import ReceiveWindow
+from .frames import CREDIT, DATA, DATA_FIN, HEAD, HEAD_FIN, HEAD_MORE, OPEN, RESET, Buffer
+
+__all__ = ["LOCAL_MOVES", "REMOTE_MOVES", "Half", "Send", "Stream"]
+
+
+class Half(IntEnum):
+    """The state of one half of a stream."""
+
+    IDLE = 0  # no OPEN was sent or received
+    OPEN = 1
+    IN_HEAD = 2  # remote: a HEAD with MORE came, only HEAD may follow
+    ENDING = 3  # local: the end was asked for, FIN waits to be sent
+    CLOSED = 4  # FIN was sent or received
+    GONE = 5  # reset by either side
+
+
+class Send(IntEnum):
+    """The inputs of the local half."""
+
+    OPEN = 0  # by either side: both may send then
+    SEND = 1  # a head or data
+    SEND_FIN = 2
+    FIN_SENT = 3  # FIN was pulled into a message
+    RESET = 4  # by either side
+
+
+LOCAL_MOVES: Final[dict[Half, dict[int, Half]]] = {
+    Half.IDLE: {Send.OPEN: Half.OPEN},
+    Half.OPEN: {Send.SEND: Half.OPEN, Send.SEND_FIN: Half.ENDING, Send.RESET: Half.GONE},
+    Half.ENDING: {Send.FIN_SENT: Half.CLOSED, Send.RESET: Half.GONE},
+    Half.CLOSED: {Send.RESET: Half.GONE},
+    Half.GONE: {},
+}
+
+REMOTE_MOVES: Final[dict[Half, dict[int, Half]]] = {
+    # Our own OPEN opens the peer's half only when it is sent: before that the peer cannot know the stream.
+    Half.IDLE: {OPEN: Half.OPEN},
+    Half.OPEN: {
+        HEAD: Half.OPEN,
+        HEAD_MORE: Half.IN_HEAD,
+        HEAD_FIN: Half.CLOSED,
+        DATA: Half.OPEN,
+        DATA_FIN: Half.CLOSED,
+        CREDIT: Half.OPEN,
+        RESET: Half.GONE,
+    },
+    Half.IN_HEAD: {
+        HEAD: Half.OPEN,
+        HEAD_MORE: Half.IN_HEAD,
+        HEAD_FIN: Half.CLOSED,
+        CREDIT: Half.IN_HEAD,
+        RESET: Half.GONE,
+    },
+    Half.CLOSED: {CREDIT: Half.CLOSED, RESET: Half.GONE},
+    Half.GONE: {},
+}
+
+
+class Stream:
+    """The record of one stream. It has no behaviour: ``Multiplexer`` and ``scheduler`` share it."""
+
+    __slots__ = (
+        "born",
+        "buffered",
+        "charged",
+        "credit_due",
+        "head",
+        "id",
+        "kind",
+        "local",
+        "mine",
+        "opening",
+        "out",
+        "queued",
+        "remote",
+        "send_limit",
+        "sent",
+        "starved",
+        "turns",
+        "window",
+    )
+
+    def __init__(
+        self, stream_id: int, kind: int, window: ReceiveWindow, send_limit: int, opening: bytes | None
+    ) -> None:
+        self.id = stream_id
+        self.kind = kind
+        self.mine = opening is not None  # we opened it
+        self.local = Half.OPEN
+        self.remote = Half.IDLE if opening is not None else Half.OPEN
+        # -- sending
+        self.opening = opening  # the encoded fields, until OPEN is sent
+        self.out: deque[tuple[int, Buffer]] = deque()  # (HEAD or DATA, what waits to be sent)
+        self.buffered = 0  # bytes in out
+        self.charged = 0  # of them counted in the process's budget
+        self.send_limit = send_limit
+        self.sent = 0
+        self.turns = 0  # turns taken
+        self.queued = False  # in the scheduler's queues
+        self.starved = False  # the sender was told that there is no room
+        # -- receiving
+        self.window = window
+        self.head: bytearray | None = None  # a head block in pieces
+        self.credit_due = False  # a credit frame waits to be sent
+        self.born = 0  # the call of receive_data that opened it
+
+    def __repr__(self) -> str:
+        return f"Stream({self.id}, local={self.local.name}, remote={self.remote.name})"
+
+    @property
+    def sendable(self) -> bool:
+        """A turn would send something."""
+        if self.opening is not None:
+            return True
+        if self.out:
+            return self.send_limit > self.sent or not len(self.out[0][1])
+        return self.local is Half.ENDING
+
+    @property
+    def finished(self) -> bool:
+        """Both halves ended and everything received was consumed."""
+        return self.local is Half.CLOSED and self.remote is Half.CLOSED and not self.window.held
