@@ -1,0 +1,273 @@
+"""Where a caller's request goes: a pure decision over its head (design, section 8, "Routes" and "Reserved").
+
+Paths are compared and cut as bytes and passed on as they came: decoding, or cleaning "//" and "..", would make
+a second reading of the target that checks elsewhere do not have.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from ..errors import ConfigError, HeadError
+from ..forwarding import fold
+from ..heads import RequestHead, effective_host, field_values, split_target
+from .tokens import check_token, is_token
+
+__all__ = [
+    "NotFound",
+    "Reserved",
+    "Route",
+    "RoutingConfig",
+    "ToDestination",
+    "ToName",
+    "ToTunnel",
+    "details_allowed",
+    "normalise_base_path",
+    "route",
+]
+
+
+# -- answers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A path of the server's own. ``name`` is its first segment ("_stats"), ``rest`` the path below it ("" or
+    with its leading slash; only ``_tunnel`` has one), ``query`` what follows "?"."""
+
+    name: str
+    rest: bytes = b""
+    query: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ToTunnel:
+    """To the tunnel of the first of ``tokens`` that is known (as sent, then percent-decoded)."""
+
+    tokens: tuple[str, ...]
+    target: bytes
+    x_host: bytes | None = None
+
+    def __repr__(self) -> str:  # tokens are secrets, and the target may hold some
+        return f"<ToTunnel x_host={self.x_host!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ToName:
+    """To the tunnel that has claimed ``name`` under the base domain."""
+
+    name: str
+    target: bytes
+    x_host: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToDestination:
+    """wsp's way: a URL in ``X-PROXY-DESTINATION``, fetched through the tunnel of a token."""
+
+    tokens: tuple[str, ...]
+    destination: bytes
+
+    def __repr__(self) -> str:
+        return "<ToDestination>"
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """404; ``detail`` says what is missing."""
+
+    detail: str
+
+
+Route: TypeAlias = Reserved | ToTunnel | ToName | ToDestination | NotFound
+
+
+# -- configuration -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingConfig:
+    """Which routes are open. ``base_path`` stands in front of all: "" or "/one/two"."""
+
+    base_path: str = ""
+    health: bool = True
+    stats: bool = True
+    metrics: bool = False
+    transports: bool = True
+    token_path: bool = True
+    token_header: bool = True
+    base_domain: str | None = None  # <name>.<base domain>
+    wsp_path: str | None = None  # "/request"
+    wsp_token: str | None = None  # the tunnel of such requests without X-Token
+
+    def __post_init__(self) -> None:
+        if self.base_path != normalise_base_path(self.base_path):
+            raise ConfigError("base_path", "must be normalised", "pass it through normalise_base_path")
+        if self.wsp_token is not None:
+            check_token(self.wsp_token)
+
+    def __repr__(self) -> str:
+        return f"<RoutingConfig base_path={self.base_path!r} base_domain={self.base_domain!r}>"
+
+    def reserves(self, name: str) -> bool:
+        return {
+            "_health_check": self.health,
+            "_stats": self.stats,
+            "_metrics": self.metrics,
+            "_tunnel": self.transports,
+        }.get(name, False)
+
+
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
+
+
+def normalise_base_path(path: str) -> str:
+    """ "base", "/base/" and "/base" are the same; raises ``ConfigError`` for what is no plain path."""
+    stripped = path.strip("/")
+    normal = f"/{stripped}" if stripped else ""
+    if _BASE_PATH.fullmatch(normal) is None or len(normal) > 256 or {".", ".."} & set(normal.split("/")):
+        raise ConfigError("base_path", f"{path!r} is not a plain path", "give something like /tunnels")
+    return normal
+
+
+# -- the decision ------------------------------------------------------------------------------
+
+
+def route(head: RequestHead, config: RoutingConfig) -> Route:
+    """Where a validated request goes. Raises ``HeadError`` for one that names its tunnel twice."""
+    _, target = split_target(head.target, head.method)
+    below = _below_base(target, config.base_path.encode("ascii"))
+    if below is None:
+        return NotFound(f"everything here is below {config.base_path}/")
+    x_host = _only(head, b"x-host", "X-Host")
+    name = _name_of(head, config)
+    if name is not None:  # on a name's host no path is ours
+        return ToName(name, below, x_host)
+    return _reserved(below, config) or _by_token(head, below, x_host, config)
+
+
+def _below_base(target: bytes, base: bytes) -> bytes | None:
+    """The target without the base path; None when it is not below it."""
+    if not base or target == b"*":
+        return target
+    if not target.startswith(base):
+        return None
+    below = target[len(base) :]
+    if below[:1] in (b"", b"?"):
+        return b"/" + below
+    return below if below[:1] == b"/" else None
+
+
+def _reserved(target: bytes, config: RoutingConfig) -> Reserved | None:
+    if not target.startswith(b"/_"):
+        return None
+    path, _, query = target.partition(b"?")
+    first, slash, rest = path[1:].partition(b"/")
+    name = first.decode("ascii", "replace")
+    if not config.reserves(name) or (slash and name != "_tunnel"):
+        return None
+    return Reserved(name, slash + rest, query)
+
+
+def _by_token(head: RequestHead, target: bytes, x_host: bytes | None, config: RoutingConfig) -> Route:
+    if config.token_path and target.startswith(_TOKEN_PATH):
+        return _by_token_path(target, x_host)
+    header = _only(head, b"x-token", "X-Token") if config.token_header else None
+    if config.wsp_path is not None and target.partition(b"?")[0] == config.wsp_path.encode("ascii"):
+        return _by_destination(head, header, config)
+    if header is None:
+        return NotFound(_MISSING)
+    tokens = _candidates(header)
+    return ToTunnel(tokens, target, x_host) if tokens else NotFound(_UNKNOWN)
+
+
+_TOKEN_PATH = b"/_token/"
+_MISSING = "the request names no tunnel: use /_token/<token>/<path> or the X-Token field"
+_UNKNOWN = "there is no tunnel with this token"  # said of malformed and of unknown ones alike
+
+
+def _by_token_path(target: bytes, x_host: bytes | None) -> Route:
+    raw, slash, rest = target[len(_TOKEN_PATH) :].partition(b"/")
+    if not slash or b"?" in raw:
+        # A "?" ends the path, so that a slash behind it is no part of it; a token may hold one percent-encoded.
+        return NotFound("the path after the token is missing: use /_token/<token>/<path>")
+    tokens = _candidates(raw, decode=True)
+    return ToTunnel(tokens, b"/" + rest, x_host) if tokens else NotFound(_UNKNOWN)
+
+
+def _by_destination(head: RequestHead, token: bytes | None, config: RoutingConfig) -> Route:
+    destination = _only(head, b"x-proxy-destination", "X-PROXY-DESTINATION")
+    if destination is None:
+        return NotFound("the X-PROXY-DESTINATION field is missing")
+    if token is None and config.wsp_token is not None:
+        return ToDestination((config.wsp_token,), destination)
+    if token is None:
+        return NotFound("the X-Token field is missing")
+    tokens = _candidates(token)
+    return ToDestination(tokens, destination) if tokens else NotFound(_UNKNOWN)
+
+
+def _candidates(raw: bytes, *, decode: bool = False) -> tuple[str, ...]:
+    """The tokens that ``raw`` may mean, best first, without those that cannot be one."""
+    spellings = [raw]
+    if decode and b"%" in raw:
+        spellings.append(unquote_to_bytes(raw))
+    texts = [spelling.decode("latin-1") for spelling in dict.fromkeys(spellings)]
+    return tuple(text for text in texts if is_token(text))
+
+
+def _only(head: RequestHead, name: bytes, shown: str) -> bytes | None:
+    """The value of a field that may come once: two would be read differently by two readers."""
+    values = field_values(head.fields, name)
+    if len(values) > 1:
+        raise HeadError(400, "bad_request", f"there is more than one {shown} field")
+    return values[0] if values else None
+
+
+# -- hosts -------------------------------------------------------------------------------------
+
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _host_name(head: RequestHead) -> str:
+    """The host in lower case, without port, brackets and trailing dot."""
+    host = effective_host(head).decode("latin-1").lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].removesuffix(".")
+
+
+def _name_of(head: RequestHead, config: RoutingConfig) -> str | None:
+    if config.base_domain is None:
+        return None
+    name = _host_name(head).removesuffix(f".{config.base_domain}")
+    return name if _LABEL.fullmatch(name) and name != _host_name(head) else None
+
+
+_ADDED_BY_PROXIES = frozenset({b"forwarded", b"via", b"x-real-ip"})
+
+
+def details_allowed(head: RequestHead, peer_address: str) -> bool:
+    """Whether reserved pages may show details without a credential.
+
+    A loopback peer alone proves nothing: behind a local reverse proxy every caller is one (so no field that a
+    proxy adds), and a page in a local browser is one by DNS rebinding (so Host must be a loopback literal)."""
+    if not (_is_loopback(peer_address) and _is_loopback(_host_name(head))):
+        return False
+    names = [fold(name) for name, _ in head.fields]
+    return not any(name in _ADDED_BY_PROXIES or name.startswith(b"x-forwarded-") for name in names)
+
+
+def _is_loopback(address: str) -> bool:
+    if address == "localhost":  # RFC 6761 6.3: never looked up by a browser, so never rebound
+        return True
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
