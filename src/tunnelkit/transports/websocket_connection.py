@@ -20,8 +20,8 @@ __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
 
 CLOSE_TIMEOUT: Final = 1.0  # for the closing handshake and the end of the stream together
 
-# A peer as fast as we are keeps a socket for ever readable and writable: after so many turns without a real
-# wait, the others get theirs (and cancellation its chance).
+# A peer as fast as we are keeps a socket writable for ever: after so many messages without a real wait, the other
+# tasks get their turn, and cancellation its chance.
 _TURNS: Final = 16
 
 _NORMAL = 1000
@@ -63,7 +63,10 @@ class WebSocketConnection(Connection):
 
     async def ready(self) -> int:
         """Wait until the last message and the stream's own write buffer have gone to the socket."""
-        await self._take_turn()
+        self._turns += 1
+        if self._turns > _TURNS:
+            self._turns = 0
+            await checkpoint()
         waited = False
         while True:
             # The stream says when there is room again, not when it is empty: one wait is its measure.
@@ -125,7 +128,6 @@ class WebSocketConnection(Connection):
     # -- receiving -----------------------------------------------------------------------------
 
     async def receive(self) -> bytes:
-        await self._take_turn()
         while True:
             self._check()
             event = self._next_event()
@@ -219,12 +221,6 @@ class WebSocketConnection(Connection):
         self._stream.wake()
         await self._left.wait()
 
-    async def _take_turn(self) -> None:
-        self._turns += 1
-        if self._turns > _TURNS:
-            self._turns = 0
-            await checkpoint()
-
     # -- the end -------------------------------------------------------------------------------
 
     @property
@@ -241,9 +237,12 @@ class WebSocketConnection(Connection):
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT):
                 await self._finish(failed)
-                await self._stream.aclose()
-        finally:
-            self._stream.abort()  # nothing is left to lose, or the time is up
+            if self._has_output or self._stream.write_buffered:
+                self._stream.abort()  # the peer does not read: waiting longer would not help
+            await self._stream.aclose()
+        except BaseException:
+            self._stream.abort()
+            raise
 
     async def _finish(self, failed: bool) -> None:
         """The rest of the closing handshake (RFC 6455 7.1.1); the server is the first to end the stream."""
