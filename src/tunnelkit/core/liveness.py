@@ -61,12 +61,17 @@ class Liveness:
     def stop(self) -> None:
         """No connection: nothing is owed, nothing is due."""
         self.due = False  # a PING is to be written
-        self.pong: bytes | None = None  # the payload of the PONG that is to be written
+        self.pong: bytes | None = None  # the payload of the PONG that is to be written; a later PING replaces it
         self.deadline = inf
         self._pings = False
         self._heard = 0.0
         self._pinged_at: float | None = None
         self._written: tuple[bytes, float] | None = None  # the last PING: its payload, when it was pulled
+
+    @property
+    def owes(self) -> bool:
+        """Whether a PING or a PONG is to be written."""
+        return self.due or self.pong is not None
 
     @property
     def active(self) -> bool:

@@ -1,7 +1,7 @@
 """The message: what a connection carries, a 24-byte header and bytes (design, section 4).
 
 A message is the only thing a transport sees of a session, and it sees it as opaque bytes. ``split_header`` is
-called for every message received and ``pack_header`` for every one sent, so both are thin over ``struct``.
+called for every message received and ``build`` for every one sent, so both are thin over ``struct``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ __all__ = [
     "check_known",
     "decode_bye",
     "encode_bye",
-    "pack_header",
     "split_header",
 ]
 
@@ -56,13 +55,8 @@ class Kind(IntEnum):
 _KINDS: Final = frozenset(int(kind) for kind in Kind)
 
 
-def pack_header(kind: int, epoch: int, offset: int, ack: int) -> bytes:
-    """The header of a message; flags and the reserved field are 0 in version 1."""
-    return _HEADER.pack(kind, 0, 0, epoch, offset, ack)
-
-
 def build(kind: int, epoch: int, offset: int, ack: int, payload: Iterable[Buffer] = ()) -> bytes:
-    """One whole message, in one copy of the payload's pieces."""
+    """One whole message, in one copy of the payload's pieces. Flags and the reserved field are 0 in version 1."""
     return b"".join((_HEADER.pack(kind, 0, 0, epoch, offset, ack), *payload))
 
 

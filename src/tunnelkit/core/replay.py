@@ -101,9 +101,9 @@ def _drop_until(chunks: deque[tuple[int, memoryview]], offset: int) -> None:
 class Budget(Protocol):
     """The part of ``core.budget.Budget`` that is needed here."""
 
-    def reserve(self, n: int) -> bool: ...
+    def reserve_spare(self, size: int) -> bool: ...
 
-    def release(self, n: int) -> None: ...
+    def release(self, size: int) -> None: ...
 
 
 class ReplayShare:
@@ -127,7 +127,7 @@ class ReplayShare:
         missing = unacked + wanted - self._floor - self.held
         if missing <= 0:
             return wanted
-        if self._budget.reserve(missing):
+        if self._budget.reserve_spare(missing):
             self.held += missing
             return wanted
         return max(0, wanted - missing)

@@ -1,0 +1,142 @@
+"""The sending half of a session: what goes into the next DATA message.
+
+Bytes that must go out again come first, then new ones from the source. A full replay buffer stops the source, but
+for control frames: credit must get out, or two full pipes would wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from ..config import Limits
+from ..errors import RemoteProtocolError
+from .message import CONTROL_ALLOWANCE, HEADER_SIZE, Buffer, Kind, build
+from .pace import Pace
+from .replay import Budget, ReplayBuffer, ReplayShare
+
+__all__ = ["FrameSource", "Outbound"]
+
+# Less room than this counts as none, or a full buffer would be topped up by crumbs.
+_LEAST_ROOM: Final = 1024
+
+
+class FrameSource(Protocol):
+    """Where new bytes come from: ``core.multiplexer.Multiplexer``."""
+
+    @property
+    def has_output(self) -> bool: ...
+
+    @property
+    def has_control(self) -> bool: ...
+
+    def frames_to_send(self, limit: int) -> list[Buffer]: ...
+
+    def control_to_send(self, limit: int) -> list[Buffer]: ...
+
+
+class Outbound:
+    """Every byte below ``replay.end`` was put into a message, every one below ``replay.acked`` has arrived.
+
+    What was put into a message counts as sent whatever becomes of it: if it is lost, so is its connection.
+    """
+
+    __slots__ = ("_control_limit", "_least_room", "_max_message", "_share", "_source", "_starved", "pace", "replay")
+
+    def __init__(self, source: FrameSource, limits: Limits, window: int, budget: Budget | None) -> None:
+        self._source = source
+        self.replay = ReplayBuffer(min(limits.replay_limit, window))
+        self.pace = Pace(limits)
+        self._share = ReplayShare(budget, limits.replay_floor)
+        self._starved = False  # the budget gave nothing and the floor is full: the next ack gives room
+        self._least_room = min(_LEAST_ROOM, self.replay.limit // 4)
+        self._control_limit = self.replay.limit + min(limits.control_reserve, CONTROL_ALLOWANCE)
+        self._max_message = 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether ``message`` would give one."""
+        if self.replay.pending:
+            return True
+        source = self._source
+        if not source.has_output:
+            return False
+        if self.replay.room >= self._least_room and not self._starved:
+            return True
+        return source.has_control and self._control_room() >= self._least_room
+
+    def attach(self, peer_ack: int, max_message: int) -> None:
+        """A new connection, whose peer has everything below ``peer_ack``: the rest goes out again."""
+        if not self.replay.acked <= peer_ack <= self.replay.end:
+            raise RemoteProtocolError(
+                f"the peer has {peer_ack} bytes, not between {self.replay.acked} and {self.replay.end}",
+                code="bad_ack",
+            )
+        self._max_message = max_message
+        self._take_ack(peer_ack)
+        self.replay.rewind()
+        self.pace.attached(peer_ack, max_message)
+
+    def detach(self, *, progress: bool) -> None:
+        """The connection is over; ``progress`` tells whether it moved an offset."""
+        self.pace.detached(progress=progress)
+
+    def clear(self) -> None:
+        """The session is gone: let go of memory and budget."""
+        self.replay.clear()
+        self._share.settle(0)
+
+    def acknowledge(self, ack: int, now: float) -> None:
+        """An ack above the last one."""
+        if ack > self.replay.end:
+            raise RemoteProtocolError(f"{ack} acknowledged, {self.replay.end} sent", code="bad_ack")
+        self._take_ack(ack)
+        self.pace.acknowledged(ack, now)
+
+    def message(self, epoch: int, ack: int, now: float, limit: int) -> bytes:
+        """The next DATA message, at most ``limit`` bytes, or ``b""``."""
+        room = min(limit, self._max_message, self.pace.size) - HEADER_SIZE
+        if self.replay.pending:
+            return self._old_bytes(epoch, ack, now, room)
+        if self._source.has_output:
+            return self._new_bytes(epoch, ack, now, room)
+        return b""
+
+    def _take_ack(self, ack: int) -> None:
+        replay = self.replay
+        replay.acknowledge(ack)
+        self._share.settle(replay.end - ack)
+        self._starved = False
+
+    def _old_bytes(self, epoch: int, ack: int, now: float, room: int) -> bytes:
+        replay = self.replay
+        message = build(Kind.DATA, epoch, replay.pointer, ack, replay.take(room))
+        self.pace.sent(replay.pointer, now, busy=replay.pending)
+        return message
+
+    def _new_bytes(self, epoch: int, ack: int, now: float, room: int) -> bytes:
+        pieces = self._pull(room)
+        if not pieces:
+            return b""
+        replay = self.replay
+        message = build(Kind.DATA, epoch, replay.end, ack, pieces)
+        replay.append(memoryview(message)[HEADER_SIZE:])
+        self.pace.sent(replay.end, now, busy=self._source.has_output)
+        return message
+
+    def _pull(self, room: int) -> list[Buffer]:
+        replay = self.replay
+        space = replay.room
+        if space >= self._least_room:
+            wanted = room if room < space else space
+            allowed = self._share.allow(replay.end - replay.acked, wanted)
+            if allowed >= min(wanted, self._least_room):
+                return self._source.frames_to_send(allowed)
+            self._starved = True
+        control = self._control_room()
+        if self._source.has_control and control >= self._least_room:
+            return self._source.control_to_send(min(room, control))
+        return []
+
+    def _control_room(self) -> int:
+        """What control frames may use of the peer's window though the buffer is full."""
+        return self._control_limit - self.replay.end + self.replay.acked
