@@ -46,7 +46,7 @@ class CallerRequest(ABC):
 
     @abstractmethod
     def send_head(self, head: ResponseHead) -> None:
-        """The final response's head, buffered until ``flush``. The carrier chooses the framing: Content-Length where the
+        """The final response's head, buffered until ``flush``. Framing: Content-Length where the
         head has one, else chunked for HTTP/1.1, else until close."""
 
     @abstractmethod

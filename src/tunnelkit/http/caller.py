@@ -1,0 +1,364 @@
+"""One caller's connection, and one request on it: the implementation of ``CallerRequest`` on a byte stream."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import anyio
+import anyio.lowlevel
+
+from ..config import Limits
+from ..errors import HeadError, StreamBroken
+from ..heads import Fields, RequestHead, ResponseHead
+from ..net.peer import Peer
+from ..net.prefixed import prefixed
+from ..net.stream import READ_AHEAD, Buffer, ByteStream
+from ..net.timers import Timers
+from .clocks import Deadline, Pace
+from .codec import Body, End, HeadParser, ServerCodec, State
+from .request import CallerRequest
+from .writing import Outgoing
+
+__all__ = ["CallerConnection", "FrontRequest"]
+
+# Pieces below this are gathered until flush, so that head and first bytes leave in one write.
+GATHER = 16 * 1024
+
+
+class CallerConnection:
+    """Stream, codec, what waits to be written, and the clocks. All of it synchronous but ``drain_output``."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        peer: Peer,
+        *,
+        limits: Limits,
+        timers: Timers,
+        parser: HeadParser,
+        answers_half_close: bool,
+    ) -> None:
+        self.stream = stream
+        self.peer = peer
+        self.limits = limits
+        self.codec = ServerCodec(parser, limits)
+        self.answers_half_close = answers_half_close
+        self.closing = False  # the server drains: no further request on this connection
+        self.dead = False  # failed or broken off: nothing can be read or written
+        self.late = False  # the read clock struck
+        self.read_clock = Deadline(timers, self._read_late)
+        self.write_clock = Deadline(timers, self._write_late)
+        self._out = Outgoing()
+        self._write_pace = Pace(limits)
+        self._stalled = False  # the last flush left something
+
+    @property
+    def gone(self) -> bool:
+        return self.dead or (self.codec.eof and not self.answers_half_close)
+
+    @property
+    def blocked(self) -> bool:
+        """What was flushed last is not all taken: nothing more may be added."""
+        return self._out.blocked
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def read(self, max_bytes: int) -> bool:
+        """Move what the socket has into the codec. False when there was nothing new."""
+        if self.dead or self.codec.eof or max_bytes <= 0:
+            return False
+        try:
+            data = self.stream.receive_nowait(max_bytes)
+        except StreamBroken:
+            self.break_off()
+            return True
+        if data is None:
+            return False
+        self.codec.receive_data(data)
+        return True
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def add(self, *pieces: Buffer) -> None:
+        """Gather; much is flushed at once."""
+        for piece in pieces:
+            self._out.add(piece)
+        if self._out.size >= GATHER:
+            self.flush()
+
+    def flush(self) -> bool:
+        """True when nothing is left to write (also because there is nobody to write to)."""
+        if self.dead:
+            return True
+        before = self._out.taken
+        try:
+            done = self._out.flush(self.stream)
+        except StreamBroken:
+            self.break_off()
+            return True
+        if not done or self._stalled:
+            self._watch_writing(self._out.taken - before, done)
+        return done
+
+    def _watch_writing(self, taken: int, done: bool) -> None:
+        """A caller that takes nothing for ``write_timeout``, or too little, is broken off (slow reading)."""
+        now = anyio.current_time()
+        if taken and not self._write_pace.progress(taken, now):
+            self.break_off()
+        elif done:
+            self._stalled = False
+            self.write_clock.clear()
+        else:
+            self._write_pace.wait(now)
+            if taken or not self._stalled:
+                self.write_clock.set(now + self.limits.write_timeout)
+            self._stalled = True
+
+    async def drain_output(self) -> None:
+        """Write everything, or fail."""
+        while not self.flush():
+            await self.stream.wait(writable=True)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def break_off(self) -> None:
+        """RST rather than an end: what was written is seen to be incomplete."""
+        self.dead = True
+        self._out.clear()
+        self.close_clocks()
+        self.stream.abort()
+
+    def close_clocks(self) -> None:
+        self.read_clock.close()
+        self.write_clock.close()
+
+    def _read_late(self) -> None:
+        self.late = True
+        self.stream.wake()
+
+    def _write_late(self) -> None:
+        self.break_off()
+
+
+class FrontRequest(CallerRequest):
+    """One request. Its body is decoded as it is read, ``Limits.read_ahead`` bytes ahead of its reader at most."""
+
+    def __init__(self, connection: CallerConnection, head: RequestHead) -> None:
+        codec = connection.codec
+        self.head = head
+        self.peer = connection.peer
+        self.scheme = "https" if connection.stream.tls else "http"
+        self.has_body = codec.body_left != 0
+        self.expects_continue = codec.expects_continue
+        self.trailers: Fields = []
+        self.upgraded = False
+        self._connection = connection
+        self._body: deque[bytes] = deque()
+        self._held = 0  # bytes in _body
+        self._failure: HeadError | None = None
+        self._pace: Pace | None = None
+        self._decode()
+        self._news = self.has_body  # since the last wait for reading
+
+    def __repr__(self) -> str:
+        return f"<FrontRequest {self._connection.codec!r}>"
+
+    # -- the request's body --------------------------------------------------------------------
+
+    @property
+    def received(self) -> bool:
+        """The request came whole."""
+        return self._connection.codec.reading is not State.BODY and self._failure is None
+
+    @property
+    def gone(self) -> bool:
+        return self._connection.gone
+
+    def receive_body_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
+        if not self._body and not self._settled:
+            self._read_ahead()
+        if self._body:
+            return self._take(max_bytes)
+        if self._failure is not None:
+            raise self._failure
+        if self.received:
+            return b""
+        self._news = False
+        return None
+
+    async def discard_rest(self) -> bool:
+        """Read over what is left of the request, within the limits of lingering. True when it then came whole."""
+        connection = self._connection
+        self._drop_body()
+        if self.received:
+            return True
+        connection.read_clock.set(anyio.current_time() + connection.limits.linger_time)
+        left = connection.limits.linger_bytes
+        while not self._settled and left >= 0 and not (connection.gone or connection.late):
+            if not self._read_ahead():
+                await connection.stream.wait(readable=True)
+            left -= self._drop_body()
+        connection.read_clock.clear()
+        return self.received
+
+    def _drop_body(self) -> int:
+        dropped, self._held = self._held, 0
+        self._body.clear()
+        return dropped
+
+    def _take(self, max_bytes: int) -> bytes:
+        piece = self._body.popleft()
+        if len(piece) > max_bytes:
+            self._body.appendleft(piece[max_bytes:])
+            piece = piece[:max_bytes]
+        self._held -= len(piece)
+        return piece
+
+    @property
+    def _settled(self) -> bool:
+        """No more of the body will come."""
+        return self._failure is not None or self._connection.codec.reading is not State.BODY
+
+    @property
+    def _room(self) -> int:
+        connection = self._connection
+        return connection.limits.read_ahead - self._held - connection.codec.buffered
+
+    def _read_ahead(self) -> bool:
+        """Read what the socket has and there is room for. True when there was news."""
+        connection, before = self._connection, self._held
+        news = False
+        while connection.read(min(self._room, READ_AHEAD)):
+            news = True
+            if not self._settled:
+                self._decode()
+        if self._pace is not None and self._held > before:
+            self._keep_pace(self._held - before)
+        return news
+
+    def _decode(self) -> None:
+        codec = self._connection.codec
+        try:
+            while isinstance(event := codec.next_event(), Body):
+                self._body.append(event.data)
+                self._held += len(event.data)
+        except HeadError as error:
+            self._failure = error
+        else:
+            if isinstance(event, End):
+                self.trailers = event.trailers
+
+    # -- the response --------------------------------------------------------------------------
+
+    @property
+    def answered(self) -> bool:
+        """A final head was given."""
+        return self._connection.codec.writing is not State.HEAD
+
+    @property
+    def complete(self) -> bool:
+        """The response was given whole."""
+        return self._connection.codec.writing is State.DONE
+
+    def send_info(self, head: ResponseHead) -> None:
+        connection = self._connection
+        if not connection.gone:
+            connection.add(connection.codec.encode_info(head))
+            connection.flush()
+
+    def send_head(self, head: ResponseHead) -> None:
+        connection = self._connection
+        if not connection.gone:
+            close = connection.closing or not self._rest_is_small
+            connection.add(connection.codec.encode_head(head, close=close))
+
+    @property
+    def _rest_is_small(self) -> bool:
+        """Whether what is missing of the request may be waited for after its answer, for the connection's sake.
+        Who waits for 100 may never send it (RFC 9110 10.1.1)."""
+        connection = self._connection
+        if self.received:
+            return True
+        left = connection.codec.body_left
+        small = left is not None and left <= connection.limits.linger_bytes
+        return small and self._failure is None and not connection.codec.expects_continue
+
+    def try_send_body(self, data: Buffer) -> bool:
+        connection = self._connection
+        if connection.gone:
+            return True
+        if connection.blocked and not connection.flush():
+            return False
+        connection.add(*connection.codec.encode_body(data))
+        return True
+
+    def send_end(self, trailers: Fields | None = None) -> None:
+        connection = self._connection
+        if not connection.gone:
+            connection.add(connection.codec.encode_end(trailers))
+            connection.flush()
+
+    def flush(self) -> bool:
+        return self._connection.flush()
+
+    def abort(self) -> None:
+        self._connection.break_off()
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+        """Readable means news: bytes that came since the last return, the end, or failure. So first take what
+        ``receive_body_nowait`` has."""
+        connection = self._connection
+        if readable and (self._take_news() or connection.gone):
+            await anyio.lowlevel.checkpoint()
+            return
+        reads = readable and not connection.codec.eof and self._room > 0
+        if reads and not self._settled:
+            self._expect_body()
+        try:
+            await connection.stream.wait(readable=reads, writable=writable)
+        finally:
+            connection.read_clock.clear()
+        if reads:
+            self._read_ahead()
+        if connection.late:
+            self._fail(HeadError(408, "request_timeout", "the request's body stopped coming"))
+        self._news = False
+
+    def _take_news(self) -> bool:
+        news, self._news = self._news, False
+        return news
+
+    def _expect_body(self) -> None:
+        """The caller is what is waited for."""
+        connection = self._connection
+        now = anyio.current_time()
+        if self._pace is None:
+            self._pace = Pace(connection.limits)
+        self._pace.wait(now)
+        connection.read_clock.set(now + connection.limits.body_idle_timeout)
+
+    def _keep_pace(self, count: int) -> None:
+        if self._pace is not None and not self._pace.progress(count, anyio.current_time()):
+            self._fail(HeadError(408, "request_timeout", "the request's body comes too slowly"))
+
+    def _fail(self, error: HeadError) -> None:
+        if self._failure is None and not self.received:
+            self._failure = error
+
+    def wake(self) -> None:
+        self._connection.stream.wake()
+
+    # -- upgrade -------------------------------------------------------------------------------
+
+    async def upgrade(self, head: ResponseHead) -> ByteStream:
+        """Raises ``StreamBroken`` when the caller is gone. Cancelled, the connection is broken off."""
+        connection = self._connection
+        connection.add(connection.codec.encode_switch(head))
+        self.upgraded = True
+        await connection.drain_output()
+        if connection.dead:
+            raise StreamBroken("the caller is gone")
+        connection.close_clocks()  # none of them for upgraded connections (design, section 10)
+        return prefixed(connection.stream, connection.codec.trailing_data)

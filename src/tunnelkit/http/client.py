@@ -1,0 +1,182 @@
+"""The client's end of one HTTP/1.1 connection: requests out, responses in, without waiting but in ``wait``."""
+
+from __future__ import annotations
+
+from ..config import DEFAULT_LIMITS, Limits
+from ..errors import HeadError, StreamBroken
+from ..heads import Fields, RequestHead, ResponseHead
+from ..net.prefixed import prefixed
+from ..net.stream import READ_AHEAD, Buffer, ByteStream
+from .codec import Body, ClientCodec, End, HeadParser, Signal, State
+from .h11_codec import H11_PARSER
+from .writing import Outgoing
+
+__all__ = ["OriginConnection", "simple_request"]
+
+
+class OriginConnection:
+    """One connection to an HTTP server. One task drives it; the methods that only write may be called by another.
+
+    When writing fails the connection still reads on, since the answer that explains why may already be there
+    (RFC 9112 9.5); reading then tells how it ended.
+    """
+
+    def __init__(
+        self, stream: ByteStream, *, limits: Limits = DEFAULT_LIMITS, parser: HeadParser = H11_PARSER
+    ) -> None:
+        self.stream = stream
+        self.exchanges = 0  # begun on this connection
+        self._codec = ClientCodec(parser, limits)
+        self._out = Outgoing()
+        self._taken_before = 0  # what the stream had taken when this request began
+        self._write_failed = False
+        self._dead = False
+        self._final = False
+
+    def __repr__(self) -> str:
+        return f"<OriginConnection {self._codec!r}{' dead' if self._dead else ''}>"
+
+    # -- the request ---------------------------------------------------------------------------
+
+    def send_request(self, head: RequestHead, *, has_body: bool = False) -> None:
+        """Buffered until ``flush``. Without Content-Length, and with ``has_body``, the body goes chunked."""
+        if self._codec.reading is not State.HEAD:
+            self._codec.start_next_cycle()
+        self.exchanges += 1
+        self._taken_before = self._out.taken
+        self._final = False
+        self._out.add(self._codec.encode_head(head, has_body=has_body))
+
+    def try_send_body(self, data: Buffer) -> bool:
+        """Take all of ``data`` (at most 64 KiB) or nothing: False while what was taken before is not yet flushed."""
+        if self._out.blocked and not self.flush():
+            return False
+        for piece in self._codec.encode_body(data):
+            self._add(piece)
+        return True
+
+    def send_end(self, trailers: Fields | None = None) -> None:
+        self._add(self._codec.encode_end(trailers))
+        self.flush()
+
+    def _add(self, piece: Buffer) -> None:
+        if not self._write_failed:
+            self._out.add(piece)
+
+    def flush(self) -> bool:
+        """Push what is buffered to the stream without waiting; True when nothing is left."""
+        if self._write_failed:
+            return True
+        try:
+            return self._out.flush(self.stream)
+        except StreamBroken:
+            self._write_failed = True
+            self._out.clear()
+            return True
+
+    @property
+    def write_failed(self) -> bool:
+        """The rest of the request is not wanted, or the connection is gone: reading tells which."""
+        return self._write_failed
+
+    @property
+    def request_untouched(self) -> bool:
+        """No byte of the current request was taken by the stream: it may go out on another connection."""
+        return self._out.taken == self._taken_before
+
+    # -- the response --------------------------------------------------------------------------
+
+    def next_event_nowait(self) -> ResponseHead | Body | End | None:
+        """A head (status below 200: interim, and another follows; 101: take ``upgraded``), a piece of the body, or
+        the end; None when nothing is there yet. Reads no further than it is asked.
+
+        Raises ``HeadError`` (502) for a response that is malformed or cut short, ``StreamBroken`` when the
+        connection failed. Afterwards it is only good for ``abort``.
+        """
+        while True:
+            event = self._codec.next_event()
+            if isinstance(event, ResponseHead):
+                self._final = event.status >= 200 or event.status == 101
+                return event
+            if not isinstance(event, Signal):
+                return event
+            if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(READ_AHEAD)) is None:
+                return None
+            self._codec.receive_data(data)
+
+    @property
+    def final(self) -> bool:
+        """The final head of the current exchange was given."""
+        return self._final
+
+    def upgraded(self) -> ByteStream:
+        """After 101: the byte stream, with the bytes that came early. What is buffered must be flushed before."""
+        return prefixed(self.stream, self._codec.trailing_data)
+
+    # -- waiting and closing -------------------------------------------------------------------
+
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+        await self.stream.wait(readable=readable, writable=writable)
+
+    def wake(self) -> None:
+        self.stream.wake()
+
+    @property
+    def reusable(self) -> bool:
+        """Both messages are complete, nothing is left to write or to read, and nobody asked to close."""
+        return self._codec.keep_alive and not (self._dead or self._write_failed or self._out.size)
+
+    def check_idle(self) -> bool:
+        """Whether the connection, on which nothing is expected, is still quiet: an end or stray bytes spoil it."""
+        if not self.reusable:
+            return False
+        try:
+            return self.stream.receive_nowait(1) is None
+        except StreamBroken:
+            return False
+
+    def abort(self) -> None:
+        self._dead = True
+        self._out.clear()
+        self.stream.abort()
+
+    async def aclose(self) -> None:
+        self._dead = True
+        await self.stream.aclose()
+
+
+async def simple_request(
+    stream: ByteStream,
+    head: RequestHead,
+    body: bytes = b"",
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    max_body: int = READ_AHEAD,
+    parser: HeadParser = H11_PARSER,
+) -> tuple[ResponseHead, bytes]:
+    """One request and its final response, of at most ``max_body`` bytes, on a fresh stream.
+
+    Raises ``HeadError`` (502) and ``StreamBroken``. Neither closes ``stream``; cancelled, it must be aborted.
+    """
+    connection = OriginConnection(stream, limits=limits, parser=parser)
+    connection.send_request(head, has_body=bool(body))
+    for start in range(0, len(body), READ_AHEAD):
+        while not connection.try_send_body(body[start : start + READ_AHEAD]):
+            await connection.wait(writable=True)
+    connection.send_end()
+    answer: ResponseHead | None = None
+    pieces: list[bytes] = []
+    while True:
+        flushed = connection.flush()
+        match connection.next_event_nowait():
+            case ResponseHead() as answer:
+                if answer.status == 101:
+                    return answer, b""
+            case Body(data):
+                pieces.append(data)
+                if sum(map(len, pieces)) > max_body:
+                    raise HeadError(502, "response_too_large", f"the response is larger than {max_body} bytes")
+            case End() if answer is not None:
+                return answer, b"".join(pieces)
+            case _:
+                await connection.wait(readable=True, writable=not flushed)

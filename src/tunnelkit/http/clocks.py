@@ -1,0 +1,90 @@
+"""The clocks of a connection, at the cost of no scope, no task and hardly a heap operation a request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import anyio
+
+from ..config import Limits
+from ..net.timers import Timer, Timers
+
+__all__ = ["Deadline", "Pace"]
+
+
+class Deadline:
+    """One deadline that moves often and strikes rarely.
+
+    Moving it later, or clearing it, is an assignment: the timer that is armed looks, when it rings, where the
+    deadline is by then.
+    """
+
+    __slots__ = ("_strike", "_timer", "_timers", "when")
+
+    def __init__(self, timers: Timers, strike: Callable[[], object]) -> None:
+        self._timers = timers
+        self._strike = strike
+        self._timer: Timer | None = None
+        self.when = math.inf
+
+    def set(self, when: float) -> None:
+        self.when = when
+        if self._timer is None or when < self._timer.when:
+            self._arm()
+
+    def clear(self) -> None:
+        self.when = math.inf
+
+    def close(self) -> None:
+        """Never strike again."""
+        self.when = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._timers.at(self.when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self.when <= anyio.current_time():
+            self.when = math.inf
+            self._strike()
+        elif self.when < math.inf:
+            self._arm()
+
+
+class Pace:
+    """Whether a peer that is waited for moves at least ``Limits.min_rate``, averaged over the time waited.
+
+    Only time spent waiting for the peer counts, so that a stream that is slow for another reason is safe; and a
+    peer that moves nothing at all is judged by its idle timeout, not here.
+    """
+
+    __slots__ = ("_limits", "_moved", "_since", "_waited")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._moved = 0
+        self._waited = 0.0
+        self._since: float | None = None
+
+    def wait(self, now: float) -> None:
+        """From now on the peer is waited for."""
+        if self._since is None:
+            self._since = now
+
+    def progress(self, count: int, now: float) -> bool:
+        """The peer moved ``count`` bytes, and is no longer waited for. False when it is too slow."""
+        self._moved += count
+        if self._since is not None:
+            self._waited += now - self._since
+            self._since = None
+        if self._waited < self._limits.min_rate_period:
+            return True
+        fast_enough = self._moved >= self._limits.min_rate * self._waited
+        self._moved, self._waited = 0, 0.0
+        return fast_enough

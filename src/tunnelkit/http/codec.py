@@ -1,0 +1,437 @@
+"""HTTP/1.1 messages over bytes, sans-IO: the server's and the client's end of one connection.
+
+A parser (h11, later httptools) only turns one complete head into fields, behind ``HeadParser``. Where messages
+begin and end, what may follow what, and what is too large is decided here, the same for every parser.
+
+Call order: ``receive_data`` what the stream gave (``b""`` for its end), then ``next_event`` until it gives a
+``Signal``. What ``encode_*`` returns is sent at once, in order. After both messages are complete ``keep_alive``
+tells whether ``start_next_cycle`` may be called.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from ..config import Limits
+from ..errors import HeadError, LocalProtocolError
+from ..heads import Fields, RequestHead, ResponseHead, validate_request, validate_response, validate_trailers
+from ..net.stream import READ_AHEAD, Buffer
+from .framing import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    FramingFields,
+    Length,
+    framing_fields,
+    lacks_body,
+    persists,
+    request_length,
+    response_length,
+)
+from .reading import ChunkDecoder, HeadScanner, Input
+from .writing import BodyWriter, encode_block
+
+__all__ = ["Body", "ClientCodec", "End", "Event", "HeadParser", "ServerCodec", "Signal"]
+
+
+class Signal(Enum):
+    """No event now, and why."""
+
+    NEED_DATA = "receive more"
+    PAUSED = "the message is complete: start_next_cycle, or take trailing_data"
+    CLOSED = "the peer closed between two messages"
+
+
+@dataclass(slots=True)
+class Body:
+    data: bytes
+
+
+@dataclass(slots=True)
+class End:
+    trailers: Fields
+
+
+HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
+Event: TypeAlias = HeadT | Body | End | Signal
+
+
+class HeadParser(Protocol):
+    """All that is left to the parser. ``block`` is one head with its empty line, CR LF at the end of every line,
+    nothing folded. Raises ``HeadError`` with the status that a caller is told."""
+
+    def parse_request(self, block: bytes) -> RequestHead: ...
+
+    def parse_response(self, block: bytes) -> ResponseHead: ...
+
+
+class State(IntEnum):
+    """Of one direction."""
+
+    HEAD = 0
+    BODY = 1
+    DONE = 2
+    SWITCHED = 3
+    CLOSED = 4
+    ERROR = 5
+
+
+class Move(IntEnum):
+    INFO = 0
+    HEAD = 1
+    DATA = 2
+    END = 3
+    CYCLE = 4
+    SWITCH = 5
+    EOF = 6
+    FAIL = 7
+
+
+# Both directions of both roles. A missing key is an illegal move.
+TRANSITIONS: dict[tuple[State, Move], State] = {
+    (State.HEAD, Move.INFO): State.HEAD,
+    (State.HEAD, Move.HEAD): State.BODY,
+    (State.HEAD, Move.SWITCH): State.SWITCHED,
+    (State.HEAD, Move.EOF): State.CLOSED,
+    (State.HEAD, Move.FAIL): State.ERROR,
+    (State.BODY, Move.DATA): State.BODY,
+    (State.BODY, Move.END): State.DONE,
+    (State.BODY, Move.FAIL): State.ERROR,
+    (State.DONE, Move.CYCLE): State.HEAD,
+    (State.DONE, Move.SWITCH): State.SWITCHED,
+    (State.DONE, Move.FAIL): State.ERROR,
+}
+
+
+class _Half:
+    """Where one direction stands."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = State.HEAD
+
+    def move(self, move: Move) -> None:
+        try:
+            self.state = TRANSITIONS[self.state, move]
+        except KeyError:
+            raise LocalProtocolError(f"{move.name} is not possible in state {self.state.name}") from None
+
+
+class _Codec(ABC, Generic[HeadT]):
+    """What both roles share: reading one message after another, and framing what is written."""
+
+    def __init__(self, parser: HeadParser, limits: Limits) -> None:
+        self._parser = parser
+        self._limits = limits
+        self._input = Input()
+        self._scanner = HeadScanner(limits)
+        self._chunks: ChunkDecoder | None = None
+        self._left: Length = 0  # of the body being read
+        self._reading = _Half()
+        self._writing = _Half()
+        self._writer = BodyWriter(None)
+        self._persists = True
+        self.eof = False  # the peer's end was received
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} reading {self.reading.name}, writing {self.writing.name}>"
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @property
+    def reading(self) -> State:
+        return self._reading.state
+
+    @property
+    def writing(self) -> State:
+        return self._writing.state
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not yet given out."""
+        return len(self._input)
+
+    @property
+    def mid_head(self) -> bool:
+        """Part of a head is here, and the rest is not."""
+        return self._reading.state is State.HEAD and len(self._input) > 0
+
+    @property
+    def body_left(self) -> int | None:
+        """Bytes of the body being read that ``next_event`` has not given yet; None when only its end will tell."""
+        return self._left if self._left >= 0 else None
+
+    @property
+    def trailing_data(self) -> bytes:
+        """What follows a complete message: the next request, or after an upgrade the other protocol's first bytes."""
+        return self._input.peek() if self._reading.state in (State.DONE, State.SWITCHED) else b""
+
+    def receive_data(self, data: bytes) -> None:
+        if data:
+            self._input.feed(data)
+        else:
+            self.eof = True
+
+    def next_event(self, max_data: int = READ_AHEAD) -> Event[HeadT]:
+        """The next event; ``Body`` holds at most ``max_data`` bytes. Raises ``HeadError``, after which nothing more
+        can be read."""
+        state = self._reading.state
+        try:
+            if state is State.HEAD:
+                return self._next_head()
+            if state is State.BODY:
+                return self._next_body(max_data)
+        except HeadError:
+            self._reading.move(Move.FAIL)
+            raise
+        return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
+
+    def _next_head(self) -> HeadT | Signal:
+        block = self._scanner.scan(self._input)
+        if block is not None:
+            return self._begin(block)
+        if not self.eof:
+            return Signal.NEED_DATA
+        if self._input:
+            raise self._truncated("head")
+        return self._closed()
+
+    def _next_body(self, max_data: int) -> Body | End | Signal:
+        if self._left >= 0:
+            return self._next_of_length(max_data)
+        if self._left == CHUNKED:
+            return self._next_of_chunks(max_data)
+        data = self._input.take(max_data)
+        if data:
+            return Body(data)
+        return self._end() if self.eof else Signal.NEED_DATA
+
+    def _next_of_length(self, max_data: int) -> Body | End | Signal:
+        if not self._left:
+            return self._end()
+        data = self._input.take(min(self._left, max_data))
+        if not data:
+            return self._starved()
+        self._left -= len(data)
+        return Body(data)
+
+    def _next_of_chunks(self, max_data: int) -> Body | End | Signal:
+        chunks = self._chunks
+        if chunks is None:
+            chunks = self._chunks = ChunkDecoder(self._limits)
+        data = chunks.decode(self._input, max_data)
+        if data:
+            return Body(data)
+        if not chunks.done:
+            return self._starved()
+        self._chunks = None
+        return self._end(validate_trailers(chunks.trailers, self._limits))
+
+    def _starved(self) -> Signal:
+        if self.eof:
+            raise self._truncated("body")
+        return Signal.NEED_DATA
+
+    def _end(self, trailers: Fields | None = None) -> End:
+        self._reading.move(Move.END)
+        return End(trailers or [])
+
+    def _closed(self) -> Signal:
+        self._reading.move(Move.EOF)
+        return Signal.CLOSED
+
+    @abstractmethod
+    def _begin(self, block: bytes) -> HeadT:
+        """Parse and validate a head, and choose how its body is read."""
+
+    @abstractmethod
+    def _truncated(self, part: str) -> HeadError: ...
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def encode_body(self, data: Buffer) -> list[Buffer]:
+        """The pieces to send for ``data``; none for a message without a body. Raises ``LocalProtocolError`` when
+        it exceeds Content-Length."""
+        self._writing.move(Move.DATA)
+        return self._writer.data(data)
+
+    def encode_end(self, trailers: Fields | None = None) -> bytes:
+        """Raises ``LocalProtocolError`` when the body is shorter than Content-Length."""
+        end = self._writer.end(trailers)
+        self._writing.move(Move.END)
+        return end
+
+    # -- the connection ------------------------------------------------------------------------
+
+    @property
+    def persists(self) -> bool:
+        """Whether nothing said so far ends the connection after these two messages."""
+        return self._persists
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether both messages are complete and the connection may carry the next ones."""
+        return self._persists and self._reading.state is State.DONE and self._writing.state is State.DONE
+
+    def start_next_cycle(self) -> None:
+        """Raises ``LocalProtocolError`` unless ``keep_alive``."""
+        if not self.keep_alive:
+            raise LocalProtocolError("the connection cannot be used again")
+        self._reading.move(Move.CYCLE)
+        self._writing.move(Move.CYCLE)
+
+
+class ServerCodec(_Codec[RequestHead]):
+    """Requests in, responses out."""
+
+    def __init__(self, parser: HeadParser, limits: Limits) -> None:
+        super().__init__(parser, limits)
+        self._method = b""
+        self._version = b"1.1"
+        self.expects_continue = False  # the current request waits for 100 before it sends its body
+
+    def _begin(self, block: bytes) -> RequestHead:
+        head = self._parser.parse_request(block)
+        validate_request(head, self._limits)
+        if head.version != b"1.0":
+            head.version = b"1.1"  # RFC 9110 2.5: a higher minor version is our own
+        found = framing_fields(head.fields)
+        self._method, self._version = head.method, head.version
+        self._left = request_length(found)
+        self._persists = persists(head, found)
+        self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
+        self._reading.move(Move.HEAD)
+        return head
+
+    def _truncated(self, part: str) -> HeadError:
+        return HeadError(400, "incomplete_request", f"the connection ended within the request's {part}")
+
+    def encode_info(self, head: ResponseHead) -> bytes:
+        """An interim response; for an HTTP/1.0 caller, which knows none, nothing (RFC 9110 15.2)."""
+        self._writing.move(Move.INFO)
+        if head.status == 100:
+            self.expects_continue = False
+        return b"" if self._version == b"1.0" else _encode_response(head, head.fields)
+
+    def encode_head(self, head: ResponseHead, *, close: bool = False) -> bytes:
+        """A final response. Its framing is Content-Length where the head has one, else chunked, else until close."""
+        found = framing_fields(head.fields)
+        fields = head.fields
+        if head.status == 204:  # RFC 9110 8.6: no Content-Length
+            fields = _without(fields, _LENGTH_FIELDS)
+        elif found.chunked:
+            fields = _without(fields, _CODING_FIELDS)
+        length = self._response_framing(head.status, found)
+        extra: Fields = []
+        if length == CHUNKED:
+            extra.append((b"Transfer-Encoding", b"chunked"))
+        persists = self._persists and length != UNTIL_CLOSE and not close and not found.close
+        if not persists and not found.close:
+            extra.append((b"Connection", b"close"))
+        elif persists and self._version == b"1.0":
+            extra.append((b"Connection", b"keep-alive"))
+        block = _encode_response(head, fields + extra if extra else fields)
+        self._writing.move(Move.HEAD)
+        self._writer = BodyWriter(length)
+        self._persists = persists
+        return block
+
+    def _response_framing(self, status: int, found: FramingFields) -> Length | None:
+        if lacks_body(status, self._method):
+            return None
+        if found.content_length is not None:
+            return found.content_length
+        return UNTIL_CLOSE if self._version == b"1.0" else CHUNKED
+
+    def encode_switch(self, head: ResponseHead) -> bytes:
+        """101: what follows in both directions is another protocol's. The request must be complete."""
+        if self._reading.state is not State.DONE:
+            raise LocalProtocolError("an upgrade must wait for the end of its request")
+        block = _encode_response(head, head.fields)
+        self._writing.move(Move.SWITCH)
+        self._reading.move(Move.SWITCH)
+        return block
+
+
+class ClientCodec(_Codec[ResponseHead]):
+    """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
+
+    def __init__(self, parser: HeadParser, limits: Limits) -> None:
+        super().__init__(parser, limits)
+        self._method = b""
+        self._asks_upgrade = False
+
+    def encode_head(self, head: RequestHead, *, has_body: bool = False) -> bytes:
+        """A request. Its framing is Content-Length where the head has one; else chunked when it ``has_body``."""
+        found = framing_fields(head.fields)
+        fields = head.fields
+        chunked = found.content_length is None and (has_body or found.chunked)
+        if found.chunked or chunked:
+            fields = _without(fields, _CODING_FIELDS)
+        if chunked:
+            fields = [*fields, (b"Transfer-Encoding", b"chunked")]
+        first = head.method + b" " + head.target + b" HTTP/1.1"
+        if first.count(b" ") != 2:
+            raise LocalProtocolError("the request line contains a space", code="bad_field")
+        block = encode_block(first, fields)
+        self._writing.move(Move.HEAD)
+        self._method = head.method
+        self._asks_upgrade = found.upgrade
+        self._persists = not found.close
+        self._writer = BodyWriter(CHUNKED if chunked else found.content_length)
+        return block
+
+    def next_event(self, max_data: int = READ_AHEAD) -> Event[ResponseHead]:
+        try:
+            return super().next_event(max_data)
+        except HeadError as error:
+            raise HeadError(502, error.code, error.detail) from error
+
+    def _begin(self, block: bytes) -> ResponseHead:
+        if self._writing.state is State.HEAD:
+            raise HeadError(502, "bad_response", "a response came without a request")
+        head = self._parser.parse_response(block)
+        validate_response(head, self._limits)
+        if head.status == 101:
+            self._switch()
+        elif head.status < 200:
+            self._reading.move(Move.INFO)
+        else:
+            found = framing_fields(head.fields)
+            self._left = response_length(head, found, self._method)
+            self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
+            self._reading.move(Move.HEAD)
+        return head
+
+    def _switch(self) -> None:
+        if not self._asks_upgrade:
+            raise HeadError(502, "bad_response", "101 came without a request to upgrade")  # RFC 9110 15.2.2
+        self._reading.move(Move.SWITCH)
+
+    def _closed(self) -> Signal:
+        if self._writing.state is not State.HEAD:
+            raise HeadError(502, "no_response", "the connection ended before a response")
+        return super()._closed()
+
+    def _truncated(self, part: str) -> HeadError:
+        return HeadError(502, "truncated_response", f"the connection ended within the response's {part}")
+
+    @property
+    def keep_alive(self) -> bool:
+        """Bytes after the end of a response belong to nothing: such a connection is not used again."""
+        return super().keep_alive and not self._input and not self.eof
+
+
+_CODING_FIELDS = frozenset({b"transfer-encoding"})
+_LENGTH_FIELDS = frozenset({b"transfer-encoding", b"content-length"})
+
+
+def _without(fields: Fields, names: frozenset[bytes]) -> Fields:
+    return [field for field in fields if field[0].lower() not in names]
+
+
+def _encode_response(head: ResponseHead, fields: Fields) -> bytes:
+    return encode_block(b"HTTP/1.1 %d " % head.status + head.reason, fields)

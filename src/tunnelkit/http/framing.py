@@ -1,0 +1,99 @@
+"""How long a message's body is and whether its connection lives on: decisions from validated heads (RFC 9112, 6
+and 9). They are ours, not the parser's, so that a message ends at the same byte whichever parser is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from ..heads import Fields, RequestHead, ResponseHead
+
+__all__ = [
+    "CHUNKED",
+    "UNTIL_CLOSE",
+    "FramingFields",
+    "Length",
+    "framing_fields",
+    "lacks_body",
+    "persists",
+    "request_length",
+    "response_length",
+]
+
+# The length of a body in bytes, or one of these two.
+Length: TypeAlias = int
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
+
+
+@dataclass(slots=True)
+class FramingFields:
+    """What the fields of one head say about its message and its connection."""
+
+    content_length: int | None = None
+    chunked: bool = False
+    close: bool = False
+    keep_alive: bool = False
+    upgrade: bool = False
+    expects_continue: bool = False
+
+
+def framing_fields(fields: Fields) -> FramingFields:
+    """Read them in one pass."""
+    found = FramingFields()
+    for name, value in fields:
+        read = _FIELDS.get(name.lower())
+        if read is not None:
+            read(found, value)
+    return found
+
+
+def _content_length(found: FramingFields, value: bytes) -> None:
+    found.content_length = int(value)
+
+
+def _transfer_encoding(found: FramingFields, value: bytes) -> None:
+    found.chunked = True
+
+
+def _connection(found: FramingFields, value: bytes) -> None:
+    options = [option.strip(b" \t") for option in value.lower().split(b",")]
+    found.close |= b"close" in options
+    found.keep_alive |= b"keep-alive" in options
+    found.upgrade |= b"upgrade" in options
+
+
+def _expect(found: FramingFields, value: bytes) -> None:
+    found.expects_continue |= value.lower() == b"100-continue"
+
+
+_FIELDS = {
+    b"content-length": _content_length,
+    b"transfer-encoding": _transfer_encoding,
+    b"connection": _connection,
+    b"expect": _expect,
+}
+
+
+def lacks_body(status: int, method: bytes) -> bool:
+    """RFC 9112 6.3: these responses end with their head, whatever their fields say."""
+    return method == b"HEAD" or status < 200 or status in (204, 304)
+
+
+def request_length(found: FramingFields) -> Length:
+    """How the body of a request is read."""
+    return CHUNKED if found.chunked else found.content_length or 0
+
+
+def response_length(head: ResponseHead, found: FramingFields, method: bytes) -> Length:
+    """How the body of the response to a ``method`` request is read."""
+    if lacks_body(head.status, method):
+        return 0
+    if found.chunked:
+        return CHUNKED
+    return UNTIL_CLOSE if found.content_length is None else found.content_length
+
+
+def persists(head: RequestHead | ResponseHead, found: FramingFields) -> bool:
+    """Whether the sender of ``head`` would keep its connection (RFC 9112 9.3)."""
+    return not found.close and (head.version != b"1.0" or found.keep_alive)

@@ -1,0 +1,220 @@
+"""The front: serves callers' connections, one task each.
+
+A connection is a loop: read a head, let the handler answer, finish, read the next. What goes wrong on it costs
+the connection, never the listener.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import TypeAlias
+
+import anyio
+
+from ..config import DEFAULT_LIMITS, Limits
+from ..errors import HeadError, StreamBroken
+from ..heads import RequestHead, ResponseHead
+from ..net.peer import Peer
+from ..net.stream import READ_AHEAD, ByteStream
+from ..net.timers import Timers
+from .caller import CallerConnection, FrontRequest
+from .codec import HeadParser, Signal
+from .h11_codec import H11_PARSER
+
+__all__ = ["ErrorResponder", "Front", "Handler", "plain_error"]
+
+Handler: TypeAlias = Callable[[FrontRequest], Awaitable[None]]
+ErrorResponder: TypeAlias = Callable[[RequestHead | None, HeadError], tuple[ResponseHead, bytes]]
+
+_logger = logging.getLogger("tunnelkit.server")
+
+
+def plain_error(head: RequestHead | None, error: HeadError) -> tuple[ResponseHead, bytes]:
+    """An answer in plain text."""
+    body = f"{error.status} {error.detail}\n".encode("utf-8", "replace")
+    try:
+        reason = HTTPStatus(error.status).phrase.encode("ascii")
+    except ValueError:
+        reason = b""
+    fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
+    return ResponseHead(error.status, fields, reason), body
+
+
+class Front:
+    """``handler`` answers a request before it returns, or the front does so with 500. ``half_close_answers``: a
+    caller that ends its sending half still gets its answer (design, section 8)."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        timers: Timers,
+        limits: Limits = DEFAULT_LIMITS,
+        parser: HeadParser = H11_PARSER,
+        error_responder: ErrorResponder = plain_error,
+        half_close_answers: bool = False,
+    ) -> None:
+        self._handler = handler
+        self._timers = timers
+        self._limits = limits
+        self._parser = parser
+        self._error_responder = error_responder
+        self._half_close_answers = half_close_answers
+        self._connections: set[CallerConnection] = set()
+        self._draining = False
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def drain(self) -> None:
+        """Let every request that runs be the last of its connection; connections without one end now."""
+        self._draining = True
+        for connection in self._connections:
+            connection.closing = True
+            connection.stream.wake()
+
+    def abort(self) -> None:
+        """Break every connection off."""
+        for connection in self._connections:
+            connection.break_off()
+
+    async def serve_connection(self, stream: ByteStream, peer: Peer) -> None:
+        """Serve ``stream`` to its end and close it. Raises nothing but cancellation, which breaks it off."""
+        connection = CallerConnection(
+            stream,
+            peer,
+            limits=self._limits,
+            timers=self._timers,
+            parser=self._parser,
+            answers_half_close=self._half_close_answers,
+        )
+        connection.closing = self._draining
+        self._connections.add(connection)
+        try:
+            await self._serve(connection)
+            await stream.aclose()
+        except StreamBroken:
+            connection.break_off()
+        except Exception:
+            _logger.exception("serving a caller's connection failed")
+            connection.break_off()
+        except BaseException:
+            connection.break_off()
+            raise
+        finally:
+            connection.close_clocks()
+            self._connections.discard(connection)
+
+    async def _serve(self, connection: CallerConnection) -> None:
+        head: RequestHead | None = None
+        try:
+            while (head := await self._next_head(connection, first=head is None)) is not None:
+                if not await self._exchange(connection, head):
+                    return
+                connection.codec.start_next_cycle()
+        except HeadError as error:
+            await self._refuse(connection, None, error)
+
+    # -- heads ---------------------------------------------------------------------------------
+
+    async def _next_head(self, connection: CallerConnection, *, first: bool) -> RequestHead | None:
+        """None when the connection is over. Raises ``HeadError`` for a head that is refused."""
+        codec = connection.codec
+        clock: float | None = None
+        while True:
+            event = codec.next_event()
+            if isinstance(event, RequestHead):
+                connection.read_clock.clear()
+                return event
+            if event is Signal.CLOSED or connection.dead:
+                return None
+            if connection.read(READ_AHEAD):
+                continue
+            if connection.late and codec.mid_head:
+                raise HeadError(408, "request_timeout", "the request's head did not come in time")
+            if connection.late or (connection.closing and not codec.mid_head):
+                return None
+            time = self._limits.head_timeout if first or codec.mid_head else self._limits.keep_alive_idle
+            if clock != time:  # in all for a head, however many pieces it comes in
+                clock = time
+                connection.read_clock.set(anyio.current_time() + time)
+            await connection.stream.wait(readable=True)
+
+    # -- exchanges -----------------------------------------------------------------------------
+
+    async def _exchange(self, connection: CallerConnection, head: RequestHead) -> bool:
+        """One request and its answer. Whether the connection lives on."""
+        request = FrontRequest(connection, head)
+        try:
+            await self._handler(request)
+        except HeadError as error:
+            self._answer_failure(connection, request, error)
+        except Exception as error:
+            if not (connection.dead and isinstance(error, StreamBroken)):
+                _logger.exception("a request's handler failed")
+            self._answer_failure(connection, request, _INTERNAL)
+        return await self._finish(connection, request)
+
+    def _answer_failure(self, connection: CallerConnection, request: FrontRequest, error: HeadError) -> None:
+        if request.answered or connection.gone:
+            connection.break_off()
+        else:
+            self._answer(connection, request.head, error)
+
+    async def _finish(self, connection: CallerConnection, request: FrontRequest) -> bool:
+        if request.upgraded or connection.dead:
+            return False
+        if connection.gone and not request.complete:
+            connection.break_off()
+            return False
+        if not request.answered:
+            _logger.error("a request's handler returned without an answer")
+            self._answer(connection, request.head, _INTERNAL)
+        if not request.complete:
+            connection.break_off()  # never completed by us: a partial answer is seen to be partial
+            return False
+        await connection.drain_output()
+        if connection.codec.persists and await request.discard_rest() and connection.codec.keep_alive:
+            return not connection.gone
+        if not connection.dead and (not request.received or connection.codec.buffered):
+            await self._linger(connection)
+        return False
+
+    # -- refusing and closing ------------------------------------------------------------------
+
+    async def _refuse(self, connection: CallerConnection, head: RequestHead | None, error: HeadError) -> None:
+        if not connection.dead:
+            self._answer(connection, head, error)
+            await connection.drain_output()
+            await self._linger(connection)
+
+    def _answer(self, connection: CallerConnection, head: RequestHead | None, error: HeadError) -> None:
+        """The connection ends with this answer."""
+        codec = connection.codec
+        response, body = self._error_responder(head, error)
+        connection.add(codec.encode_head(response, close=True), *codec.encode_body(body), codec.encode_end())
+
+    async def _linger(self, connection: CallerConnection) -> None:
+        """RFC 9112 9.6: end our half, then read on for a while. Closing with bytes unread would make the kernel
+        send RST, which destroys the answer at a caller that has not read it yet."""
+        now = anyio.current_time()
+        connection.late = False
+        connection.write_clock.set(now + self._limits.write_timeout)
+        await connection.stream.send_eof()
+        connection.write_clock.clear()
+        connection.read_clock.set(anyio.current_time() + self._limits.linger_time)
+        left = self._limits.linger_bytes
+        while left > 0 and not connection.late:
+            data = connection.stream.receive_nowait()
+            if data == b"":
+                return
+            if data is None:
+                await connection.stream.wait(readable=True)
+            else:
+                left -= len(data)
+
+
+_INTERNAL = HeadError(500, "internal_error", "the server failed to answer this request")

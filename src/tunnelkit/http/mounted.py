@@ -1,0 +1,65 @@
+"""A caller's request as transports see it (``transports.base.MountedRequest``), whichever server carries it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from ..errors import HeadError, StreamBroken
+from ..heads import Fields, ResponseHead
+from ..net.stream import READ_AHEAD, ByteStream
+from .request import CallerRequest
+
+__all__ = ["Mounted"]
+
+
+class Mounted:
+    """``path`` is what follows the transports' prefix. Every method raises ``StreamBroken`` once the caller is
+    gone; cancelled in a write, the request must be aborted."""
+
+    def __init__(self, request: CallerRequest, path: str) -> None:
+        self.method = request.head.method
+        self.fields = request.head.fields
+        self.peer = request.peer
+        self.path = path
+        self._request = request
+
+    async def body(self, max_bytes: int) -> bytes:
+        """The whole body. Raises ``HeadError``: 413 when it is longer than ``max_bytes``."""
+        pieces: list[bytes] = []
+        room = max_bytes
+        while (data := await self._receive()) != b"":
+            room -= len(data)
+            if room < 0:
+                raise HeadError(413, "body_too_large", f"the body is longer than {max_bytes} bytes")
+            pieces.append(data)
+        return b"".join(pieces)
+
+    async def _receive(self) -> bytes:
+        while (data := self._request.receive_body_nowait()) is None:
+            self._check()
+            await self._request.wait(readable=True)
+        return data
+
+    async def respond(self, status: int, fields: Fields, body: bytes = b"") -> None:
+        """A whole response; Content-Length is added."""
+        reason = HTTPStatus(status).phrase.encode("ascii") if status in _KNOWN else b""
+        self._request.send_head(ResponseHead(status, [*fields, (b"Content-Length", b"%d" % len(body))], reason))
+        for start in range(0, len(body), READ_AHEAD):
+            while not self._request.try_send_body(memoryview(body)[start : start + READ_AHEAD]):
+                await self._request.wait(writable=True)
+                self._check()
+        self._request.send_end()
+        while not self._request.flush():
+            await self._request.wait(writable=True)
+        self._check()
+
+    async def upgrade(self, fields: Fields) -> ByteStream:
+        """Answer 101 with ``fields`` and take the connection over."""
+        return await self._request.upgrade(ResponseHead(101, fields, b"Switching Protocols"))
+
+    def _check(self) -> None:
+        if self._request.gone:
+            raise StreamBroken("the caller is gone")
+
+
+_KNOWN = frozenset(HTTPStatus)
