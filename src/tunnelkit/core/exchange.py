@@ -1,0 +1,390 @@
+"""One exchange on one stream: a request and its response, or an upgraded connection. Sans-IO.
+
+Both ends use the same machine. It has two halves, each a table: the server's end sends the request half and
+receives the response half, the client's end the other way round. A move that a table does not hold is illegal:
+``LocalProtocolError`` for what we send, ``RemoteProtocolError`` for what we receive. After either, the stream is to
+be reset; the machine is of no more use, but for what ``fail`` and ``record`` tell.
+
+The halves are joined at three places: a request asks for its response; 101 switches both halves to raw bytes
+(RFC 9110 15.2.2), and is legal only where the request offered an upgrade; any other final response refuses the offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from ..config import DEFAULT_LIMITS, Limits
+from ..errors import HeadError, LocalProtocolError, ProtocolError, RemoteProtocolError
+from ..forwarding import upgrade_of
+from ..heads import (
+    Fields,
+    RequestHead,
+    ResponseHead,
+    Trailers,
+    decode_block,
+    encode_request,
+    encode_response,
+    encode_trailers,
+    is_interim,
+    validate_request,
+    validate_response,
+    validate_trailers,
+)
+
+__all__ = ["REQUEST", "RESPONSE", "Delivery", "Exchange", "Move", "Record", "State", "may_dispatch_again"]
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+class State(IntEnum):
+    IDLE = 0  # nothing yet: of the response, no request either
+    WAITING = 1  # response: the request is there
+    OFFERED = 2  # request: an upgrade is offered; nothing may follow before the answer
+    BODY = 3
+    ENDING = 4  # only FIN may follow
+    UPGRADED = 5  # raw bytes
+    DONE = 6
+
+
+class Move(IntEnum):
+    HEAD = 0  # request head
+    OFFER = 1  # request head that offers an upgrade
+    ASKED = 2  # response: a request head passed
+    INTERIM = 3
+    FINAL = 4
+    SWITCH = 5  # 101
+    REFUSE = 6  # request: a final response that is not 101, offer or not
+    DATA = 7
+    TRAILERS = 8
+    FIN = 9
+
+
+Table: TypeAlias = Mapping[State, Mapping[Move, State]]
+
+REQUEST: Table = {
+    State.IDLE: {Move.HEAD: State.BODY, Move.OFFER: State.OFFERED},
+    State.OFFERED: {Move.SWITCH: State.UPGRADED, Move.REFUSE: State.ENDING},
+    # An early final response does not end the request (RFC 9112 9.3): what is under way of it may still come.
+    State.BODY: {
+        Move.DATA: State.BODY,
+        Move.TRAILERS: State.ENDING,
+        Move.FIN: State.DONE,
+        Move.REFUSE: State.BODY,
+    },
+    State.ENDING: {Move.FIN: State.DONE, Move.REFUSE: State.ENDING},
+    State.UPGRADED: {Move.DATA: State.UPGRADED, Move.FIN: State.DONE},
+    State.DONE: {Move.REFUSE: State.DONE},
+}
+
+RESPONSE: Table = {
+    State.IDLE: {Move.ASKED: State.WAITING},
+    State.WAITING: {Move.INTERIM: State.WAITING, Move.FINAL: State.BODY, Move.SWITCH: State.UPGRADED},
+    State.BODY: {Move.DATA: State.BODY, Move.TRAILERS: State.ENDING, Move.FIN: State.DONE},
+    State.ENDING: {Move.FIN: State.DONE},
+    State.UPGRADED: {Move.DATA: State.UPGRADED, Move.FIN: State.DONE},
+    State.DONE: {},
+}
+
+
+class _Half:
+    """One direction: its state, and the bytes that passed against those that Content-Length promised."""
+
+    __slots__ = ("error", "expected", "name", "seen", "state", "table")
+
+    def __init__(self, name: str, table: Table, error: type[ProtocolError]) -> None:
+        self.name = name
+        self.table = table
+        self.error = error
+        self.state = State.IDLE
+        self.expected: int | None = None
+        self.seen = 0
+
+    def allows(self, move: Move) -> bool:
+        return move in self.table[self.state]
+
+    def move(self, move: Move) -> None:
+        state = self.table[self.state].get(move)
+        if state is None:
+            raise self.error(f"{move.name} of a {self.name} that is {self.state.name}", code="bad_exchange")
+        self.state = state
+
+    def data(self, size: int) -> None:
+        self.move(Move.DATA)
+        self.seen += size
+        if self.expected is not None and self.seen > self.expected:
+            raise self.error(f"the {self.name}'s body is longer than its Content-Length", code="long_body")
+
+    def end(self) -> None:
+        if self.expected is not None and self.seen < self.expected:
+            raise self.error(f"the {self.name}'s body is shorter than its Content-Length", code="short_body")
+        self.move(Move.FIN)
+
+
+# -- outcomes ----------------------------------------------------------------------------------
+
+
+class Delivery(IntEnum):
+    """How far a request came (design, section 8, "Delivery"). ``str`` is the name for logs and error bodies."""
+
+    NEVER_SENT = 0  # no byte of OPEN was taken by any connection, or the peer said `refused`
+    SENT = 1  # without an answer
+    PARTLY = 2  # a final head was written
+    ANSWERED = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+
+
+def may_dispatch_again(
+    delivery: Delivery,
+    method: bytes,
+    *,
+    has_body: bool,
+    body_held: bool,
+    other_session_attached: bool,
+    sent_before: bool = False,
+) -> bool:
+    """Whether a failed exchange's request may go out once more.
+
+    ``delivery`` is this attempt's; ``sent_before`` tells that an earlier one was sent without an answer.
+    ``body_held`` means that every body byte read so far is still held."""
+    if delivery is Delivery.NEVER_SENT:
+        return body_held or not has_body
+    if delivery is Delivery.SENT:
+        return method in _REPEATABLE and not has_body and other_session_attached and not sent_before
+    return False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What the access log says of an exchange. ``bytes_in`` came from the caller; times are the driver's clock."""
+
+    method: bytes
+    status: int | None  # of the final head; None: there was none
+    bytes_in: int
+    bytes_out: int
+    upgraded: bool
+    delivery: Delivery
+    started: float
+    answered: float | None  # when the final head passed
+    ended: float
+
+    @property
+    def duration(self) -> float:
+        return self.ended - self.started
+
+
+# -- the machine -------------------------------------------------------------------------------
+
+
+class Exchange:
+    """One attempt at an exchange. ``client`` tells the tunnel client's end, where the request comes in.
+
+    ``limits`` judge what the peer sends, with some room for the fields that a gateway adds. ``earlier`` is what
+    became of the request's former attempts.
+    """
+
+    __slots__ = ("_earlier", "_in", "_limits", "_out", "_sent", "method", "request", "response", "status")
+
+    def __init__(
+        self, *, client: bool, limits: Limits = DEFAULT_LIMITS, earlier: Delivery = Delivery.NEVER_SENT
+    ) -> None:
+        incoming, outgoing = RemoteProtocolError, LocalProtocolError
+        self.request = _Half("request", REQUEST, incoming if client else outgoing)
+        self.response = _Half("response", RESPONSE, outgoing if client else incoming)
+        self._in, self._out = (self.request, self.response) if client else (self.response, self.request)
+        self._limits = limits
+        self._earlier = earlier
+        self._sent = True  # until ``fail`` says otherwise
+        self.method = b""
+        self.status: int | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Exchange {self.method.decode('ascii', 'replace')} request={self.request.state.name}"
+            f" response={self.response.state.name} status={self.status}>"
+        )
+
+    # -- sending -------------------------------------------------------------------------------
+
+    def send_request(self, head: RequestHead, *, fin: bool = False) -> bytes:
+        """The block of the request's head, for a HEAD frame. ``fin``: it has no body."""
+        block = encode_request(head)
+        self._take_request(self._outgoing(self.request), head, fin)
+        return block
+
+    def send_response(self, head: ResponseHead, *, fin: bool = False) -> bytes:
+        """The block of an interim head, or of the final one, or of 101."""
+        block = encode_response(head)
+        self._take_response(self._outgoing(self.response), head, fin)
+        return block
+
+    def send_data(self, size: int, *, fin: bool = False) -> None:
+        """``size`` body bytes, or raw ones once upgraded, are about to go."""
+        self._out.data(size)
+        if fin:
+            self._out.end()
+
+    def send_trailers(self, fields: Fields) -> bytes:
+        """The block of the trailer section, which ends our half: its frame carries FIN."""
+        block = encode_trailers(fields)
+        self._out.move(Move.TRAILERS)
+        self._out.end()
+        return block
+
+    def send_fin(self) -> None:
+        self._out.end()
+
+    def _outgoing(self, half: _Half) -> _Half:
+        if half is not self._out:
+            raise LocalProtocolError(f"this end receives the {half.name}", code="bad_exchange")
+        return half
+
+    # -- receiving -----------------------------------------------------------------------------
+
+    def receive_head(self, block: bytes, *, fin: bool = False) -> RequestHead | ResponseHead | Trailers:
+        """Decode, validate and judge a head block. What comes out may be written elsewhere; of trailers, those
+        that may not be passed on are dropped."""
+        head = decode_block(block)
+        if isinstance(head, Trailers):
+            return self._take_trailers(head, fin)
+        half = self.request if isinstance(head, RequestHead) else self.response
+        if half is not self._in:
+            raise RemoteProtocolError(f"the peer sent a {half.name}, which this end sends", code="bad_exchange")
+        try:
+            if isinstance(head, RequestHead):
+                validate_request(head, self._limits)
+                self._take_request(half, head, fin)
+            else:
+                validate_response(head, self._limits)
+                self._take_response(half, head, fin)
+        except HeadError as error:
+            raise RemoteProtocolError(error.detail, code="bad_head") from error
+        return head
+
+    def receive_data(self, size: int, *, fin: bool = False) -> None:
+        """A DATA event; with no bytes it is only its FIN."""
+        if size or not fin:
+            self._in.data(size)
+        if fin:
+            self._in.end()
+
+    def _take_trailers(self, trailers: Trailers, fin: bool) -> Trailers:
+        self._in.move(Move.TRAILERS)
+        if not fin:
+            raise RemoteProtocolError("trailers that do not end their half", code="bad_exchange")
+        self._in.end()
+        try:
+            return Trailers(validate_trailers(trailers.fields, self._limits))
+        except HeadError as error:
+            raise RemoteProtocolError(error.detail, code="bad_head") from error
+
+    # -- both ways -----------------------------------------------------------------------------
+
+    def _take_request(self, half: _Half, head: RequestHead, fin: bool) -> None:
+        expected = _promised(head.fields, half.error)
+        # An upgrade's half stays open for the raw bytes; with FIN on the head there could be none.
+        offer = not fin and upgrade_of(head) is not None
+        half.move(Move.OFFER if offer else Move.HEAD)
+        self.response.move(Move.ASKED)
+        self.method = head.method
+        half.expected = expected
+        if fin:
+            half.end()
+
+    def _take_response(self, half: _Half, head: ResponseHead, fin: bool) -> None:
+        expected = _promised(head.fields, half.error)
+        if is_interim(head.status):
+            half.move(Move.INTERIM)
+        elif head.status == 101:
+            self._switch(half)
+        else:
+            half.move(Move.FINAL)
+            self.request.move(Move.REFUSE)
+            bodiless = self.method == b"HEAD" or head.status in (204, 304)
+            half.expected = 0 if bodiless else expected
+            self.status = head.status
+        if fin:
+            half.end()
+
+    def _switch(self, half: _Half) -> None:
+        if not self.request.allows(Move.SWITCH):
+            raise half.error("101 without an offer to upgrade", code="bad_exchange")
+        half.move(Move.SWITCH)
+        self.request.move(Move.SWITCH)
+        self.status = 101
+
+    # -- what became of it ---------------------------------------------------------------------
+
+    @property
+    def upgraded(self) -> bool:
+        return self.status == 101
+
+    @property
+    def complete(self) -> bool:
+        """Both halves ended as they should."""
+        return self.request.state is State.DONE and self.response.state is State.DONE
+
+    def fail(self, *, was_sent: bool, refused: bool = False) -> Delivery:
+        """The stream was lost, withdrawn or reset. ``was_sent``: a byte of OPEN was taken by a connection;
+        ``refused``: the peer promises that no byte reached an origin. Gives this attempt's delivery."""
+        self._sent = was_sent and not refused
+        return self.delivery
+
+    @property
+    def delivery(self) -> Delivery:
+        """Of this attempt alone."""
+        if self.response.state is State.DONE:
+            return Delivery.ANSWERED
+        if self.status is not None:
+            return Delivery.PARTLY
+        return Delivery.SENT if self._sent else Delivery.NEVER_SENT
+
+    @property
+    def outcome(self) -> Delivery:
+        """Of all attempts: what the caller is told."""
+        return max(self._earlier, self.delivery)
+
+    def may_dispatch_again(self, *, has_body: bool, body_held: bool, other_session_attached: bool) -> bool:
+        """``may_dispatch_again`` for this exchange, after ``fail``."""
+        return may_dispatch_again(
+            self.delivery,
+            self.method,
+            has_body=has_body,
+            body_held=body_held,
+            other_session_attached=other_session_attached,
+            sent_before=self._earlier is not Delivery.NEVER_SENT,
+        )
+
+    def record(self, *, started: float, answered: float | None, ended: float) -> Record:
+        return Record(
+            method=self.method,
+            status=self.status,
+            bytes_in=self.request.seen,
+            bytes_out=self.response.seen,
+            upgraded=self.upgraded,
+            delivery=self.outcome,
+            started=started,
+            answered=answered,
+            ended=ended,
+        )
+
+
+def _promised(fields: Fields, error: type[ProtocolError]) -> int | None:
+    """What Content-Length promises. Frames end bodies, so no head inside a stream has a transfer coding; one that
+    had would be framed twice where it is written."""
+    length = None
+    for name, value in fields:
+        lowered = name.lower()
+        if lowered == b"content-length":
+            length = int(value)
+        elif lowered == b"transfer-encoding":
+            raise error("a Transfer-Encoding field inside a stream", code="bad_head")
+    return length
