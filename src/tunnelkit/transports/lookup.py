@@ -1,0 +1,68 @@
+"""Transports by name: the built-in ones, and those that other packages announce as entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from ..errors import ConfigError
+from .base import API_VERSION, Transport
+from .websocket import WebSocketTransport
+
+__all__ = ["ENTRY_POINT_GROUP", "find_transport", "transport_names"]
+
+ENTRY_POINT_GROUP: Final = "tunnelkit.transports"
+
+_BUILT_IN = {WebSocketTransport.name: WebSocketTransport}
+
+
+def _announced() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in _BUILT_IN}
+
+
+def transport_names() -> list[str]:
+    """What ``find_transport`` finds by name."""
+    return sorted({*_BUILT_IN, *_announced()})
+
+
+def find_transport(wanted: str | Transport, *, field: str = "transport") -> Transport:
+    """The transport of that name, or ``wanted`` itself if it is one.
+
+    Raises ``ConfigError`` naming ``field`` when there is none, or when it speaks another version of the API.
+    """
+    if isinstance(wanted, str):
+        return _check(_by_name(wanted, field), field)
+    return _check(wanted, field)
+
+
+def _by_name(name: str, field: str) -> object:
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    point = _announced().get(name)
+    if point is None:
+        fix = f"known are {', '.join(transport_names())}"
+        if name == "memory":
+            fix = "pass the same MemoryTransport object to both ends"
+        raise ConfigError(field, f"there is no transport named {name!r}", fix)
+    return _load(point, field)
+
+
+def _load(point: EntryPoint, field: str) -> object:
+    """An entry point names a ``Transport`` object, or what makes one: its class, say."""
+    try:
+        found = point.load()
+        return found if isinstance(found, Transport) else found()
+    except Exception as exc:
+        raise ConfigError(field, f"the transport {point.name!r} ({point.value}) cannot be loaded: {exc}") from exc
+
+
+def _check(found: object, field: str) -> Transport:
+    if not isinstance(found, Transport):
+        raise ConfigError(field, f"{found!r} is not a tunnelkit.transports.base.Transport")
+    if found.api_version != API_VERSION:
+        raise ConfigError(
+            field,
+            f"the transport {found.name!r} is written for version {found.api_version} of the API, not {API_VERSION}",
+            f"install a version of it for API {API_VERSION}",
+        )
+    return found
