@@ -1,0 +1,186 @@
+"""The answers that tunnelkit gives in its own name: one table of codes, one shape (RFC 9457, RFC 9209).
+
+A code is stable: programs may rely on it. Neither details nor fields ever name an internal address.
+``docs/errors.md`` explains each code; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import MappingProxyType
+
+from ..heads import Fields, RequestHead, ResponseHead, field_values
+
+__all__ = ["CODES", "DOCS", "Code", "problem"]
+
+DOCS = "docs/errors.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """``error`` is the type for Proxy-Status (RFC 9209 2.3), "" where none fits."""
+
+    status: int
+    error: str
+    title: str
+
+
+# Codes of the caller's requests, then of clients' registrations.
+CODES = MappingProxyType(
+    {
+        "bad_request": Code(400, "http_request_error", "The request is malformed"),
+        "bad_field": Code(400, "http_request_error", "A field of the request is malformed"),
+        "bad_framing": Code(400, "http_request_error", "The length of the request's body is ambiguous"),
+        "bad_host": Code(400, "http_request_error", "The Host field is missing or malformed"),
+        "bad_target": Code(400, "http_request_error", "The request target is malformed"),
+        "bad_x_host": Code(400, "http_request_error", "The X-Host field is malformed"),
+        "x_host_refused": Code(403, "http_request_denied", "The tunnel's owner does not allow this X-Host"),
+        "no_tunnel": Code(404, "destination_not_found", "The request names no tunnel that is known here"),
+        "method_not_allowed": Code(405, "http_request_denied", "The method is refused"),
+        "request_timeout": Code(408, "http_request_error", "The request did not arrive in time"),
+        "body_too_large": Code(413, "http_request_denied", "The request's body is too large"),
+        "uri_too_long": Code(414, "http_request_error", "The request line is too long"),
+        "expectation_failed": Code(417, "http_request_error", "The expectation is not understood"),
+        "too_many_requests": Code(429, "http_request_denied", "Too many requests from this address"),
+        "head_too_large": Code(431, "http_request_error", "The request's head is too large"),
+        "internal_error": Code(500, "proxy_internal_error", "Something went wrong here"),
+        "method_not_implemented": Code(501, "http_request_denied", "The method is not implemented"),
+        "transfer_coding": Code(501, "http_request_error", "The transfer coding is not implemented"),
+        "bad_response": Code(502, "http_protocol_error", "The origin's response is malformed"),
+        "incomplete_response": Code(502, "http_response_incomplete", "The origin's response broke off"),
+        "origin_unreachable": Code(502, "destination_unavailable", "The origin cannot be reached"),
+        "origin_tls": Code(502, "tls_protocol_error", "No secure connection to the origin"),
+        "origin_failed": Code(502, "connection_terminated", "The origin broke its connection off"),
+        "session_lost": Code(502, "connection_terminated", "The connection to the tunnel client was lost"),
+        "stream_reset": Code(502, "connection_terminated", "The tunnel client gave the request up"),
+        "draining": Code(503, "proxy_internal_response", "The server is shutting down"),
+        "no_client": Code(503, "destination_unavailable", "No tunnel client is connected"),
+        "queue_full": Code(503, "connection_limit_reached", "Too many requests are waiting for this tunnel"),
+        "overloaded": Code(503, "connection_limit_reached", "The server has no room for this request"),
+        "queue_timeout": Code(504, "connection_timeout", "No tunnel client took the request in time"),
+        "response_timeout": Code(504, "http_response_timeout", "The origin did not answer in time"),
+        "http_version": Code(505, "http_request_error", "This version of HTTP is not spoken here"),
+        "loop": Code(508, "proxy_loop_detected", "The request runs in a loop"),
+        "unauthorized": Code(401, "http_request_denied", "The credentials are missing or wrong"),
+        "forbidden": Code(403, "http_request_denied", "This is not allowed"),
+        "unknown_session": Code(404, "http_request_denied", "The session is not known here"),
+        "unknown_transport": Code(404, "http_request_denied", "The transport is not offered here"),
+        "name_taken": Code(409, "http_request_denied", "The name belongs to another tunnel"),
+        "superseded": Code(409, "http_request_denied", "A newer client has taken this place"),
+        "version": Code(426, "http_request_denied", "No common version of tunnelkit's protocol"),
+        "too_many_clients": Code(429, "http_request_denied", "The tunnel has as many clients as it may"),
+        "too_many_registrations": Code(429, "http_request_denied", "Too many failed registrations"),
+        "too_many_sessions": Code(503, "connection_limit_reached", "The server has no room for this session"),
+    }
+)
+
+# What RFC 9110 demands beside some statuses.
+_EXTRA_FIELDS: dict[int, Fields] = {
+    401: [(b"WWW-Authenticate", b'Basic realm="tunnelkit", charset="UTF-8"')],  # 15.5.2
+    405: [(b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")],  # 15.5.6
+    426: [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")],  # 15.5.22
+}
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str = "",
+    head: RequestHead | None = None,
+    *,
+    retry_after: float | None = None,
+    outcome: str | None = None,
+) -> tuple[ResponseHead, bytes]:
+    """The head and body of an error answer to ``head`` (None: there was none that could be read).
+
+    ``outcome`` is how far the request came (``str(Delivery)``), for those that failed on the way. HEAD's answer
+    has no body, and the Content-Length that GET's would have (RFC 9110 9.3.2).
+    """
+    entry = CODES.get(code) or Code(status, "", HTTPStatus(status).phrase)
+    as_json = head is not None and _prefers_json(head)
+    body = (_json_body if as_json else _text_body)(status, code, entry.title, detail, outcome)
+    fields: Fields = [
+        (b"Content-Type", b"application/problem+json" if as_json else b"text/plain; charset=utf-8"),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"Proxy-Status", _proxy_status(entry.error, code)),
+    ]
+    if retry_after is not None:
+        fields.append((b"Retry-After", b"%d" % max(math.ceil(retry_after), 0)))
+    fields += _EXTRA_FIELDS.get(status, [])
+    bodiless = head is not None and head.method == b"HEAD"
+    return ResponseHead(status, fields, HTTPStatus(status).phrase.encode("ascii")), b"" if bodiless else body
+
+
+def _proxy_status(error: str, code: str) -> bytes:
+    """RFC 9209 2.1: ``details`` is a string that we are free to choose; the code is what we promise."""
+    parameters = [f"error={error}"] if error else []
+    return "; ".join(["tunnelkit", *parameters, f'details="{code}"']).encode("ascii", "replace")
+
+
+def _json_body(status: int, code: str, title: str, detail: str, outcome: str | None) -> bytes:
+    members: dict[str, object] = {
+        "type": f"urn:tunnelkit:error:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "docs": f"{DOCS}#{code}",
+    }
+    if detail:
+        members["detail"] = detail
+    if outcome is not None:
+        members["outcome"] = outcome
+    return json.dumps(members).encode("ascii") + b"\n"
+
+
+def _text_body(status: int, code: str, title: str, detail: str, outcome: str | None) -> bytes:
+    lines = [f"{status} {title}"]
+    if detail:
+        lines.append(detail)
+    if outcome is not None:
+        lines.append(f"outcome: {outcome}")
+    lines.append(f"code: {code} (see {DOCS}#{code})")
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+# -- Accept ------------------------------------------------------------------------------------
+
+_JSON_RANGES = {b"application/problem+json": 3, b"application/json": 3, b"application/*": 2, b"*/*": 1}
+_TEXT_RANGES = {b"text/plain": 3, b"text/*": 2, b"*/*": 1}
+
+
+def _prefers_json(head: RequestHead) -> bool:
+    """RFC 9110 12.5.1: the higher weight wins, then the more specific range, then text."""
+    ranges = _accepted(field_values(head.fields, b"accept"))
+    return _weight(ranges, _JSON_RANGES) > _weight(ranges, _TEXT_RANGES)
+
+
+def _accepted(values: list[bytes]) -> dict[bytes, float]:
+    ranges: dict[bytes, float] = {}
+    for item in b",".join(values).lower().split(b","):
+        name, *parameters = (part.strip() for part in item.split(b";"))
+        ranges[name] = _quality(parameters)
+    return ranges
+
+
+def _quality(parameters: list[bytes]) -> float:
+    for parameter in parameters:
+        if parameter.startswith(b"q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _weight(ranges: dict[bytes, float], offered: dict[bytes, int]) -> tuple[float, int]:
+    """(weight, specificity) of the most specific range that matches; nothing for one not accepted."""
+    matches = [(specificity, ranges[name]) for name, specificity in offered.items() if name in ranges]
+    if not matches:
+        return 0.0, 0
+    specificity, quality = max(matches)
+    return (quality, specificity) if quality > 0 else (0.0, 0)
