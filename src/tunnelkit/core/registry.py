@@ -94,14 +94,14 @@ class Full(Generic[S]):
 
 Admission: TypeAlias = Admitted | Unlisted | Full[S]
 
-_UNKNOWN = Rejected(404, "unknown_token", "no tunnel client has registered with this token, or not for a long time")
+_UNKNOWN = Rejected(404, "no_tunnel", "no tunnel client has registered with this token, or not for a long time")
 _FULL = Rejected(503, "queue_full", "too many requests wait for this tunnel", RETRY_AFTER)
 _TIMEOUT = Rejected(504, "queue_timeout", "no tunnel client took the request in time")
 _NO_CLIENT = Rejected(503, "no_client", "no tunnel client is connected that could take the request now", RETRY_AFTER)
 
 
 class Registry(Generic[S, E]):
-    """Tokens, their sessions and their queues. The runtime names sessions (``S``) and exchanges (``E``) as it likes."""
+    """Tokens, their sessions and their queues. The runtime names sessions (``S``) and exchanges (``E``)."""
 
     def __init__(
         self,
