@@ -17,13 +17,14 @@ MAX_LINES = 500
 
 # The floors, lowest first. A module's floor is the first part of its name below the package. It may import what is
 # listed for its floor, and its own floor; a floor that is not listed is out of reach.
-LEAVES = ("", "errors", "config", "heads", "handshake")
+LEAVES = ("", "errors", "config", "heads", "forwarding", "handshake")
 BELOW_THE_RUNTIME = (*LEAVES, "core", "logs", "net", "http", "transports")
 FLOORS: dict[str, tuple[str, ...]] = {
     "": (),
     "errors": (),
     "config": ("errors",),
     "heads": ("errors", "config"),
+    "forwarding": ("errors", "config", "heads"),
     "handshake": ("errors", "config", "heads"),
     "core": LEAVES,
     "logs": LEAVES,
@@ -32,8 +33,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "http": (*LEAVES, "net"),
     "transports": (*LEAVES, "net", "http"),
     # -- the runtime: what both ends share, then the server's side, then the client's, which never meet --
-    "splice": BELOW_THE_RUNTIME,
     "link": BELOW_THE_RUNTIME,
+    "splice": (*BELOW_THE_RUNTIME, "link"),
     "admission": BELOW_THE_RUNTIME,
     "sessions": (*BELOW_THE_RUNTIME, "link", "admission"),
     "gateway": (*BELOW_THE_RUNTIME, "splice", "link", "sessions", "stats"),
@@ -44,6 +45,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "agent": (*BELOW_THE_RUNTIME, "splice", "link", "origins"),
     "client": (*BELOW_THE_RUNTIME, "link", "events", "origins", "supervisor", "agent"),
 }
+# Modules that are one floor together.
+WINGS = {"gateway_exchange": "gateway"}
+
 SERVER_SIDE = {"admission", "sessions", "gateway", "server", "stats"}
 CLIENT_SIDE = {"events", "origins", "supervisor", "agent", "client"}
 RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"link", "splice"}
@@ -83,7 +87,7 @@ KNOWERS: dict[str, tuple[str, ...]] = {
     "anyio": ("net", "http", "transports", *RUNTIME),
     "asyncio": ("net",),
     "trio": ("net",),
-    "h11": ("http", "net"),
+    "h11": ("http", "net", "transports"),
     "httptools": ("http",),
     "python_socks": ("net",),
     "sniffio": ("net",),
@@ -105,7 +109,8 @@ def dotted(path: Path) -> str:
 
 
 def floor(name: str) -> str:
-    return name.split(".")[0]
+    top = name.split(".")[0]
+    return WINGS.get(top, top)
 
 
 def resolve(path: Path, node: ast.ImportFrom) -> str:
@@ -136,7 +141,7 @@ def inner(name: str) -> str | None:
         return None
     below = parts[1:]
     if below and ((PACKAGE / below[0]).is_dir() or (PACKAGE / f"{below[0]}.py").exists()):
-        return below[0]
+        return floor(below[0])
     return ""  # the package's own names, such as __version__
 
 

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 Value: TypeAlias = str | bytes | int | float | bool | None
+Fields: TypeAlias = Mapping[str, Value]
 
 SERVER: Final = logging.getLogger("tunnelkit.server")
 CLIENT: Final = logging.getLogger("tunnelkit.client")
@@ -37,6 +38,7 @@ MAX_VALUE = 1024  # characters of one value
 MAX_LINE = 16 * 1024  # characters of a message that did not come from here
 
 _BARE = re.compile(r"[^\s\"=\\]*\Z")
+_QUOTED = {"\\": "\\\\", '"': '\\"'}
 # The first path segment after /_token/ is a secret, whoever sent it and whether or not it is known.
 _TOKEN_PATH = re.compile(r"(/_token/)([^/?#\s]*)")
 _EVENT_WIDTH = 13  # of WStunnel's lines: "HTTP RCV     "
@@ -51,13 +53,26 @@ def printable(value: Value, limit: int = MAX_VALUE) -> str:
     Control characters, ANSI escapes, line separators, and what reorders or hides text (bidirectional and zero-width
     characters) are written as escapes.
     """
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else _plain(value)
-    cut = len(text) - limit
-    if cut > 0:
-        text = text[:limit]
+    text, rest = _cut(value, limit)
     if not text.isprintable():
         text = "".join(char if char.isprintable() else _escape(char) for char in text)
-    return f"{text}[+{cut}]" if cut > 0 else text
+    return text + rest
+
+
+def _quoted(value: Value) -> str:
+    """``printable``, in quotes and with escapes where it could be taken for something else on its line."""
+    text, rest = _cut(value, MAX_VALUE)
+    if _BARE.match(text) and text.isprintable():
+        return text + rest
+    escaped = (_QUOTED.get(char) or (char if char.isprintable() else _escape(char)) for char in text)
+    return f'"{"".join(escaped)}{rest}"'
+
+
+def _cut(value: Value, limit: int) -> tuple[str, str]:
+    """The text of a value, at most ``limit`` characters of it, and how many were left out."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else _plain(value)
+    cut = len(text) - limit
+    return (text[:limit], f"[+{cut}]") if cut > 0 else (text, "")
 
 
 def _plain(value: str | float | bool | None) -> str:
@@ -89,29 +104,24 @@ class _Line:
 
     __slots__ = ("event", "fields")
 
-    def __init__(self, event: str, fields: Mapping[str, Value]) -> None:
+    def __init__(self, event: str, fields: Fields) -> None:
         self.event = event
         self.fields = fields
 
     def __str__(self) -> str:
-        pairs = [f"{key}={_quote(printable(value))}" for key, value in self.fields.items()]
+        pairs = [f"{key}={_quoted(value)}" for key, value in self.fields.items()]
         return " ".join([f"{self.event:<{_EVENT_WIDTH}}" if pairs else self.event, *pairs])
-
-
-def _quote(text: str) -> str:
-    if _BARE.match(text):
-        return text
-    return '"' + text.replace('"', '\\"') + '"'
 
 
 def log_event(logger: logging.Logger, level: int, event: str, /, **fields: Value) -> None:
     """Log ``event`` with ``fields``, which stand in the message and, structured, in the record."""
     if logger.isEnabledFor(level):
-        _emit(logger, level, event, fields)
+        _emit(logger, level, event, fields, depth=3)
 
 
-def _emit(logger: logging.Logger, level: int, event: str, fields: Mapping[str, Value]) -> None:
-    logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields}, stacklevel=3)
+def _emit(logger: logging.Logger, level: int, event: str, fields: Fields, *, depth: int) -> None:
+    """``depth`` is that of the caller to be named in the record, counted from here."""
+    logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields}, stacklevel=depth)
 
 
 class AccessLog:
@@ -137,13 +147,13 @@ class AccessLog:
     ) -> None:
         """HTTP RCV: a request came and has its place. ``attempt`` is given from the second on."""
         if self._logger.isEnabledFor(logging.INFO):
-            fields = {"verb": verb, "url": mask_target(url), "addr": addr, "x-host": x_host, "try": attempt}
+            fields: Fields = {"verb": verb, "url": mask_target(url), "addr": addr, "x-host": x_host, "try": attempt}
             self._write(logging.INFO, "HTTP RCV", id, token, fields)
 
     def sent(self, *, id: int, token: str, info: str | bytes, ws: str = "", attempt: int | None = None) -> None:
         """WS SND: the request goes to the session ``ws``. ``info`` is its method and target."""
         if self._logger.isEnabledFor(logging.DEBUG):
-            fields = {"info": mask_target(info), "ws": ws, "try": attempt}
+            fields: Fields = {"info": mask_target(info), "ws": ws, "try": attempt}
             self._write(logging.DEBUG, "WS   SND", id, token, fields)
 
     def answer(self, *, id: int, token: str, ws: str = "", length: int | None = None) -> None:
@@ -154,11 +164,11 @@ class AccessLog:
     def returned(self, *, id: int, token: str, status: int, sent: int, seconds: float, outcome: str) -> None:
         """HTTP RET: the exchange is over. ``sent`` counts the answer's body bytes that the caller was given."""
         if self._logger.isEnabledFor(logging.INFO):
-            fields = {"status": status, "bytes": sent, "ms": round(seconds * 1000), "outcome": outcome}
+            fields: Fields = {"status": status, "bytes": sent, "ms": round(seconds * 1000), "outcome": outcome}
             self._write(logging.INFO, "HTTP RET", id, token, fields)
 
-    def _write(self, level: int, event: str, id: int, token: str, fields: Mapping[str, Value]) -> None:
-        _emit(self._logger, level, event, {"pkg": self._pkg, "token": token, "id": id, **fields})
+    def _write(self, level: int, event: str, id: int, token: str, fields: Fields) -> None:
+        _emit(self._logger, level, event, {"pkg": self._pkg, "token": token, "id": id, **fields}, depth=4)
 
 
 # -- formatters for programs that have none of their own ------------------------------------------
@@ -167,16 +177,13 @@ class AccessLog:
 class TextFormatter(logging.Formatter):
     """One line a record: time, level, message. A traceback follows indented, so that no line of it looks like one."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = printable(record.message, MAX_LINE)
-        return super().formatMessage(record)
-
-    def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
-        text = super().formatException(ei)  # type: ignore[arg-type]
-        return "\n".join(f"    {printable(line)}" for line in text.splitlines())
+    def format(self, record: logging.LogRecord) -> str:
+        # logging's own format() keeps a traceback's text in the record, as another handler's formatter made it.
+        time = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
+        lines = [f"{time} {record.levelname:<7} {printable(record.getMessage(), MAX_LINE)}"]
+        if record.exc_info:
+            lines += [f"    {printable(line)}" for line in self.formatException(record.exc_info).splitlines()]
+        return "\n".join(lines)
 
 
 class JsonFormatter(logging.Formatter):
@@ -188,7 +195,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        fields: Mapping[str, Value] | None = getattr(record, "fields", None)
+        fields: Fields | None = getattr(record, "fields", None)
         if fields is None:
             document["message"] = printable(record.getMessage(), MAX_LINE)
         else:

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelkit.logs import (
+    ACCESS,
+    MAX_VALUE,
+    SERVER,
+    AccessLog,
+    JsonFormatter,
+    TextFormatter,
+    log_event,
+    mask_target,
+    printable,
+)
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def lines(self, formatter: logging.Formatter) -> list[str]:
+        return [formatter.format(record) for record in self.records]
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    handler = Kept()
+    logger = logging.getLogger("tunnelkit")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def follow_a_request() -> None:
+    access = AccessLog()
+    access.received(id=19, token="tech_x...#1a2b3c", verb=b"GET", url=b"/", addr="10.210.2.11, 53.5.22.247")
+    access.sent(id=19, token="tech_x...#1a2b3c", info="GET /", ws="s1")
+    access.answer(id=19, token="tech_x...#1a2b3c", ws="s1", length=393)
+    access.returned(id=19, token="tech_x...#1a2b3c", status=401, sent=393, seconds=0.0314, outcome="complete")
+
+
+def test_the_four_lines(kept: Kept) -> None:
+    follow_a_request()
+    assert [record.getMessage() for record in kept.records] == [
+        "HTTP RCV      pkg=tunnelkit.server token=tech_x...#1a2b3c id=19 verb=GET url=/"
+        ' addr="10.210.2.11, 53.5.22.247" x-host= try=',
+        'WS   SND      pkg=tunnelkit.server token=tech_x...#1a2b3c id=19 info="GET /" ws=s1 try=',
+        "WS   RCV      pkg=tunnelkit.server token=tech_x...#1a2b3c id=19 ws=s1 len=393",
+        "HTTP RET      pkg=tunnelkit.server token=tech_x...#1a2b3c id=19 status=401 bytes=393 ms=31 outcome=complete",
+    ]
+    assert [record.levelname for record in kept.records] == ["INFO", "DEBUG", "DEBUG", "INFO"]
+    assert {record.name for record in kept.records} == {"tunnelkit.access"}
+    assert {record.filename for record in kept.records} == {"test_logs.py"}
+
+
+def test_the_fields_are_structured_too(kept: Kept) -> None:
+    follow_a_request()
+    last = kept.records[-1].__dict__
+    assert last["event"] == "HTTP RET"
+    assert last["fields"] == {
+        "pkg": "tunnelkit.server",
+        "token": "tech_x...#1a2b3c",
+        "id": 19,
+        "status": 401,
+        "bytes": 393,
+        "ms": 31,
+        "outcome": "complete",
+    }
+
+
+@pytest.mark.parametrize(("level", "events"), [(logging.INFO, 2), (logging.WARNING, 0)])
+def test_lines_below_the_level_are_not_made(kept: Kept, level: int, events: int) -> None:
+    ACCESS.setLevel(level)
+    try:
+        follow_a_request()
+    finally:
+        ACCESS.setLevel(logging.NOTSET)
+    assert len(kept.records) == events
+
+
+def test_log_event_looks_at_the_level_first(kept: Kept) -> None:
+    SERVER.setLevel(logging.WARNING)
+    try:
+        log_event(SERVER, logging.INFO, "not seen", n=1)
+        log_event(SERVER, logging.WARNING, "seen")
+        log_event(SERVER, logging.WARNING, "seen", n=1, rate=0.25, ok=True)
+    finally:
+        SERVER.setLevel(logging.NOTSET)
+    assert [record.getMessage() for record in kept.records] == ["seen", "seen          n=1 rate=0.2 ok=True"]
+
+
+def test_a_line_of_a_retry_says_so(kept: Kept) -> None:
+    AccessLog().sent(id=1, token="t", info="GET /", attempt=2)
+    assert kept.records[0].getMessage().endswith("try=2")
+
+
+# -- hostile text ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain", "plain"),
+        (b"bytes", "bytes"),
+        (None, ""),
+        (7, "7"),
+        (1.25, "1.2"),
+        ("naïve ☃", "naïve ☃"),
+        ("a\r\nb", r"a\x0d\x0ab"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\u202eb\u200bc", r"a\u202eb\u200bc"),
+        ("\u2028", r"\u2028"),
+        ("\U000e0001", r"\U000e0001"),
+        (b"\xff", r"\xff"),
+        ("x" * (MAX_VALUE + 5), "x" * MAX_VALUE + "[+5]"),
+    ],
+)
+def test_printable(value: str | bytes | float | None, text: str) -> None:
+    assert printable(value) == text
+
+
+@given(st.text() | st.binary())
+def test_printable_text_is_one_printable_line(value: str | bytes) -> None:
+    assert printable(value).isprintable()
+
+
+def test_values_are_quoted_where_they_must_be(kept: Kept) -> None:
+    log_event(SERVER, logging.INFO, "e", a="", b="x y", c='say "hi"', d="k=v", e="back\\slash")
+    assert kept.records[0].getMessage() == r'e             a= b="x y" c="say \"hi\"" d="k=v" e="back\\slash"'
+
+
+def test_no_value_can_forge_a_field(kept: Kept) -> None:
+    log_event(SERVER, logging.INFO, "e", url='/" status=200 x="\\', status=404)
+    assert kept.records[0].getMessage() == r'e             url="/\" status=200 x=\"\\" status=404'
+
+
+@pytest.mark.parametrize(
+    ("target", "masked"),
+    [
+        ("/", "/"),
+        (b"/_token/my_b!g_$secret!!/a?b=c", "/_token/my_b!g_$.../a?b=c"),
+        ("/base/_token/my_b!g_$secret!!/a", "/base/_token/my_b!g_$.../a"),
+        ("GET /_token/my_b!g_$secret!! x", "GET /_token/my_b!g_$... x"),
+        ("/_token/short/", "/_token/sh.../"),
+        ("/_token//", "/_token/.../"),
+        ("http://h/_token/my_b!g_$secret!!#f", "http://h/_token/my_b!g_$...#f"),
+    ],
+)
+def test_the_token_in_a_target_is_masked(target: str | bytes, masked: str) -> None:
+    assert mask_target(target) == masked
+
+
+# -- formatters -----------------------------------------------------------------------------------
+
+
+def fail_and_log() -> None:
+    try:
+        raise ValueError("evil\n2026-01-01T00:00:00+0000 INFO forged")
+    except ValueError:
+        SERVER.exception("it %s", "failed\nforged too")
+
+
+def test_text_lines_cannot_be_forged(kept: Kept) -> None:
+    fail_and_log()
+    first, *rest = kept.lines(TextFormatter())[0].splitlines()
+    assert first.endswith(r"ERROR   it failed\x0aforged too")
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
+
+
+def test_text_lines_start_with_time_and_level(kept: Kept) -> None:
+    SERVER.info("hello")
+    time, level, message = kept.lines(TextFormatter())[0].split()
+    assert len(time) == len("2026-11-21T02:21:58+0000")
+    assert (level, message) == ("INFO", "hello")
+
+
+def test_json_of_an_event(kept: Kept) -> None:
+    log_event(SERVER, logging.INFO, "HTTP RCV", id=3, url=b"/\x1b", level="not overwritten", ok=None)
+    document = json.loads(kept.lines(JsonFormatter())[0])
+    assert document.pop("time").endswith("+00:00")
+    assert document == {
+        "level": "info",
+        "logger": "tunnelkit.server",
+        "message": "HTTP RCV",
+        "id": 3,
+        "url": r"/\x1b",
+        "ok": None,
+    }
+
+
+def test_json_of_a_plain_record_and_of_an_exception(kept: Kept) -> None:
+    fail_and_log()
+    line = kept.lines(JsonFormatter())[0]
+    assert "\n" not in line
+    document = json.loads(line)
+    assert document["message"] == r"it failed\x0aforged too"
+    assert "ValueError" in document["exception"]
+
+
+def test_the_package_says_nothing_by_itself() -> None:
+    handlers = logging.getLogger("tunnelkit").handlers
+    assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
