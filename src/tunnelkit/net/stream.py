@@ -11,10 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TypeAlias
 
-__all__ = ["READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream"]
+__all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream"]
 
 READ_AHEAD = 64 * 1024
 WRITE_BUFFER = 64 * 1024
+CLOSE_TIMEOUT = 5.0  # seconds that aclose may take to send what is buffered
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -25,6 +26,8 @@ class ByteStream(ABC):
     One task reads and one task writes at a time (they may be the same). After any ``StreamBroken``, and after
     a cancelled ``send``, the stream is only good for ``abort`` (facts, trap 7).
     """
+
+    __slots__ = ()
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -1,0 +1,279 @@
+"""A byte stream on asyncio and uvloop: a protocol of our own, bounded both ways.
+
+anyio's asyncio stream bounds neither what it reads nor what a cancelled send leaves behind, and pays a turn of the
+loop for every call (facts, trap 6). This one reads at most ``READ_AHEAD`` bytes ahead and takes at most
+``WRITE_BUFFER`` bytes beyond what the kernel takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..errors import StreamBroken
+from .buffer import ReadBuffer
+from .failures import stream_broken
+from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream
+
+__all__ = ["AioStream"]
+
+# Linger for 0 seconds: close sends RST and drops what the kernel holds.
+RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+_local = threading.local()
+
+
+def _shared_buffer() -> memoryview:
+    """The receive buffer of this thread's event loop.
+
+    Every loop fills the buffer and calls ``buffer_updated`` without running anything else in between (selector loops
+    and uvloop read into it right after asking for it; the proactor copies into it from a buffer of its own), so that
+    one serves all connections and an idle connection holds none.
+    """
+    try:
+        return _local.buffer  # type: ignore[no-any-return]
+    except AttributeError:
+        _local.buffer = memoryview(bytearray(READ_AHEAD))
+        return _shared_buffer()
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    future: asyncio.Future[None]
+    readable: bool
+    writable: bool
+
+
+class AioStream(ByteStream, asyncio.BufferedProtocol):
+    """A connected stream socket under an asyncio transport. Made by ``AioStream.open``."""
+
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_eof_received",
+        "_eof_sent",
+        "_failure",
+        "_held",
+        "_last_received",
+        "_local_address",
+        "_loop",
+        "_lost",
+        "_paused",
+        "_peer_address",
+        "_socket",
+        "_transport",
+        "_waiters",
+        "_woken",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, sock: socket.socket, addresses: tuple[tuple[str, int], tuple[str, int]]) -> None:
+        self._socket = sock
+        self._local_address, self._peer_address = addresses
+        self._loop = asyncio.get_running_loop()
+        self._buffer = _shared_buffer()
+        self._held = ReadBuffer()
+        self._waiters: list[_Waiter] = []
+        self._lost = self._loop.create_future()  # done by connection_lost
+        self._failure: BaseException | None = None
+        self._eof_received = self._eof_sent = self._paused = self._closed = self._woken = False
+        self._last_received = self._loop.time()
+
+    @classmethod
+    async def open(
+        cls, sock: socket.socket, *, local: tuple[str, int] = ("", 0), peer: tuple[str, int] = ("", 0)
+    ) -> AioStream:
+        """Take over a connected, non-blocking socket. It is closed if this fails or is cancelled."""
+        loop = asyncio.get_running_loop()
+        stream = cls(sock, (local, peer))
+        try:
+            await loop.connect_accepted_socket(lambda: stream, sock)
+        except OSError as exc:
+            sock.close()
+            raise stream_broken(exc) from exc
+        except BaseException:
+            sock.close()
+            raise
+        return stream
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "failed" if self._lost.done() else "open"
+        return f"<AioStream {state} peer={self._peer_address} held={len(self._held)}>"
+
+    # -- the protocol: called by the loop ------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        # 0: "resume_writing" comes when all is in the kernel; how much more may wait is decided by try_send.
+        self._transport.set_write_buffer_limits(high=0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        held = len(self._held)
+        return self._buffer[: READ_AHEAD - held] if held else self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._last_received = self._loop.time()
+        self._held.append(self._buffer[:nbytes])
+        if len(self._held) >= READ_AHEAD:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake_waiters(readable=True)
+
+    def eof_received(self) -> bool:
+        self._eof_received = True
+        self._wake_waiters(readable=True)
+        return True  # half-close: our side stays open for writing
+
+    def resume_writing(self) -> None:
+        self._wake_waiters(writable=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._failure = exc
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self._wake_waiters(all_of_them=True)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
+        held = self._held
+        if held:
+            data = held.take(max_bytes)
+            if self._paused and len(held) <= READ_AHEAD // 2:
+                self._paused = False
+                self._transport.resume_reading()
+            return data
+        if self._closed or (self._failed and not self._ended):
+            raise stream_broken(self._failure)
+        return b"" if self._eof_received else None
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def try_send(self, data: Buffer) -> int:
+        self._check_writable()
+        transport = self._transport
+        room = WRITE_BUFFER - transport.get_write_buffer_size()
+        if room >= len(data):
+            # What is not sent at once is kept by reference, so it must not change under the transport.
+            transport.write(data if type(data) is bytes else bytes(data))
+            return len(data)
+        taken = 0
+        view = memoryview(data)
+        while room > 0 and taken < len(view):
+            piece = bytes(view[taken : taken + room])
+            transport.write(piece)
+            taken += len(piece)
+            room = 0 if transport.is_closing() else WRITE_BUFFER - transport.get_write_buffer_size()
+        return taken
+
+    async def send_eof(self) -> None:
+        self._check_writable()
+        self._eof_sent = True
+        try:
+            self._transport.write_eof()
+        except OSError as exc:  # reset a moment ago: the loop does not know yet
+            raise stream_broken(exc) from exc
+        await checkpoint()
+
+    def _check_writable(self) -> None:
+        if self._eof_sent and not self._closed:
+            raise StreamBroken("the sending half is closed")
+        if self._closed or self._transport.is_closing():
+            raise stream_broken(self._failure)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+        if self._is_ready(readable, writable):
+            await checkpoint()
+        else:
+            waiter = _Waiter(self._loop.create_future(), readable, writable)
+            self._waiters.append(waiter)
+            try:
+                await waiter.future
+            finally:
+                self._waiters.remove(waiter)
+        # Only now: a cancelled wait must not swallow a wake.
+        self._woken = False
+
+    def wake(self) -> None:
+        self._woken = True
+        self._wake_waiters(all_of_them=True)
+
+    def _is_ready(self, readable: bool, writable: bool) -> bool:
+        if self._woken or self._failed:
+            return True
+        if readable and (self._held or self._eof_received):
+            return True
+        return writable and self._transport.get_write_buffer_size() < WRITE_BUFFER
+
+    def _wake_waiters(self, *, readable: bool = False, writable: bool = False, all_of_them: bool = False) -> None:
+        for waiter in self._waiters:
+            wanted = all_of_them or (readable and waiter.readable) or (writable and waiter.writable)
+            if wanted and not waiter.future.done():
+                waiter.future.set_result(None)
+
+    @property
+    def _failed(self) -> bool:
+        return self._closed or self._lost.done() or self._transport.is_closing()
+
+    @property
+    def _ended(self) -> bool:
+        """The peer's half ended in order before the connection did."""
+        return self._eof_received and self._failure is None
+
+    # -- closing -------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        if not self._lost.done():
+            with suppress(OSError):  # not a socket that can reset (unix), or already closed by the loop
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._transport.abort()
+        self._close_state()
+
+    def _close_state(self) -> None:
+        self._closed = True
+        self._held.clear()
+        self._wake_waiters(all_of_them=True)
+
+    async def aclose(self) -> None:
+        self._close_state()
+        if self._lost.done():
+            return
+        self._transport.close()  # flushes first
+        if not self.write_buffered:
+            await checkpoint()
+            return
+        try:
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await asyncio.shield(self._lost)
+        finally:
+            self.abort()
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    @property
+    def last_received(self) -> float:
+        return self._last_received
+
+    @property
+    def write_buffered(self) -> int:
+        return 0 if self._lost.done() else self._transport.get_write_buffer_size()
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        return self._peer_address
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        return self._local_address

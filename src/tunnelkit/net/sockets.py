@@ -1,0 +1,201 @@
+"""A byte stream on a non-blocking socket and ``anyio.wait_readable``: on trio, and the plain fallback on asyncio.
+
+Nothing is kept in user space: what is read was in the kernel, what is taken is in the kernel.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..errors import StreamBroken
+from .aio import RESET_ON_CLOSE
+from .failures import stream_broken
+from .stream import READ_AHEAD, Buffer, ByteStream
+
+__all__ = ["SocketStream"]
+
+# One stream may do this much without a wait; then it pretends once to be empty (or full), so that its task passes
+# through the event loop though its peer is always ready. A call counts like _CALL_COST bytes.
+_TURN = 1024 * 1024
+_CALL_COST = 1024
+
+
+class SocketStream(ByteStream):
+    """A connected stream socket. Takes it over; it must be non-blocking."""
+
+    def __init__(
+        self, sock: socket.socket, *, local: tuple[str, int] = ("", 0), peer: tuple[str, int] = ("", 0)
+    ) -> None:
+        self._socket = sock
+        self._local_address = local
+        self._peer_address = peer
+        self._closed = self._eof_sent = self._woken = False
+        self._failure: OSError | None = None
+        self._waiting = 0
+        self._doorbell: anyio.Event | None = None  # for a wait without a direction
+        self._turn = _TURN
+        self._last_received = anyio.current_time()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "failed" if self._failure else "open"
+        return f"<SocketStream {state} peer={self._peer_address}>"
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
+        self._check_open()
+        if self._turn_is_over():
+            return None
+        try:
+            data = self._socket.recv(min(max_bytes, READ_AHEAD))
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._fail(exc) from exc
+        self._turn -= len(data) + _CALL_COST
+        if data:
+            self._last_received = anyio.current_time()
+        return data
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def try_send(self, data: Buffer) -> int:
+        self._check_open()
+        if self._eof_sent:
+            raise StreamBroken("the sending half is closed")
+        if self._turn_is_over():
+            return 0
+        view = memoryview(data)
+        taken = 0
+        try:
+            while taken < len(view) and self._turn > 0:
+                sent = self._socket.send(view[taken:])
+                taken += sent
+                self._turn -= sent + _CALL_COST
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            raise self._fail(exc) from exc
+        return taken
+
+    async def send_eof(self) -> None:
+        self._check_open()
+        self._eof_sent = True
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            raise self._fail(exc) from exc
+        await checkpoint()
+
+    def _turn_is_over(self) -> bool:
+        if self._turn > 0:
+            return False
+        self._turn = _TURN
+        return True
+
+    def _check_open(self) -> None:
+        if self._closed or self._failure is not None:
+            raise stream_broken(self._failure)
+
+    def _fail(self, exc: OSError) -> StreamBroken:
+        self._failure = exc
+        self._notify()
+        return stream_broken(exc)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+        if self._woken or self._closed or self._failure is not None:
+            await checkpoint()
+        else:
+            await self._wait_for(readable, writable)
+        self._turn = _TURN
+        # Only now: a cancelled wait must not swallow a wake.
+        self._woken = False
+
+    async def _wait_for(self, readable: bool, writable: bool) -> None:
+        self._waiting += 1
+        try:
+            if readable and writable:
+                await self._wait_for_either()
+            elif readable:
+                await self._wait_for_one(anyio.wait_readable)
+            elif writable:
+                await self._wait_for_one(anyio.wait_writable)
+            else:
+                self._doorbell = self._doorbell or anyio.Event()
+                await self._doorbell.wait()
+        finally:
+            self._waiting -= 1
+
+    async def _wait_for_one(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        # notify_closing is how wake, abort and failure end it.
+        with suppress(anyio.ClosedResourceError):
+            await wait(self._socket)
+
+    async def _wait_for_either(self) -> None:
+        async def writable() -> None:
+            await self._wait_for_one(anyio.wait_writable)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(writable)
+            await self._wait_for_one(anyio.wait_readable)
+            tasks.cancel_scope.cancel()
+
+    def wake(self) -> None:
+        self._woken = True
+        self._notify()
+
+    def _notify(self) -> None:
+        """Make the pending waits return."""
+        if not self._waiting:
+            return
+        if self._doorbell is not None:
+            self._doorbell.set()
+            self._doorbell = None
+        # Despite its name it closes nothing: it wakes whoever waits for the socket, on both backends, which is
+        # cheaper than a cancel scope around every wait.
+        anyio.notify_closing(self._socket)
+
+    # -- closing -------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        if self._closed:
+            return
+        with suppress(OSError):  # not a socket that can reset (unix)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._notify()
+        self._socket.close()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._close()  # nothing is buffered here, and the kernel goes on sending what it has
+        await checkpoint()
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    @property
+    def last_received(self) -> float:
+        return self._last_received
+
+    @property
+    def write_buffered(self) -> int:
+        return 0
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        return self._peer_address
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        return self._local_address
