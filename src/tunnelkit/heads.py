@@ -18,6 +18,7 @@ from .config import DEFAULT_LIMITS, Limits
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError
 
 __all__ = [
+    "ADDED_FIELDS",
     "FORBIDDEN_TRAILERS",
     "Fields",
     "RequestHead",
@@ -167,6 +168,8 @@ _NAME_BYTES = _TOKEN_BYTES + b"\n"  # names joined by LF
 _VALUE_BYTES = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 # Visible ASCII without "#": a fragment is never sent (RFC 9112 3.2). A stricter grammar breaks queries in use.
 _TARGET_BYTES = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+ADDED_FIELDS = 8  # Via, X-Forwarded-*, Forwarded, Connection, ...: what forwarding may add to a head,
+_ADDED_SIZE = 512  # each of this size on average
 _VERSION = re.compile(rb"1\.[0-9]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")  # Python's int() would take "+5", "0_5" and " 5"; 18 digits fit 64 bits
 _JUDGED = frozenset({b"host", b"content-length", b"transfer-encoding"})
@@ -186,10 +189,13 @@ FORBIDDEN_TRAILERS = frozenset(
 _FORBIDDEN_TRAILER_PREFIXES = (b"x-forwarded-", b"tunnelkit-")
 
 
-def validate_request(head: RequestHead, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Raise ``HeadError`` (4xx or 5xx for the caller) unless a gateway may pass ``head`` on."""
+def validate_request(head: RequestHead, limits: Limits = DEFAULT_LIMITS, added: int = 0) -> None:
+    """Raise ``HeadError`` (4xx or 5xx for the caller) unless a gateway may pass ``head`` on.
+
+    ``added`` is the room beyond the limits, in fields, for what a gateway put in (``ADDED_FIELDS``): a head that
+    one end let pass must not break the same limit at the other."""
     _check_request_line(head, limits)
-    names = _check_fields(head.fields, limits, len(head.method) + len(head.target) + 12)
+    names = _check_fields(head.fields, limits, len(head.method) + len(head.target) + 12, added)
     present = _JUDGED.intersection(names)
     if b"host" in present:
         _check_host(head.fields, names)
@@ -199,11 +205,11 @@ def validate_request(head: RequestHead, limits: Limits = DEFAULT_LIMITS) -> None
         _check_framing(head.fields, names, head.version)
 
 
-def validate_response(head: ResponseHead, limits: Limits = DEFAULT_LIMITS) -> None:
+def validate_response(head: ResponseHead, limits: Limits = DEFAULT_LIMITS, added: int = 0) -> None:
     """Raise ``HeadError`` (502, "bad_response") unless a gateway may pass ``head`` on."""
     try:
         _check_status_line(head)
-        names = _check_fields(head.fields, limits, len(head.reason) + 15)
+        names = _check_fields(head.fields, limits, len(head.reason) + 15, added)
         present = _JUDGED.intersection(names)
         if b"content-length" in present or b"transfer-encoding" in present:
             _check_framing(head.fields, names, head.version)
@@ -263,15 +269,15 @@ def _check_version(version: bytes) -> None:
         raise HeadError(505, "http_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
 
 
-def _check_fields(fields: Fields, limits: Limits, size: int) -> list[bytes]:
+def _check_fields(fields: Fields, limits: Limits, size: int, added: int = 0) -> list[bytes]:
     """Grammar and limits of all fields; gives their names in lower case. ``size`` is that of the start line."""
     if not fields:
         return []
-    if len(fields) > limits.field_limit:
+    if len(fields) > limits.field_limit + added:
         raise HeadError(431, "head_too_large", f"there are more than {limits.field_limit} fields")
     names, values = zip(*fields, strict=True)
     joined_names, joined_values = b"\n".join(names), b"".join(values)
-    if size + len(joined_names) + len(joined_values) + 3 * len(fields) > limits.head_limit:
+    if size + len(joined_names) + len(joined_values) + 3 * len(fields) > limits.head_limit + added * _ADDED_SIZE:
         raise HeadError(431, "head_too_large", f"the head is larger than {limits.head_limit} bytes")
     lowered = joined_names.lower().split(b"\n")
     # A line feed inside a name makes more names than there are fields.

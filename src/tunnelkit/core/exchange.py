@@ -20,6 +20,7 @@ from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, LocalProtocolError, ProtocolError, RemoteProtocolError
 from ..forwarding import upgrade_of
 from ..heads import (
+    ADDED_FIELDS,
     Fields,
     RequestHead,
     ResponseHead,
@@ -260,10 +261,10 @@ class Exchange:
             raise RemoteProtocolError(f"the peer sent a {half.name}, which this end sends", code="bad_exchange")
         try:
             if isinstance(head, RequestHead):
-                validate_request(head, self._limits)
+                validate_request(head, self._limits, ADDED_FIELDS)
                 self._take_request(half, head, fin)
             else:
-                validate_response(head, self._limits)
+                validate_response(head, self._limits, ADDED_FIELDS)
                 self._take_response(half, head, fin)
         except HeadError as error:
             raise RemoteProtocolError(error.detail, code="bad_head") from error
@@ -319,6 +320,7 @@ class Exchange:
             raise half.error("101 without an offer to upgrade", code="bad_exchange")
         half.move(Move.SWITCH)
         self.request.move(Move.SWITCH)
+        self.request.expected = None  # raw bytes have no length, whatever the head said
         self.status = 101
 
     # -- what became of it ---------------------------------------------------------------------
@@ -383,7 +385,7 @@ def _promised(fields: Fields, error: type[ProtocolError]) -> int | None:
     length = None
     for name, value in fields:
         lowered = name.lower()
-        if lowered == b"content-length":
+        if lowered == b"content-length" and value.isdigit():
             length = int(value)
         elif lowered == b"transfer-encoding":
             raise error("a Transfer-Encoding field inside a stream", code="bad_head")
