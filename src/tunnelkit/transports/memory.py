@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,11 +121,15 @@ class _Way:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def wait(self) -> None:
-        """Until something changed or a message is due. Cancelling changes nothing."""
-        due = self._late[0].due if self._late and not self.stalled else float("inf")
+    async def change(self) -> None:
+        """Wait until something was put, taken or ended. Cancelling changes nothing."""
+        await self._changed.wait()
+
+    async def arrival(self) -> None:
+        """The same, or until the first message that is on its way is due."""
+        due = self._late[0].due if self._late and not self.stalled else math.inf
         with anyio.CancelScope(deadline=due):
-            await self._changed.wait()
+            await self.change()
 
 
 class MemoryConnection(Connection):
@@ -149,7 +154,7 @@ class MemoryConnection(Connection):
             self._check()
             if not self._out.full:
                 return self.max_message
-            await self._out.wait()
+            await self._out.change()
 
     async def send(self, message: bytes) -> None:
         self._check()
@@ -169,7 +174,7 @@ class MemoryConnection(Connection):
                 raise
             if message is not None:
                 return message
-            await self._in.wait()
+            await self._in.arrival()
 
     @property
     def last_received(self) -> float:
