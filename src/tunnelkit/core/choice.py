@@ -87,7 +87,7 @@ CHOICE_MOVES: Final[dict[tuple[ChoiceState, str], ChoiceState]] = {
 
 
 class Choice:
-    """One client's tries: ask ``next``, tell ``dialling``, then ``failed``, or ``connected``, ``progress`` and ``lost``."""
+    """Ask ``next``, then tell ``dialling``, then ``failed``; or ``connected``, ``progress`` and ``lost``."""
 
     def __init__(self, limits: Limits, *, transports: tuple[str, ...] = ("websocket",)) -> None:
         """``transports``: names, the best first."""

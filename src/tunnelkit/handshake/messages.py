@@ -1,7 +1,4 @@
-"""What a tunnel client announces when it opens or resumes a session, and what the server answers: plain data.
-
-The encodings (HTTP header fields, and one binary form for transports without HTTP) are in this module too.
-"""
+"""The three messages that open or resume a session: plain data."""
 
 from __future__ import annotations
 
