@@ -123,11 +123,11 @@ class _Half:
 class _Codec(ABC, Generic[HeadT]):
     """What both roles share: reading one message after another, and framing what is written."""
 
-    def __init__(self, parser: HeadParser, limits: Limits) -> None:
+    def __init__(self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool) -> None:
         self._parser = parser
         self._limits = limits
         self._input = Input()
-        self._scanner = HeadScanner(limits)
+        self._scanner = HeadScanner(limits, skips_empty_line=skips_empty_line)
         self._chunks: ChunkDecoder | None = None
         self._left: Length = 0  # of the body being read
         self._reading = _Half()
@@ -288,7 +288,7 @@ class ServerCodec(_Codec[RequestHead]):
     """Requests in, responses out."""
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
-        super().__init__(parser, limits)
+        super().__init__(parser, limits, skips_empty_line=True)
         self._method = b""
         self._version = b"1.1"
         self.expects_continue = False  # the current request waits for 100 before it sends its body
@@ -360,7 +360,7 @@ class ClientCodec(_Codec[ResponseHead]):
     """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
-        super().__init__(parser, limits)
+        super().__init__(parser, limits, skips_empty_line=False)
         self._method = b""
         self._asks_upgrade = False
 

@@ -129,19 +129,20 @@ class Front:
             if isinstance(event, RequestHead):
                 connection.read_clock.clear()
                 return event
-            if event is Signal.CLOSED or connection.dead:
+            if event is Signal.CLOSED:
                 return None
-            if connection.read(READ_AHEAD):
-                continue
-            if connection.late and codec.mid_head:
-                raise HeadError(408, "request_timeout", "the request's head did not come in time")
-            if connection.late or (connection.closing and not codec.mid_head):
+            while not connection.read(READ_AHEAD):
+                if connection.late and codec.mid_head:
+                    raise HeadError(408, "request_timeout", "the request's head did not come in time")
+                if connection.late or (connection.closing and not codec.mid_head):
+                    return None
+                time = self._limits.head_timeout if first or codec.mid_head else self._limits.keep_alive_idle
+                if clock != time:  # in all for a head, however many pieces it comes in
+                    clock = time
+                    connection.read_clock.set(anyio.current_time() + time)
+                await connection.stream.wait(readable=True)
+            if connection.dead:
                 return None
-            time = self._limits.head_timeout if first or codec.mid_head else self._limits.keep_alive_idle
-            if clock != time:  # in all for a head, however many pieces it comes in
-                clock = time
-                connection.read_clock.set(anyio.current_time() + time)
-            await connection.stream.wait(readable=True)
 
     # -- exchanges -----------------------------------------------------------------------------
 

@@ -72,32 +72,32 @@ class HeadScanner:
     What can be refused before the head is complete is refused then, so that nobody waits for its end.
     """
 
-    __slots__ = ("_limits", "_searched", "_skipped")
+    __slots__ = ("_limits", "_may_skip", "_searched", "_skips")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, skips_empty_line: bool) -> None:
         self._limits = limits
+        self._skips = self._may_skip = skips_empty_line
         self._searched = 0
-        self._skipped = False
 
     def scan(self, source: Input) -> bytes | None:
         """The head with its empty line, or None while it is incomplete. Raises ``HeadError``."""
-        if not self._searched and not self._skipped and source.startswith(b"\r\n"):
-            source.take(2)  # RFC 9112 2.2: one empty line before a message is passed over
-            self._skipped = True
+        if not source:
+            return None
+        if self._may_skip and source.startswith(b"\r\n"):
+            source.take(2)  # RFC 9112 2.2: one empty line before a request is passed over
+            self._may_skip, self._searched = False, 0
         end = source.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
             self._check_partial(source)
             self._searched = len(source)
             return None
         block = source.take(end + 4)
-        self._searched, self._skipped = 0, False
+        self._searched, self._may_skip = 0, self._skips
         self._check_whole(block)
         return block
 
     def _check_partial(self, source: Input) -> None:
-        if not source:
-            return
-        if not self._searched and source.find(b"\x16", 0, 1) == 0:
+        if not self._searched and source.startswith(b"\x16"):
             raise HeadError(400, "tls_on_plain_port", "this port speaks plain HTTP, and got a TLS handshake")
         line_limit = self._limits.request_line_limit
         if len(source) > line_limit and source.find(b"\n", 0, line_limit + 2) < 0:
