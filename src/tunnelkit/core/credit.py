@@ -11,8 +11,8 @@ credit frame does no harm. The policy, as numbered rules:
    by themselves when many streams compete, and a lone stream gets the largest.
 4. The first window of a stream that we open is min(``stream_first_window``, floor + an eighth), that of a
    stream that the peer opens is the floor.
-5. A grant waits until it is worth a frame: half of the window (``stream_first_window`` at most), but only an eighth of it
-   when the peer has less than a quarter left. Whoever consumed all that came has always opened enough.
+5. A grant waits until it is worth a frame: half of the window (``stream_first_window`` at most), but only an
+   eighth of it when the peer has less than a quarter left. Whoever consumed all that came has opened enough.
 6. When the peer's half ends, what it did not use returns at once; when the stream ends, everything.
 """
 
@@ -29,84 +29,89 @@ class CreditPool:
     """The receive budget of one session. Streams' windows come from it and return to it."""
 
     __slots__ = (
-        "_budget",
-        "_limits",
-        "_per_stream",
+        "_max_streams",
+        "_shared",
         "above",
-        "budget_size",
+        "budget",
         "first_window",
         "floor",
         "max_window",
         "open",
+        "per_stream",
+        "size",
     )
 
     def __init__(self, limits: Limits, budget: Budget) -> None:
-        self._limits = limits
-        self._budget = budget
-        self.budget_size = limits.receive_budget
+        self.budget = budget
+        self.size = limits.receive_budget
         self.floor = limits.stream_floor
         self.first_window = limits.stream_first_window
         self.max_window = limits.stream_max_window
         # The floor for sending lets every stream move a turn's worth, whatever the pressure.
-        self._per_stream = limits.stream_floor + limits.frame_payload
+        self.per_stream = limits.stream_floor + limits.frame_payload
         self.open = 0  # streams that hold a floor
         self.above = 0  # bytes granted above floors
+        self._max_streams = limits.max_streams
+        self._shared = self.size - limits.max_streams * self.floor  # what is above all permitted floors
 
     def __repr__(self) -> str:
-        return f"CreditPool(open={self.open}, above={self.above}, size={self.budget_size})"
+        return f"CreditPool(open={self.open}, above={self.above}, size={self.size})"
 
     @property
     def granted(self) -> int:
-        """What all peers' halves together may still have in memory here: never above the session's budget."""
+        """What all peers' halves together may have in memory here: never above the session's budget."""
         return self.open * self.floor + self.above
-
-    @property
-    def free(self) -> int:
-        """What raises come from: floors of streams that are permitted and not yet open are set apart."""
-        floors = max(self.open, self._limits.max_streams)
-        return max(0, self.budget_size - floors * self.floor - self.above)
 
     @property
     def has_room(self) -> bool:
         """A stream could open now."""
-        return self.granted + self.floor <= self.budget_size and self._budget.free >= self._per_stream
+        return self.granted + self.floor <= self.size and self.budget.free >= self.per_stream
 
     def open_window(self, *, first: bool) -> ReceiveWindow | None:
         """The window of a new stream, ``first`` when we are its opener; None when there is no room for a floor."""
-        if self.granted + self.floor > self.budget_size or not self._budget.reserve(self._per_stream):
+        if (self.open + 1) * self.floor + self.above > self.size or not self.budget.reserve(self.per_stream):
             return None
         self.open += 1
-        extra = min(self.raise_step(), self.first_window - self.floor) if first else 0
-        self.move(extra)
+        if not first:
+            return ReceiveWindow(self, 0)
+        extra = min(self.raise_step(), self.first_window - self.floor)
+        self.above += extra
+        self.budget.charge(extra)
         return ReceiveWindow(self, extra)
 
     def close_window(self, above: int) -> None:
+        """A stream that held ``above`` bytes above its floor is over."""
         self.open -= 1
         self.above -= above
-        self._budget.release(self._per_stream + above)
+        self.budget.release(self.per_stream + above)
 
     def raise_step(self) -> int:
         """The largest raise there is now (rule 3)."""
-        return min(self.free, self._budget.spare) // 8
+        free = self._shared - self.above
+        if self.open > self._max_streams:  # streams in both directions
+            free -= (self.open - self._max_streams) * self.floor
+        spare = self.budget.spare
+        return max(0, free if free < spare else spare) // 8
 
     def move(self, change: int) -> None:
         """Count ``change`` bytes above floors, which ``raise_step`` allowed, or that return (negative)."""
         self.above += change
         if change > 0:
-            self._budget.charge(change)
+            self.budget.charge(change)
         else:
-            self._budget.release(-change)
+            self.budget.release(-change)
 
 
 class ReceiveWindow:
     """One stream's receiving side. All offsets are absolute."""
 
-    __slots__ = ("_above", "_pool", "_size", "consumed", "ended", "limit", "received")
+    __slots__ = ("_above", "_mark", "_pool", "_size", "consumed", "ended", "limit", "received")
 
     def __init__(self, pool: CreditPool, above: int) -> None:
         self._pool = pool
         self._above = above  # what the pool counts for this stream above its floor
         self._size = self.limit = pool.floor + above  # _size: the window when it was last granted
+        self._mark = self._size >> 1  # consumed offset from which a grant may be worth its frame
         self.received = 0
         self.consumed = 0
         self.ended = False
@@ -131,24 +136,28 @@ class ReceiveWindow:
         """Count what the application took; True when ``limit`` rose and the peer is to be told."""
         self.consumed += size
         if self.ended:
-            self._settle(self.received - self.consumed)
+            if self._above:
+                self._settle(self.received - self.consumed)
             return False
-        window = self.limit - self.consumed
-        if not self._worth(self._size - window, self._size):
+        if self.consumed < self._mark and (self.limit - self.received) * 4 > self._size:
             return False
-        self._settle(window)
-        return self._raise(window)
+        return self._grant(self.limit - self.consumed)
 
     def end(self) -> None:
         """The peer's half ended: no more grants, and what it did not use returns."""
         self.ended = True
-        self._settle(self.received - self.consumed)
+        if self._above:
+            self._settle(self.received - self.consumed)
 
     def close(self) -> None:
         """The stream is over: everything returns. Called once."""
         self._pool.close_window(self._above)
 
-    def _raise(self, window: int) -> bool:
+    def _grant(self, window: int) -> bool:
+        """Raise the limit if that is worth a frame; ``window`` is what is left of the last grant."""
+        if not self._worth(self._size - window, self._size):
+            return False
+        self._settle(window)
         pool = self._pool
         base = max(window, pool.floor)
         size = max(base, min(base + pool.raise_step(), pool.max_window))
@@ -156,12 +165,13 @@ class ReceiveWindow:
             return False
         self._settle(size)
         self._size = size
+        self._mark = self.consumed + min(size >> 1, pool.first_window)
         self.limit = self.consumed + size
         return True
 
     def _worth(self, gain: int, window: int) -> bool:
         """Rule 5: is a window of ``window`` bytes that would open by ``gain`` worth a frame?"""
-        if gain >= max(1, min(window // 2, self._pool.first_window)):
+        if gain >= max(1, min(window >> 1, self._pool.first_window)):
             return True
         return (self.limit - self.received) * 4 <= window and gain * 8 >= max(8, window)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 
@@ -83,19 +83,16 @@ HEADER_SIZE: Final = _HEADER.size
 CREDIT_SIZE: Final = _CREDIT_FRAME.size
 RESET_SIZE: Final = _CODE_FRAME.size
 
-# The legal codes and the lengths of their payloads, smallest and largest.
+# The legal codes: those with a payload of any length, and the smallest and largest payload of the others.
+_ANY_LENGTH: Final = frozenset({HEAD, HEAD_FIN, HEAD_MORE, DATA, DATA_FIN})
 _LENGTHS: Final[dict[int, tuple[int, int]]] = {
     OPEN: (_OPEN_PAYLOAD.size, OPEN_PAYLOAD_LIMIT),
-    HEAD: (0, MAX_PAYLOAD),
-    HEAD_FIN: (0, MAX_PAYLOAD),
-    HEAD_MORE: (0, MAX_PAYLOAD),
-    DATA: (0, MAX_PAYLOAD),
-    DATA_FIN: (0, MAX_PAYLOAD),
     CREDIT: (8, 8),
     RESET: (2, 2),
     GOAWAY: (2, 2),
 }
-_TYPES: Final = frozenset(code >> 8 for code in _LENGTHS)
+_TYPES: Final = frozenset(code >> 8 for code in _ANY_LENGTH | _LENGTHS.keys())
+_SKIP: Final = 0  # in place of a code: the frame is to be skipped
 
 
 class StreamKind(IntEnum):
@@ -121,6 +118,7 @@ class ResetCode(IntEnum):
 
 # ``pack_header(code, length, stream_id)``: bound once, it is the most called function of the sending side.
 pack_header = _HEADER.pack
+_unpack_header = _HEADER.unpack_from
 
 
 def encode_fields(fields: Mapping[int, bytes]) -> bytes:
@@ -205,42 +203,40 @@ class FrameDecoder:
 
     def _cut(self, data: bytes | memoryview) -> list[Frame]:
         frames: list[Frame] = []
-        position = 0
+        start = HEADER_SIZE  # of the payload
         end = len(data)
-        need = HEADER_SIZE
-        while end - position >= HEADER_SIZE:
-            code, length, stream_id = _HEADER.unpack_from(data, position)
-            bounds = _LENGTHS.get(code)
-            if bounds is None:
-                code, bounds = _look_again(code)
-            if not bounds[0] <= length <= bounds[1]:
-                raise RemoteProtocolError(f"a frame of type {code >> 8} has {length} bytes", code="bad_frame")
-            start = position + HEADER_SIZE
+        while start <= end:
+            code, length, stream_id = _unpack_header(data, start - HEADER_SIZE)
+            if code not in _ANY_LENGTH:
+                code = _check(code, length)
             stop = start + length
             if stop > end:
-                need += length
                 break
-            # bytes() of bytes is the same object: one copy in either case.
             if code:
+                # bytes() of bytes is the same object: one copy in either case.
                 frames.append((code, stream_id, bytes(data[start:stop])))
-            position = stop
+            start = stop + HEADER_SIZE
+        position = start - HEADER_SIZE
         if position < end:
             self._held += data[position:]
-            self._need = need
+            self._need = HEADER_SIZE if start > end else HEADER_SIZE + length
         return frames
 
 
-def _look_again(code: int) -> tuple[int, tuple[int, int]]:
-    """The meaning of a code that is not in the table: 0 when the frame is to be skipped."""
+def _check(code: int, length: int) -> int:
+    """The code without IGNORABLE, or ``_SKIP``. Raises ``RemoteProtocolError`` for what is not legal."""
     known = code & ~IGNORABLE
-    if known in _LENGTHS:
-        return known, _LENGTHS[known]
+    if known in _ANY_LENGTH:
+        return known
+    bounds = _LENGTHS.get(known)
+    if bounds is not None:
+        if not bounds[0] <= length <= bounds[1]:
+            raise RemoteProtocolError(f"a frame of type {code >> 8} has {length} bytes", code="bad_frame")
+        return known
     if code >> 8 in _TYPES:
-        _refuse_flags(code)
-    if code & IGNORABLE:
-        return 0, (0, MAX_PAYLOAD)
-    raise RemoteProtocolError(f"unknown frame type {code >> 8}", code="unknown_frame")
-
-
-def _refuse_flags(code: int) -> NoReturn:
-    raise RemoteProtocolError(f"flags {code & 0xFF:#04x} mean nothing on frame type {code >> 8}", code="bad_frame")
+        raise RemoteProtocolError(
+            f"flags {code & 0xFF:#04x} mean nothing on frame type {code >> 8}", code="bad_frame"
+        )
+    if not code & IGNORABLE:
+        raise RemoteProtocolError(f"unknown frame type {code >> 8}", code="unknown_frame")
+    return _SKIP

@@ -1,0 +1,191 @@
+"""The receiving half of the multiplexer: frames in, events out."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from ..errors import RemoteProtocolError
+from .events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset
+from .frames import (
+    CREDIT,
+    DATA,
+    DATA_FIN,
+    GOAWAY,
+    HEAD_MORE,
+    OPEN,
+    RESET,
+    FrameDecoder,
+    ResetCode,
+    StreamKind,
+    parse_number,
+    parse_open,
+)
+from .streams import CLOSED, REMOTE_MOVES, Half, Stream
+from .table import StreamTable
+
+__all__ = ["Receiver"]
+
+_KINDS: Final = {int(kind): kind for kind in StreamKind}
+_IN_HEAD: Final = Half.IN_HEAD
+
+
+class Receiver:
+    """``may_owe`` bounds the resets that may wait to be sent when a stream is refused."""
+
+    __slots__ = (
+        "_call_began",
+        "_decoder",
+        "_early_resets",
+        "_may_owe",
+        "_stillborn",
+        "_table",
+        "peer_going",
+        "refusing",
+    )
+
+    def __init__(self, table: StreamTable, may_owe: int) -> None:
+        self._table = table
+        self._may_owe = may_owe
+        self._decoder = FrameDecoder()
+        self._call_began = 0  # highest_peer when the present call of receive began
+        self._stillborn: set[int] = set()  # opened and reset within the present call
+        self._early_resets: deque[float] = deque(maxlen=table.limits.resets_before_answer)
+        self.refusing = False  # set once we sent GOAWAY
+        self.peer_going = False  # the peer sent GOAWAY
+
+    def receive(self, data: bytes | memoryview, now: float) -> list[Event]:
+        events: list[Event] = []
+        table = self._table
+        self._call_began = table.highest_peer
+        for code, stream_id, payload in self._decoder.feed(data):
+            stream = table.active.get(stream_id)
+            if stream is None or code == GOAWAY:
+                self._receive_for_none(code, stream_id, payload, events)
+                continue
+            before = stream.remote
+            after = REMOTE_MOVES[before].get(code)
+            if after is None:
+                raise _illegal(code, stream)
+            stream.remote = after
+            if code == DATA or code == DATA_FIN:  # noqa: SIM109 (the hottest line: twice as fast)
+                stream.window.receive(len(payload))
+                if payload or after is CLOSED:
+                    events.append(Data(stream_id, payload, after is CLOSED))
+                if after is CLOSED:
+                    self._receive_end(stream)
+            elif code == CREDIT:
+                self._receive_credit(stream, parse_number(payload), events)
+            elif code == RESET:
+                self._receive_reset(stream, before, parse_number(payload), now, events)
+            else:
+                self._receive_head(stream, before, code, payload, events)
+        return self._without_stillborn(events) if self._stillborn else events
+
+    # -- streams come --------------------------------------------------------------------------
+
+    def _receive_for_none(self, code: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        """A frame for no stream in the table: OPEN, GOAWAY, or something late for a stream that is over."""
+        if code == OPEN:
+            self._receive_open(stream_id, payload, events)
+        elif code == GOAWAY:
+            self._receive_goaway(stream_id, parse_number(payload), events)
+        elif not self._table.was_sent(stream_id):
+            raise RemoteProtocolError(f"frame {code:#06x} for stream {stream_id}, never opened", code="stream_id")
+
+    def _receive_open(self, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        table = self._table
+        if stream_id & 1 == table.parity or stream_id <= table.highest_peer:
+            raise RemoteProtocolError(f"the peer may not open stream {stream_id}", code="stream_id")
+        table.highest_peer = stream_id
+        number, limit, fields = parse_open(payload)
+        kind = _KINDS.get(number)
+        if kind is None or self.refusing or len(table.active) - table.mine >= table.limits.max_streams:
+            return self._refuse(stream_id)
+        window = table.pool.open_window(first=False)
+        if window is None:
+            return self._refuse(stream_id)
+        table.add_peers(stream_id, window, limit)
+        events.append(Opened(stream_id, kind, fields))
+        return None
+
+    def _refuse(self, stream_id: int) -> None:
+        # One stream too many is a race: it counts here until what it brought is consumed. But a peer that keeps
+        # its limit never makes us owe it more resets than it may have streams.
+        if self._table.control.resets >= self._may_owe:
+            raise RemoteProtocolError("far too many streams", code="too_many_streams")
+        self._table.control.add_reset(stream_id, ResetCode.REFUSED)
+
+    # -- and bring -----------------------------------------------------------------------------
+
+    def _receive_head(self, stream: Stream, before: Half, code: int, payload: bytes, events: list[Event]) -> None:
+        window = stream.window
+        size = len(payload)
+        window.receive(size)
+        if code == HEAD_MORE or before is _IN_HEAD:
+            if not self._table.keep_head(stream.id, payload):
+                self._table.abandon(stream, ResetCode.LIMIT)
+                self._tell_reset(stream, ResetCode.LIMIT, events)
+                return
+            if code != HEAD_MORE:
+                payload = self._table.drop_head(stream.id)
+        ended = stream.remote is CLOSED
+        if code != HEAD_MORE:
+            events.append(HeadBlock(stream.id, payload, ended))
+        if window.consume(size) and not ended:
+            self._table.control.add_credit(stream)
+        if ended:
+            self._receive_end(stream)
+
+    def _receive_end(self, stream: Stream) -> None:
+        stream.window.end()
+        if self._table.control.waiting:
+            self._table.control.drop_credit(stream)
+        if stream.local is CLOSED and stream.finished:
+            self._table.finish(stream)
+
+    def _receive_credit(self, stream: Stream, limit: int, events: list[Event]) -> None:
+        if limit > stream.send_limit:
+            stream.send_limit = limit
+            events.append(Progress(stream.id, limit))
+            self._table.turns.add(stream)
+
+    # -- and go --------------------------------------------------------------------------------
+
+    def _receive_reset(self, stream: Stream, before: Half, code: int, now: float, events: list[Event]) -> None:
+        if not stream.mine and not stream.sent and stream.local is not CLOSED:
+            self._count_early_reset(now)
+        self._table.remove(stream)
+        self._tell_reset(stream, code, events)
+
+    def _count_early_reset(self, now: float) -> None:
+        """Opening and resetting costs the peer little and us much (CVE-2023-44487): it is rationed."""
+        early = self._early_resets
+        if len(early) == early.maxlen and now - early[0] <= self._table.limits.resets_window:
+            raise RemoteProtocolError("too many streams reset before any answer", code="reset_flood")
+        early.append(now)
+
+    def _tell_reset(self, stream: Stream, code: int, events: list[Event]) -> None:
+        if not stream.mine and stream.id > self._call_began:
+            self._stillborn.add(stream.id)
+        else:
+            events.append(Reset(stream.id, code))
+
+    def _without_stillborn(self, events: list[Event]) -> list[Event]:
+        stillborn = self._stillborn
+        self._stillborn = set()
+        return [event for event in events if isinstance(event, GoAway) or event.stream_id not in stillborn]
+
+    def _receive_goaway(self, last: int, code: int, events: list[Event]) -> None:
+        table = self._table
+        if last and (last & 1 != table.parity or last > table.highest_sent):
+            raise RemoteProtocolError(f"goaway names stream {last}, which was never opened", code="stream_id")
+        self.peer_going = True
+        for stream in [stream for stream in table.active.values() if stream.mine and stream.id > last]:
+            table.remove(stream)
+            events.append(Reset(stream.id, ResetCode.REFUSED))
+        events.append(GoAway(last, code))
+
+
+def _illegal(code: int, stream: Stream) -> RemoteProtocolError:
+    return RemoteProtocolError(f"frame {code:#06x} on {stream!r}", code="stream_state")
