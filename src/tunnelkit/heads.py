@@ -277,7 +277,8 @@ def _check_fields(fields: Fields, limits: Limits, size: int, added: int = 0) -> 
         raise HeadError(431, "head_too_large", f"there are more than {limits.field_limit} fields")
     names, values = zip(*fields, strict=True)
     joined_names, joined_values = b"\n".join(names), b"".join(values)
-    if size + len(joined_names) + len(joined_values) + 3 * len(fields) > limits.head_limit + added * _ADDED_SIZE:
+    size += len(joined_names) + 1 + len(joined_values) + 3 * len(fields)  # ": ", CR and LF; one LF was joined in
+    if size > limits.head_limit + added * _ADDED_SIZE:
         raise HeadError(431, "head_too_large", f"the head is larger than {limits.head_limit} bytes")
     lowered = joined_names.lower().split(b"\n")
     # A line feed inside a name makes more names than there are fields.
