@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from wsproto.utilities import generate_accept_token
 
-from ..errors import (
-    AnsweredByOther,
-    ConfigError,
-    DialError,
-    HeadError,
-    ProtocolError,
-    RegistrationRefused,
-    TunnelkitError,
+from ..errors import AnsweredByOther, ConfigError, DialError, RegistrationRefused, RemoteProtocolError
+from ..handshake import (
+    Grant,
+    Handshake,
+    Refusal,
+    from_fields,
+    grant_from_fields,
+    grant_to_fields,
+    refusal_from_problem,
+    refusal_of,
+    refusal_to_problem,
+    to_fields,
 )
-from ..handshake import Grant, Handshake, Refusal, from_fields, grant_from_fields, grant_to_fields, to_fields
+from ..heads import Fields
 
 __all__ = [
     "MOUNT",
@@ -45,10 +47,6 @@ SUBPROTOCOL: Final = b"tunnelkit.v1"
 MOUNT: Final = "/_tunnel"  # where transports live on the server's port, below its base path
 
 _VERSION: Final = b"13"
-_PROBLEM = (b"Content-Type", b"application/problem+json")
-_NO_STORE = (b"Cache-Control", b"no-store")
-
-Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 
 def _values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
@@ -126,42 +124,21 @@ def check_switched(fields: Fields, key: bytes) -> Grant:
         )
     try:
         return grant_from_fields(fields)
-    except TunnelkitError as exc:
+    except RemoteProtocolError as exc:
         raise DialError("handshake", f"the server's grant cannot be read: {exc}") from exc
 
 
 def judge_answer(status: int, fields: Fields, body: bytes, *, tls: bool) -> RegistrationRefused | DialError:
     """What any answer but 101 means."""
-    retry_after = _retry_after(fields)
-    problem = _problem(fields, body)
-    if problem is not None:
-        code, detail = problem
-        return RegistrationRefused(status, code, detail, retry_after=retry_after)
+    refusal = refusal_from_problem(status, fields, body)
+    if refusal is not None:
+        detail = refusal.detail or refusal.code
+        return RegistrationRefused(status, refusal.code, detail, retry_after=refusal.retry_after)
+    who = "the proxy" if status == 407 else "something other than the tunnel server"
     hint = _hint(status, fields, body, tls=tls)
     return AnsweredByOther(
-        status, f"not the tunnel server answered, with status {status}", hint=hint, retry_after=retry_after
+        status, f"{who} answered, with status {status}", hint=hint, retry_after=_retry_after(fields)
     )
-
-
-def _problem(fields: Fields, body: bytes) -> tuple[str, str] | None:
-    """(code, detail) of a problem body (RFC 9457) with a code of tunnelkit's own."""
-    media_type = b"".join(_values(fields, b"content-type")).partition(b";")[0].strip().lower()
-    if media_type != b"application/problem+json":
-        return None
-    try:
-        problem = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    code = problem.get("code") if isinstance(problem, dict) else None
-    if not isinstance(code, str) or not code.isidentifier() or len(code) > 64:
-        return None
-    detail = problem.get("detail")
-    return code, _printable(detail) if isinstance(detail, str) else code
-
-
-def _printable(text: str) -> str:
-    """It ends in logs and on terminals."""
-    return "".join(char if char.isprintable() else "?" for char in text[:500])
 
 
 def _retry_after(fields: Fields) -> float | None:
@@ -226,15 +203,18 @@ def check_request(method: bytes, fields: Fields) -> Opening | Answer:
 
 def _check_upgrade(method: bytes, fields: Fields) -> Answer | None:
     if method != b"GET":
-        return _plain_problem(405, "the tunnel's websocket endpoint answers GET", (b"Allow", b"GET"))
-    upgrade = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Version", _VERSION)]
+        return _plain_answer(405, "the tunnel's websocket endpoint answers GET", (b"Allow", b"GET"))
     if b"websocket" not in _tokens(fields, b"upgrade") or b"upgrade" not in _tokens(fields, b"connection"):
-        return _plain_problem(426, "this is a tunnelkit server's endpoint for websocket clients", *upgrade)
+        return _plain_answer(
+            426, "this is a tunnelkit server's endpoint for websocket clients", (b"Sec-WebSocket-Version", _VERSION)
+        )
     if _values(fields, b"sec-websocket-version") != [_VERSION]:
-        return _plain_problem(426, "only version 13 of the websocket protocol is spoken", *upgrade)
+        return _plain_answer(
+            426, "only version 13 of the websocket protocol is spoken", (b"Sec-WebSocket-Version", _VERSION)
+        )
     keys = _values(fields, b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
-        return _plain_problem(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+        return _plain_answer(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     return None
 
 
@@ -266,8 +246,8 @@ def _check_subprotocol(fields: Fields) -> Answer | None:
 def _opening(fields: Fields) -> Opening | Answer:
     try:
         handshake = from_fields(fields)
-    except (HeadError, ProtocolError) as exc:
-        return refusal_answer(Refusal(status=400, code="bad_request", detail=str(exc)))
+    except RemoteProtocolError as exc:
+        return refusal_answer(refusal_of(exc))
     return Opening(_values(fields, b"sec-websocket-key")[0], handshake)
 
 
@@ -283,18 +263,19 @@ def accept_fields(key: bytes, grant: Grant) -> Fields:
 
 
 def refusal_answer(refusal: Refusal) -> Answer:
-    fields = [_PROBLEM, _NO_STORE]
-    if refusal.retry_after is not None:
-        fields.append((b"Retry-After", b"%d" % math.ceil(refusal.retry_after)))
-    if refusal.status == 401:
-        fields.append((b"WWW-Authenticate", b'Basic realm="tunnelkit", charset="UTF-8"'))  # RFC 9110 11.6.1
-    return Answer(refusal.status, fields, _body(refusal.status, refusal.detail, code=refusal.code))
+    fields, body = refusal_to_problem(refusal)
+    return _answer(refusal.status, fields, body)
 
 
-def _plain_problem(status: int, detail: str, *extra: tuple[bytes, bytes]) -> Answer:
+def _plain_answer(status: int, detail: str, *extra: tuple[bytes, bytes]) -> Answer:
     """Without a code of ours: a client takes it for what something in between made of its request."""
-    return Answer(status, [_PROBLEM, _NO_STORE, *extra], _body(status, detail))
+    fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store"), *extra]
+    return _answer(status, fields, f"{status} {detail}\n".encode())
 
 
-def _body(status: int, detail: str, **more: str) -> bytes:
-    return json.dumps({"status": status, "detail": detail, **more}).encode() + b"\n"
+def _answer(status: int, fields: Fields, body: bytes) -> Answer:
+    # Whoever carries the answer gives it its length.
+    fields = [(name, value) for name, value in fields if name != b"Content-Length"]
+    if status == 426:  # RFC 9110 15.5.22
+        fields += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
+    return Answer(status, fields, body)
