@@ -13,7 +13,7 @@ import anyio
 import h11
 from wsproto.utilities import generate_nonce
 
-from ..errors import ConnectionLost, DialError, LocalProtocolError, StreamBroken
+from ..errors import DialError, LocalProtocolError, StreamBroken
 from ..handshake import Grant, Refusal
 from ..net.stream import ByteStream
 from .base import Connection, DialRequest, MountedRequest, Offer, Transport
@@ -78,8 +78,8 @@ class WebSocketTransport(Transport):
             return
         try:
             stream = await request.upgrade(accept_fields(opening.key, answer.grant))
-        except (StreamBroken, ConnectionLost):
-            answer.abandon()  # the client left meanwhile: nobody is there to be told
+        except StreamBroken:
+            answer.abandon()
             return
         except BaseException:
             answer.abandon()
@@ -88,7 +88,8 @@ class WebSocketTransport(Transport):
 
 
 async def _respond(request: MountedRequest, answer: Answer) -> None:
-    await request.respond(answer.status, answer.fields, answer.body)
+    with suppress(StreamBroken):  # the client left meanwhile: nobody is there to be told
+        await request.respond(answer.status, answer.fields, answer.body)
 
 
 def _abort(stream: ByteStream | None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -28,7 +27,7 @@ from ..handshake import (
     refusal_to_problem,
     to_fields,
 )
-from ..heads import Fields
+from ..heads import Fields, field_values, list_items
 
 __all__ = [
     "MOUNT",
@@ -49,14 +48,10 @@ MOUNT: Final = "/_tunnel"  # where transports live on the server's port, below i
 _VERSION: Final = b"13"
 
 
-def _values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    return [value.strip() for key, value in fields if key.lower() == name]
-
-
-def _tokens(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """The members of a list field (RFC 9110 5.6.1), lower case."""
-    members = b",".join(_values(fields, name)).split(b",")
-    return [member.strip().lower() for member in members if member.strip()]
+def _switches_to_websocket(fields: Fields) -> bool:
+    """The Upgrade and Connection fields of either half (RFC 6455 4.1, 4.2.1)."""
+    upgrade, connection = (list_items(field_values(fields, name)) for name in (b"upgrade", b"connection"))
+    return b"websocket" in upgrade and b"upgrade" in connection
 
 
 # -- the client's half ---------------------------------------------------------------------------
@@ -112,13 +107,13 @@ def request_fields(target: Target, key: bytes, handshake: Handshake, user_agent:
 
 def check_switched(fields: Fields, key: bytes) -> Grant:
     """The 101 against RFC 6455 4.1. Raises ``DialError``."""
-    if b"websocket" not in _tokens(fields, b"upgrade") or b"upgrade" not in _tokens(fields, b"connection"):
+    if not _switches_to_websocket(fields):
         raise DialError("handshake", "the answer 101 does not switch to websocket")
-    if _values(fields, b"sec-websocket-accept") != [generate_accept_token(key)]:
+    if field_values(fields, b"sec-websocket-accept") != [generate_accept_token(key)]:
         raise DialError("handshake", "the answer 101 does not belong to this request (Sec-WebSocket-Accept)")
-    if _values(fields, b"sec-websocket-extensions"):
+    if field_values(fields, b"sec-websocket-extensions"):
         raise DialError("handshake", "the answer 101 uses an extension that was not asked for")
-    if _values(fields, b"sec-websocket-protocol") != [SUBPROTOCOL]:
+    if field_values(fields, b"sec-websocket-protocol") != [SUBPROTOCOL]:
         raise AnsweredByOther(
             101, "another websocket server answered", hint="is a tunnelkit server behind this URL, and not WStunnel?"
         )
@@ -143,7 +138,7 @@ def judge_answer(status: int, fields: Fields, body: bytes, *, tls: bool) -> Regi
 
 def _retry_after(fields: Fields) -> float | None:
     """In seconds; the form with a date is not worth a clock."""
-    values = _values(fields, b"retry-after")
+    values = field_values(fields, b"retry-after")
     if len(values) != 1 or not values[0].isdigit() or len(values[0]) > 9:
         return None
     return float(values[0])
@@ -170,7 +165,7 @@ _HINTS = {
 
 
 def _redirect_hint(fields: Fields, *, tls: bool) -> str:
-    location = b"".join(_values(fields, b"location"))[:200]
+    location = b"".join(field_values(fields, b"location"))[:200]
     if not tls and location.lower().startswith(b"https://"):
         return "redirects are not followed, and this one leads to https: use wss://"
     return "redirects are not followed: give the URL it leads to"
@@ -203,16 +198,12 @@ def check_request(method: bytes, fields: Fields) -> Opening | Answer:
 
 def _check_upgrade(method: bytes, fields: Fields) -> Answer | None:
     if method != b"GET":
-        return _plain_answer(405, "the tunnel's websocket endpoint answers GET", (b"Allow", b"GET"))
-    if b"websocket" not in _tokens(fields, b"upgrade") or b"upgrade" not in _tokens(fields, b"connection"):
-        return _plain_answer(
-            426, "this is a tunnelkit server's endpoint for websocket clients", (b"Sec-WebSocket-Version", _VERSION)
-        )
-    if _values(fields, b"sec-websocket-version") != [_VERSION]:
-        return _plain_answer(
-            426, "only version 13 of the websocket protocol is spoken", (b"Sec-WebSocket-Version", _VERSION)
-        )
-    keys = _values(fields, b"sec-websocket-key")
+        return _plain_answer(405, "the tunnel's websocket endpoint answers GET")
+    if not _switches_to_websocket(fields):
+        return _plain_answer(426, "this is a tunnelkit server's endpoint for websocket clients")
+    if field_values(fields, b"sec-websocket-version") != [_VERSION]:
+        return _plain_answer(426, "only version 13 of the websocket protocol is spoken")
+    keys = field_values(fields, b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
         return _plain_answer(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     return None
@@ -227,16 +218,16 @@ def _is_key(value: bytes) -> bool:
 
 def _check_origin(fields: Fields) -> Answer | None:
     """A page that a browser loaded elsewhere must not become a tunnel client (cross-site websocket hijacking)."""
-    if any(b"://" in value or value == b"null" for value in _values(fields, b"origin")):
+    if any(b"://" in value or value == b"null" for value in field_values(fields, b"origin")):
         refusal = Refusal(status=403, code="forbidden", detail="a browser's Origin may not open a tunnel")
         return refusal_answer(refusal)
     return None
 
 
 def _check_subprotocol(fields: Fields) -> Answer | None:
-    if SUBPROTOCOL in _tokens(fields, b"sec-websocket-protocol"):
+    if SUBPROTOCOL in list_items(field_values(fields, b"sec-websocket-protocol")):
         return None
-    if _values(fields, b"origin"):  # where WStunnel's client puts its token
+    if field_values(fields, b"origin"):  # where WStunnel's client puts its token
         detail = "this server does not speak WStunnel's protocol: use a tunnelkit client"
     else:
         detail = "the subprotocol tunnelkit.v1 was not offered"
@@ -248,7 +239,7 @@ def _opening(fields: Fields) -> Opening | Answer:
         handshake = from_fields(fields)
     except RemoteProtocolError as exc:
         return refusal_answer(refusal_of(exc))
-    return Opening(_values(fields, b"sec-websocket-key")[0], handshake)
+    return Opening(field_values(fields, b"sec-websocket-key")[0], handshake)
 
 
 def accept_fields(key: bytes, grant: Grant) -> Fields:
@@ -267,15 +258,20 @@ def refusal_answer(refusal: Refusal) -> Answer:
     return _answer(refusal.status, fields, body)
 
 
-def _plain_answer(status: int, detail: str, *extra: tuple[bytes, bytes]) -> Answer:
+def _plain_answer(status: int, detail: str) -> Answer:
     """Without a code of ours: a client takes it for what something in between made of its request."""
-    fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store"), *extra]
+    fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
     return _answer(status, fields, f"{status} {detail}\n".encode())
 
 
 def _answer(status: int, fields: Fields, body: bytes) -> Answer:
     # Whoever carries the answer gives it its length.
     fields = [(name, value) for name, value in fields if name != b"Content-Length"]
-    if status == 426:  # RFC 9110 15.5.22
-        fields += [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
-    return Answer(status, fields, body)
+    return Answer(status, fields + _DEMANDED.get(status, []), body)
+
+
+# What the RFCs demand beside these statuses: RFC 9110 15.5.6 and 15.5.22, RFC 6455 4.4.
+_DEMANDED: dict[int, Fields] = {
+    405: [(b"Allow", b"GET")],
+    426: [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Version", _VERSION)],
+}
