@@ -85,10 +85,10 @@ class Liveness:
 
     def check(self, now: float, last_received: float) -> None:
         """Decide what silence means. Raises ``ConnectionFailed`` when a ping was not answered in time."""
-        if self._pinged_at is not None and last_received > self._pinged_at:
+        if last_received > self._heard:
+            self._heard = last_received
             self._pinged_at = None
             self.due = False
-        self._heard = max(self._heard, last_received)
         self.deadline = self._next_deadline()
         if now < self.deadline:
             return

@@ -48,7 +48,7 @@ class OpeningState(Enum):
 
 
 class OpeningInput(Enum):
-    PING = auto()  # written or received
+    PING = auto()  # written by the client, received by the server
     PONG = auto()
     WRITE_ATTACH = auto()
     READ_ATTACH = auto()
@@ -64,13 +64,13 @@ _SERVER: Final[_Table] = {
     (_S.OPENING, _I.READ_ATTACH): _S.ATTACHING,
     (_S.ATTACHING, _I.WRITE_ATTACH): _S.DONE,
 }
-# A PONG of a ping before ATTACH may still be under way. On a connection without order anything of the new epoch
-# may overtake the answer to ATTACH, and proves the same.
+# Only the client pings here: a server's PING could cross ATTACH, and its PONG would reach an attached session.
+# The PONG of an earlier ping may still be under way. On a connection without order anything of the new epoch may
+# overtake the answer to ATTACH, and proves the same.
 _CLIENT: Final[_Table] = {
     (_S.OPENING, _I.PING): _S.OPENING,
     (_S.OPENING, _I.PONG): _S.OPENING,
     (_S.OPENING, _I.WRITE_ATTACH): _S.ATTACHING,
-    (_S.ATTACHING, _I.PING): _S.ATTACHING,
     (_S.ATTACHING, _I.PONG): _S.ATTACHING,
     (_S.ATTACHING, _I.READ_ATTACH): _S.DONE,
     (_S.ATTACHING, _I.READ_OTHER): _S.DONE,
@@ -179,16 +179,13 @@ class ClientOpening(_Opening):
         header = split_header(message)
         if not check_known(header):
             return OpeningResult()
-        if header[0] in (Kind.PING, Kind.PONG) and header[3] == 0:
+        if header[0] == Kind.PONG and header[3] == 0:
             return self._receive_echo(header, message)
         return self._receive_answer(header, message)
 
     def _receive_echo(self, header: Header, message: bytes) -> OpeningResult:
-        self._read(_READ_INPUTS[Kind(header[0])], header[0])
-        payload = self._echo_payload(header, message)
-        if header[0] == Kind.PING:
-            return OpeningResult(reply=build(Kind.PONG, 0, 0, 0, (payload,)))
-        if payload != self._pinged:
+        self._read(OpeningInput.PONG, header[0])
+        if self._echo_payload(header, message) != self._pinged:
             raise RemoteProtocolError("PONG does not repeat the PING", code="bad_pong")
         return OpeningResult(verified=True)
 

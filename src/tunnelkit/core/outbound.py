@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ..config import Limits
+from ..config import KIB, Limits
 from ..errors import RemoteProtocolError
 from .message import CONTROL_ALLOWANCE, HEADER_SIZE, Buffer, Kind, build
 from .pace import Pace
 from .replay import Budget, ReplayBuffer, ReplayShare
 
-__all__ = ["FrameSource", "Outbound"]
+__all__ = ["LEAST_CONTROL_ROOM", "LEAST_ROOM", "SMALLEST_WINDOW", "FrameSource", "Outbound"]
 
-# Less room than this counts as none, or a full buffer would be topped up by crumbs.
-_LEAST_ROOM: Final = 1024
+# Less room than this counts as none: a full buffer is not topped up by crumbs, and whatever waits in the
+# multiplexer (an OPEN has up to 2,060 bytes, a control frame 20) goes out whole.
+LEAST_ROOM: Final = 2304
+LEAST_CONTROL_ROOM: Final = 64
+SMALLEST_WINDOW: Final = 8 * KIB
 
 
 class FrameSource(Protocol):
@@ -40,17 +43,19 @@ class Outbound:
     What was put into a message counts as sent whatever becomes of it: if it is lost, so is its connection.
     """
 
-    __slots__ = ("_control_limit", "_least_room", "_max_message", "_share", "_source", "_starved", "pace", "replay")
+    __slots__ = ("_began", "_control_limit", "_max_message", "_share", "_source", "_starved", "pace", "replay")
 
     def __init__(self, source: FrameSource, limits: Limits, window: int, budget: Budget | None) -> None:
+        if window < SMALLEST_WINDOW:
+            raise RemoteProtocolError(f"a window of {window} bytes is too small", code="bad_window")
         self._source = source
         self.replay = ReplayBuffer(min(limits.replay_limit, window))
         self.pace = Pace(limits)
-        self._share = ReplayShare(budget, limits.replay_floor)
+        self._share = ReplayShare(budget, max(limits.replay_floor, LEAST_ROOM))
         self._starved = False  # the budget gave nothing and the floor is full: the next ack gives room
-        self._least_room = min(_LEAST_ROOM, self.replay.limit // 4)
         self._control_limit = self.replay.limit + min(limits.control_reserve, CONTROL_ALLOWANCE)
         self._max_message = 0
+        self._began = 0  # what the peer had when the connection was attached
 
     @property
     def has_output(self) -> bool:
@@ -60,9 +65,9 @@ class Outbound:
         source = self._source
         if not source.has_output:
             return False
-        if self.replay.room >= self._least_room and not self._starved:
+        if self.replay.room >= LEAST_ROOM and not self._starved:
             return True
-        return source.has_control and self._control_room() >= self._least_room
+        return source.has_control and self._control_room() >= LEAST_CONTROL_ROOM
 
     def attach(self, peer_ack: int, max_message: int) -> None:
         """A new connection, whose peer has everything below ``peer_ack``: the rest goes out again."""
@@ -74,11 +79,13 @@ class Outbound:
         self._max_message = max_message
         self._take_ack(peer_ack)
         self.replay.rewind()
+        self._began = peer_ack
         self.pace.attached(peer_ack, max_message)
 
-    def detach(self, *, progress: bool) -> None:
-        """The connection is over; ``progress`` tells whether it moved an offset."""
-        self.pace.detached(progress=progress)
+    def detach(self) -> None:
+        """The connection is over."""
+        began, replay = self._began, self.replay
+        self.pace.detached(stuck=replay.pointer > began and replay.acked == began)
 
     def clear(self) -> None:
         """The session is gone: let go of memory and budget."""
@@ -126,14 +133,14 @@ class Outbound:
     def _pull(self, room: int) -> list[Buffer]:
         replay = self.replay
         space = replay.room
-        if space >= self._least_room:
+        if space >= LEAST_ROOM:
             wanted = room if room < space else space
             allowed = self._share.allow(replay.end - replay.acked, wanted)
-            if allowed >= min(wanted, self._least_room):
+            if allowed >= min(wanted, LEAST_ROOM):
                 return self._source.frames_to_send(allowed)
             self._starved = True
         control = self._control_room()
-        if self._source.has_control and control >= self._least_room:
+        if self._source.has_control and control >= LEAST_CONTROL_ROOM:
             return self._source.control_to_send(min(room, control))
         return []
 

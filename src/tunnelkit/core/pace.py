@@ -40,10 +40,10 @@ class Pace:
         self._resize()
         self._probe_end = None
 
-    def detached(self, *, progress: bool) -> None:
-        """A connection ended. One that delivered nothing may have been too slow for a single message."""
+    def detached(self, *, stuck: bool) -> None:
+        """A connection ended. A ``stuck`` one took bytes and delivered none: perhaps too slow for one message."""
         self._probe_end = None
-        if not progress:
+        if stuck:
             self.rate = None
             self.size = self._limits.min_message
 

@@ -187,7 +187,7 @@ class Session:
             self._end(Input.DETACH)
             return
         self._state = state
-        self._outbound.detach(progress=self.progressed)
+        self._outbound.detach()
         self._forget_connection()
 
     def close(self, code: str, now: float) -> None:
