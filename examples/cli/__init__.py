@@ -1,0 +1,1 @@
+"""What the two command lines share: one table of flags, reading them, files, logs, signals."""

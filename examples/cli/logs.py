@@ -1,0 +1,76 @@
+"""Logging as the flags say it."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunnelkit.logs import ACCESS, JsonFormatter, TextFormatter
+
+from .parsing import Settings, UsageError
+
+__all__ = ["logging_to"]
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "warn": logging.WARNING}
+
+
+class _AsInfo(logging.Filter):
+    """The library's WS SND and WS RCV lines are DEBUG; here, as in WStunnel, whoever sees HTTP RCV sees them too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.DEBUG:
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+@contextmanager
+def logging_to(settings: Settings) -> Iterator[None]:
+    """Send tunnelkit's log lines where the flags say, as long as the block runs."""
+    logger = logging.getLogger("tunnelkit")
+    level = LEVELS.get(settings["log_level"], logging.ERROR)
+    handler, extra = _handler(settings), _AsInfo()
+    handler.setFormatter(JsonFormatter() if settings["log_format"] == "json" else TextFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    if level <= logging.INFO:
+        ACCESS.setLevel(logging.DEBUG)
+        ACCESS.addFilter(extra)
+    try:
+        yield
+    finally:
+        ACCESS.removeFilter(extra)
+        ACCESS.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _handler(settings: Settings) -> logging.Handler:
+    if settings["log_pretty"] and settings["log_format"] == "json":
+        raise UsageError("--log-pretty: contradicts --log-format json; leave one of them out")
+    if settings["logfile"] is not None and settings["syslog"] is not None:
+        raise UsageError("--syslog: contradicts --logfile; leave one of them out")
+    if settings["logfile"] is not None:
+        return _file(settings["logfile"])
+    if settings["syslog"] is not None:
+        return _syslog(settings["syslog"])
+    return logging.StreamHandler()
+
+
+def _file(path: Path) -> logging.Handler:
+    """Its owner's alone, and opened again when something rotates it."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--logfile: cannot write {path}: {error.strerror}") from None
+
+
+def _syslog(facility: str) -> logging.Handler:
+    try:
+        return logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.facility_names[facility])
+    except OSError:
+        raise UsageError("--syslog: there is no syslog at /dev/log; use --logfile, or leave both out") from None

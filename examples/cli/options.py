@@ -1,0 +1,266 @@
+"""The one table of flags. From it come the parser, ``--help``, the environment's and the configuration's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import kinds
+
+__all__ = ["CLIENT", "SERVER", "TOKEN", "TUNNEL", "Option", "Refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One flag: ``--name VALUE``, ``TUNNELKIT_<NAME>`` in the environment, ``name`` in the configuration file."""
+
+    name: str
+    help: str
+    kind: Callable[[str], Any] = kinds.text  # raises ValueError: what is wrong with the value
+    metavar: str = ""  # of its value; "" for a switch
+    default: Any = None
+    aliases: tuple[str, ...] = ()
+    repeat: bool = False  # the value is a list
+    secret: bool = False  # never shown, and a file that holds it should be its owner's alone
+    only_argument: bool = False  # makes no sense in a file or in the environment
+
+    @property
+    def switch(self) -> bool:
+        return not self.metavar
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        return f"TUNNELKIT_{self.key.upper()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A flag of WStunnel's that is known, and why it is not taken."""
+
+    name: str
+    reason: str
+
+
+def switch(name: str, help: str, **more: Any) -> Option:
+    return Option(name=name, help=help, kind=kinds.boolean, default=False, **more)
+
+
+COMMON = [
+    Option(name="config", metavar="FILE", kind=kinds.path, only_argument=True, help="read settings from a TOML file"),
+    Option(
+        name="backend",
+        metavar="NAME",
+        kind=kinds.one_of("asyncio", "trio"),
+        default="asyncio",
+        help="asyncio (on uvloop where that is installed) or trio",
+    ),
+    Option(
+        name="log-level",
+        metavar="LEVEL",
+        kind=kinds.one_of("debug", "info", "warning", "warn", "error"),
+        default="info",
+        help="debug, info, warning or error",
+    ),
+    Option(
+        name="log-format",
+        metavar="FORMAT",
+        kind=kinds.one_of("text", "json"),
+        default="text",
+        help="text (key=value) or json",
+    ),
+    switch("log-pretty", "the same as --log-format text"),
+    Option(name="logfile", metavar="FILE", kind=kinds.path, help="log to this file instead of standard error"),
+    Option(name="syslog", metavar="FACILITY", kind=kinds.facility, help="log to syslog under this facility"),
+    Option(name="pidfile", metavar="FILE", kind=kinds.path, help="write the process id to this file"),
+    Option(
+        name="drain-timeout",
+        metavar="SECONDS",
+        kind=kinds.seconds,
+        default=25.0,
+        help="how long running requests may take to finish after SIGTERM",
+    ),
+    switch("version", "print the version and end", only_argument=True),
+    switch("help", "print this and end", aliases=("h",), only_argument=True),
+]
+
+SERVER: list[Option | Refused] = [
+    Option(
+        name="listen",
+        metavar="HOST:PORT",
+        kind=kinds.address,
+        repeat=True,
+        help="listen here; port 0 picks one; may be given several times (default: 127.0.0.1:8080)",
+    ),
+    Option(name="host", metavar="HOST", help="with --port, in place of --listen (default: all interfaces)"),
+    Option(
+        name="port", metavar="PORT", kind=kinds.port, help="in place of --listen: all interfaces, or those of --host"
+    ),
+    Option(name="base-path", metavar="PATH", kind=kinds.base_path, default="", help="a prefix of all paths"),
+    Option(name="tls-cert", metavar="FILE", kind=kinds.path, help="certificate chain (PEM): speak https and wss"),
+    Option(name="tls-key", metavar="FILE", kind=kinds.path, help="its key (default: in the certificate's file)"),
+    Option(
+        name="client-ca", metavar="FILE", kind=kinds.path, help="whoever connects must have a certificate of this CA"
+    ),
+    Option(
+        name="passwords",
+        metavar="TOKEN:PASSWORD,...",
+        kind=kinds.passwords,
+        secret=True,
+        help="passwords for registering tokens (others can see arguments: prefer --passwords-file)",
+    ),
+    Option(
+        name="passwords-file",
+        metavar="FILE",
+        kind=kinds.path,
+        help="the same, TOKEN:PASSWORD a line; read again at SIGHUP",
+    ),
+    switch("known-tokens-only", "let nobody register a token that is not listed"),
+    Option(
+        name="max-requests-per-tunnel",
+        metavar="N",
+        kind=kinds.whole(1),
+        default=20,
+        help="requests that may wait for one token",
+    ),
+    Option(
+        name="max-clients-per-token",
+        metavar="N",
+        kind=kinds.whole(0),
+        default=0,
+        help="clients that may share a token; 0: any number",
+    ),
+    Option(
+        name="wstimeout",
+        metavar="SECONDS",
+        kind=kinds.seconds,
+        help="give a silent client up after this time, 3 to 600 (default: 30)",
+    ),
+    Option(
+        name="httptimeout",
+        metavar="SECONDS",
+        kind=kinds.seconds,
+        help="a request's longest wait in the queue, and then for its answer's head (default: 60 each)",
+    ),
+    Option(
+        name="trusted-proxy",
+        metavar="ADDRESS",
+        kind=kinds.network,
+        repeat=True,
+        help="believe X-Forwarded-* from this address or network; may be given several times",
+    ),
+    Option(
+        name="admin-listen",
+        metavar="HOST:PORT",
+        kind=kinds.address,
+        help="a listener of its own for detailed statistics and health",
+    ),
+    Option(
+        name="admin-password-file", metavar="FILE", kind=kinds.path, help="holds the password for detailed statistics"
+    ),
+    Refused(name="robowhois", reason="the service behind it does not exist any more; leave the flag out"),
+    *COMMON,
+]
+
+CLIENT: list[Option | Refused] = [
+    Option(
+        name="tunnel",
+        metavar="URL",
+        kind=kinds.tunnel_url,
+        secret=True,
+        help="the tunnel server: ws[s]://[user:password@]host[:port][/base]; http and https mean the same",
+    ),
+    Option(
+        name="server",
+        metavar="URL",
+        kind=kinds.origin_url,
+        help="the HTTP server that answers: http[s]://host[:port]",
+    ),
+    Option(
+        name="token",
+        metavar="TOKEN[:PASSWORD]",
+        kind=kinds.token,
+        secret=True,
+        help="the secret that joins callers to this client (others can see arguments: prefer --token-file)",
+    ),
+    Option(name="token-file", metavar="FILE", kind=kinds.path, help="holds TOKEN[:PASSWORD]"),
+    Option(
+        name="password",
+        metavar="PASSWORD",
+        secret=True,
+        help="the token's password; TUNNELKIT_PASSWORD is its best place",
+    ),
+    switch("ask-password", "ask for the password on the terminal", only_argument=True),
+    Option(
+        name="regexp",
+        metavar="PATTERN",
+        repeat=True,
+        help="origins that X-Host may name: must match scheme://host[:port] whole; may be given several times",
+    ),
+    Option(
+        name="proxy",
+        metavar="URL",
+        kind=kinds.proxy_url,
+        secret=True,
+        help="the way out: http[s]://, socks4:// or socks5://, with user:password@ if it wants them",
+    ),
+    Option(
+        name="cafile",
+        metavar="FILE",
+        kind=kinds.path,
+        aliases=("certfile",),
+        help="trust this CA too (PEM), for the tunnel server and for origins",
+    ),
+    switch("insecure", "verify no certificate, neither the tunnel server's nor an origin's"),
+    Option(name="origin-cafile", metavar="FILE", kind=kinds.path, help="trust this CA too, for origins alone"),
+    switch("origin-insecure", "verify no certificate of an origin"),
+    Option(
+        name="client-cert",
+        metavar="FILE",
+        kind=kinds.path,
+        help="show this certificate to the tunnel server (PEM, key too)",
+    ),
+    Option(
+        name="client-ports",
+        metavar="PORTS",
+        kind=kinds.ports,
+        help="local ports to dial from, tried in order: 8000..8100,8500",
+    ),
+    Option(
+        name="timeout",
+        metavar="SECONDS",
+        kind=kinds.seconds,
+        help="give a silent server up after this time, 3 to 600 (default: 30)",
+    ),
+    Option(
+        name="transport",
+        metavar="NAME",
+        default="websocket",
+        help="how messages are carried: websocket",
+    ),
+    Option(
+        name="statusfile",
+        metavar="FILE",
+        kind=kinds.path,
+        help="write the time to this file as long as the tunnel is up",
+    ),
+    switch("check-origin", "ask the origin once at start, and warn if it does not answer"),
+    *COMMON,
+]
+
+# The tables that a configuration file may hold: the server's [[token]], each a token that may register, and the client's
+# [[tunnel]], each a tunnel, over what stands at the top of the file.
+TOKEN: list[Option] = [
+    Option(name="token", metavar="TOKEN[:PASSWORD]", kind=kinds.token, secret=True, help="a token that may register"),
+    Option(name="password", metavar="PASSWORD", secret=True, help="its password"),
+]
+_OF_THE_PROCESS = {option.name for option in COMMON}
+TUNNEL: list[Option] = [
+    option
+    for option in CLIENT
+    if isinstance(option, Option) and option.name not in _OF_THE_PROCESS and not option.only_argument
+]

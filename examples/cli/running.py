@@ -1,0 +1,137 @@
+"""From arguments to an exit status: what both command lines do around their own work."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from tunnelkit import __version__
+from tunnelkit.errors import ConfigError, TunnelkitError
+
+from .files import open_to_others, pidfile
+from .logs import logging_to
+from .options import Option, Refused
+from .parsing import Settings, UsageError, help_text, parse
+
+__all__ = ["Stop", "fail", "run_program", "timing", "warn"]
+
+Options = Sequence[Option | Refused]
+MIN_TIMEOUT, MAX_TIMEOUT = 3.0, 600.0
+
+
+def warn(text: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: warning: {text}", file=sys.stderr, flush=True)
+
+
+def fail(text: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr, flush=True)
+
+
+def timing(flag: str, seconds: float | None) -> dict[str, float]:
+    """The limits that WStunnel's timeout T means: ping after 2T/3 of silence, T/3 to answer; while requests run, a
+    silent peer is noticed within 10 s."""
+    if seconds is None:
+        return {}
+    bounded = min(max(seconds, MIN_TIMEOUT), MAX_TIMEOUT)
+    if bounded != seconds:
+        warn(f"--{flag}: {seconds:g} s is out of range; {bounded:g} s is used (3 to 600)")
+    active = min(10.0, bounded)
+    return {
+        "ping_idle_silence": bounded * 2 / 3,
+        "ping_idle_timeout": bounded / 3,
+        "ping_active_silence": active / 2,
+        "ping_active_timeout": active / 2,
+    }
+
+
+class Stop:
+    """SIGTERM or SIGINT asks for an orderly end, a second one for an end now; SIGHUP asks to read files again."""
+
+    def __init__(self) -> None:
+        self.drain = anyio.Event()
+        self.cut = anyio.Event()
+
+    async def watch(
+        self,
+        reload: Callable[[], Awaitable[None]] | None = None,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        names = ("SIGTERM", "SIGINT", *(["SIGHUP"] if reload is not None else []))
+        wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        with anyio.open_signal_receiver(*wanted) as signals:
+            task_status.started()
+            async for number in signals:
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    (self.cut if self.drain.is_set() else self.drain).set()
+                elif reload is not None:
+                    await reload()
+
+    async def unless_cut(self, drain: Callable[[float], Awaitable[object]], timeout: float) -> None:
+        """Let ``drain`` take its time, but end it at the second signal."""
+        async with anyio.create_task_group() as tasks:
+
+            async def cut() -> None:
+                await self.cut.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(cut)
+            await drain(timeout)
+            tasks.cancel_scope.cancel()
+
+
+def run_program(
+    purpose: str,
+    options: Options,
+    tables: Mapping[str, Options],
+    main: Callable[[Settings], Awaitable[int]],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, set up, run ``main`` and give its exit status: 2 for a wrong setting, 1 for another failure."""
+    name = Path(sys.argv[0]).name
+    try:
+        settings = parse(options, sys.argv[1:] if arguments is None else arguments, os.environ, tables)
+        if settings["help"]:
+            print(help_text(name, purpose, options))
+            return 0
+        if settings["version"]:
+            print(f"tunnelkit {__version__}")
+            return 0
+        with logging_to(settings), pidfile(settings["pidfile"]):
+            _warn_of_open_files(settings, options)
+            return anyio.run(main, settings, **_backend(settings))
+    except UsageError as error:
+        fail(str(error))
+    except ConfigError as error:
+        fail(f"--{error}".replace("_", "-", error.field.count("_")))
+    except TunnelkitError as error:
+        fail(str(error))
+        return 1
+    return 2
+
+
+def _backend(settings: Settings) -> dict[str, Any]:
+    if settings["backend"] == "asyncio":
+        uvloop = importlib.util.find_spec("uvloop") is not None
+        return {"backend": "asyncio", "backend_options": {"use_uvloop": uvloop}}
+    if importlib.util.find_spec("trio") is None:
+        raise UsageError("--backend: trio is not installed; pip install trio, or leave the flag out")
+    return {"backend": "trio"}
+
+
+def _warn_of_open_files(settings: Settings, options: Options) -> None:
+    files = [settings.get(key) for key in ("token_file", "passwords_file", "admin_password_file", "tls_key")]
+    secrets = {option.key for option in options if isinstance(option, Option) and option.secret}
+    if settings.from_file & secrets or settings.tables:
+        files.append(settings["config"])
+    for path in files:
+        if path is not None and (text := open_to_others(path)):
+            warn(text)

@@ -1,0 +1,189 @@
+"""The end beside the service: dials out to the tunnel server, and hands the requests that come to an HTTP server.
+
+    python examples/tunnel_client.py --tunnel ws://127.0.0.1:8080 --server http://127.0.0.1:8000 --token TOKEN
+
+This only reads flags and assembles; all behaviour is in the library.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from cli import kinds
+from cli.files import read_secret, write_status
+from cli.options import CLIENT, TUNNEL
+from cli.parsing import Settings, UsageError
+from cli.running import Stop, fail, run_program, timing, warn
+from tunnelkit import Limits, TunnelClient
+from tunnelkit.core.tokens import mask_token
+from tunnelkit.errors import TunnelkitError
+from tunnelkit.events import Connected, Lost, Resumed, Retrying
+from tunnelkit.net.contexts import client_context
+
+__all__ = ["main", "make_client"]
+
+STATUS_INTERVAL = 10.0
+
+
+# -- from settings to clients ---------------------------------------------------------------------
+
+
+def make_client(settings: Settings, environment: Mapping[str, str] = os.environ) -> TunnelClient:
+    """All that the flags say about one tunnel, handed to the library."""
+    token, password = credentials(settings, environment)
+    optional: dict[str, Any] = {}
+    if settings["client_ports"] is not None:
+        optional["local_ports"] = settings["client_ports"]
+    return TunnelClient(
+        required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com"),
+        token=token,
+        password=password,
+        origin=origin(settings),
+        allow=settings["regexp"],
+        transport=settings["transport"],
+        proxy=settings["proxy"],
+        cafile=settings["cafile"],
+        insecure=settings["insecure"],
+        client_cert=settings["client_cert"],
+        origin_cafile=settings["origin_cafile"] or settings["cafile"],
+        origin_insecure=settings["origin_insecure"] or settings["insecure"],
+        limits=Limits(**timing("timeout", settings["timeout"]), drain_timeout=settings["drain_timeout"]),
+        **optional,
+    )
+
+
+def required(settings: Settings, key: str, what: str) -> Any:
+    if settings[key] is None:
+        raise UsageError(f"--{key}: is missing; give {what}")
+    return settings[key]
+
+
+def origin(settings: Settings) -> str | None:
+    if settings["server"] is None and not settings["regexp"]:
+        raise UsageError(
+            "--server: is missing; give the URL of the HTTP server that answers, as in http://localhost:8000, "
+            "or --regexp for what X-Host may name"
+        )
+    return None if settings["server"] is None else str(settings["server"])
+
+
+def credentials(settings: Settings, environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """(token, password), from whichever of the places that can hold them."""
+    if settings["token"] is not None:
+        token, password = settings["token"]
+    elif settings["token_file"] is not None:
+        token, password = read_secret(settings["token_file"], "--token-file", kinds.token)
+    else:
+        raise UsageError("--token: is missing; give --token or --token-file, the secret that callers use too")
+    password = password or settings["password"] or environment.get("WSTUNNEL_PASSWORD") or None
+    if settings.get("ask_password"):
+        if not sys.stdin.isatty():
+            raise UsageError("--ask-password: there is no terminal to ask on; set TUNNELKIT_PASSWORD instead")
+        password = getpass.getpass(f"Password of {mask_token(token)} ")
+    return token, password
+
+
+def tunnels(settings: Settings) -> list[Settings]:
+    """The settings of each tunnel: the [[tunnel]] tables over everything else, or one tunnel without any."""
+    return [settings.over(table) for table in settings.tables.get("tunnel", [])] or [settings]
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+async def main(settings: Settings) -> int:
+    clients = [(make_client(each), each) for each in tunnels(settings)]
+    if settings["insecure"]:
+        warn("--insecure: no certificate is verified; whoever is on the way can read and change everything")
+    stop, failed = Stop(), []
+
+    async def run(client: TunnelClient, own: Settings) -> None:
+        try:
+            await run_tunnel(client, own, stop)
+        except TunnelkitError as error:
+            fail(str(error))
+            failed.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(stop.watch)
+        async with anyio.create_task_group() as running:
+            for client, own in clients:
+                running.start_soon(run, client, own)
+        tasks.cancel_scope.cancel()
+    return 1 if failed else 0
+
+
+async def run_tunnel(client: TunnelClient, settings: Settings, stop: Stop) -> None:
+    """One tunnel until it is told to stop. Raises RegistrationRefused when the server will not have it."""
+    async with client, anyio.create_task_group() as tasks:
+        tasks.start_soon(announce, client, settings)
+        if settings["check_origin"] and settings["server"] is not None:
+            tasks.start_soon(check_origin, settings)
+        await stop.drain.wait()
+        await stop.unless_cut(client.drain, settings["drain_timeout"])
+        tasks.cancel_scope.cancel()
+
+
+async def announce(client: TunnelClient, settings: Settings) -> None:
+    await client.wait_ready(None)
+    token = credentials(settings, os.environ)[0]
+    print(f"ready {client.url.replace(token, mask_token(token))}", flush=True)
+    if settings["statusfile"] is not None:
+        await keep_status(client, settings["statusfile"])
+
+
+async def keep_status(client: TunnelClient, path: Path) -> None:
+    """Write the time every now and then as long as there is a connection."""
+    attached = True
+
+    async def listen() -> None:
+        nonlocal attached
+        async for event in client.events():
+            if isinstance(event, (Connected, Resumed)):
+                attached = True
+            elif isinstance(event, (Lost, Retrying)):
+                attached = False
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        while True:
+            if attached:
+                await anyio.to_thread.run_sync(write_status, path)
+            await anyio.sleep(STATUS_INTERVAL)
+
+
+async def check_origin(settings: Settings) -> None:
+    url = str(settings["server"])
+    reason = await anyio.to_thread.run_sync(ask_origin, url, settings, abandon_on_cancel=True)
+    if reason is not None:
+        warn(f"--check-origin: {url} does not answer: {reason}")
+
+
+def ask_origin(url: str, settings: Settings) -> str | None:
+    """Why the origin does not answer, or None: any HTTP status is an answer."""
+    insecure = settings["origin_insecure"] or settings["insecure"]
+    context = client_context(cafile=settings["origin_cafile"] or settings["cafile"], insecure=insecure)
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    try:
+        opener.open(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("The end of a tunnel beside the service.", CLIENT, {"tunnel": TUNNEL}, main))

@@ -1,0 +1,143 @@
+"""The public end of tunnels: HTTP callers and tunnel clients connect to it, on one port.
+
+    python examples/tunnel_server.py --listen 127.0.0.1:8080
+
+This only reads flags and assembles; all behaviour is in the library.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+
+from cli import kinds
+from cli.files import read_secret
+from cli.options import SERVER, TOKEN
+from cli.parsing import Settings, UsageError, read_tables
+from cli.running import Stop, run_program, timing
+from tunnelkit import Limits, TlsFiles, TunnelServer
+from tunnelkit.errors import ConfigError
+
+__all__ = ["main", "make_server"]
+
+logger = logging.getLogger("tunnelkit.server")
+
+
+# -- from settings to a server --------------------------------------------------------------------
+
+
+def make_server(settings: Settings) -> TunnelServer:
+    """All that the flags say, handed to the library."""
+    return TunnelServer(
+        listen=listen_addresses(settings),
+        limits=limits(settings),
+        tls=tls_files(settings),
+        passwords=password_source(settings),
+        known_tokens=known_tokens(settings),
+        known_tokens_only=settings["known_tokens_only"],
+        base_path=settings["base_path"],
+        trusted_proxies=settings["trusted_proxy"],
+        admin_listen=settings["admin_listen"],
+        admin_password=admin_password(settings),
+    )
+
+
+def listen_addresses(settings: Settings) -> list[str]:
+    if not settings.given & {"host", "port"}:
+        return settings["listen"] or ["127.0.0.1:8080"]
+    if settings["listen"]:
+        raise UsageError("--listen: contradicts --host and --port; leave it or them out")
+    host = settings["host"] or "0.0.0.0"
+    port = 80 if settings["port"] is None else settings["port"]
+    return [f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"]
+
+
+def limits(settings: Settings) -> Limits:
+    values: dict[str, Any] = timing("wstimeout", settings["wstimeout"])
+    if settings["httptimeout"] is not None:
+        values |= {"queue_timeout": settings["httptimeout"], "response_head_timeout": settings["httptimeout"]}
+    names = ("max_requests_per_tunnel", "max_clients_per_token", "drain_timeout")
+    return Limits(**values, **{name: settings[name] for name in names})
+
+
+def tls_files(settings: Settings) -> TlsFiles | None:
+    if settings["tls_cert"] is not None:
+        return TlsFiles(cert=settings["tls_cert"], key=settings["tls_key"], client_ca=settings["client_ca"])
+    for flag in ("tls-key", "client-ca"):
+        if settings[flag.replace("-", "_")] is not None:
+            raise UsageError(f"--{flag}: is of no use without --tls-cert; add it")
+    return None
+
+
+def token_tables(settings: Settings) -> list[Settings]:
+    """The [[token]] tables as the file holds them now."""
+    return read_tables(settings["config"], "token", TOKEN) if settings["config"] is not None else []
+
+
+def passwords(settings: Settings) -> dict[str, str]:
+    """Every token's password, from all the places that can hold them, as they are now."""
+    found: dict[str, str] = dict(settings["passwords"] or {})
+    if settings["passwords_file"] is not None:
+        found |= read_secret(settings["passwords_file"], "--passwords-file", kinds.password_lines)
+    for table in token_tables(settings):
+        token, password = table["token"]
+        if password or table.get("password"):
+            found[token] = password or table["password"]
+    return found
+
+
+def password_source(settings: Settings) -> Callable[[], Mapping[str, str]] | None:
+    """What the library calls at start and at every reload."""
+    if not (settings["passwords"] or settings["passwords_file"] or settings.tables.get("token")):
+        return None
+
+    def read() -> Mapping[str, str]:
+        try:
+            return passwords(settings)
+        except UsageError as error:
+            raise ConfigError("passwords", str(error)) from None
+
+    passwords(settings)  # a wrong file is a usage error now, and at a reload a reason to keep what was read before
+    return read
+
+
+def known_tokens(settings: Settings) -> list[str] | None:
+    tokens = [table["token"][0] for table in token_tables(settings)]
+    if settings["known_tokens_only"] and not tokens and password_source(settings) is None:
+        raise UsageError("--known-tokens-only: no token is listed; add --passwords-file, or [[token]] to --config")
+    return tokens or None
+
+
+def admin_password(settings: Settings) -> str | None:
+    path = settings["admin_password_file"]
+    return None if path is None else read_secret(path, "--admin-password-file", kinds.text)
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+async def main(settings: Settings) -> int:
+    stop = Stop()
+    async with make_server(settings) as server, anyio.create_task_group() as tasks:
+        await tasks.start(stop.watch, lambda: reload(server))
+        for url in server.urls:
+            print(f"listening on {url}", flush=True)
+        await stop.drain.wait()
+        await stop.unless_cut(server.drain, settings["drain_timeout"])
+        tasks.cancel_scope.cancel()
+    return 0
+
+
+async def reload(server: TunnelServer) -> None:
+    try:
+        await server.reload()
+    except ConfigError as error:
+        logger.error("reload failed, everything stays as it was: %s", error)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("The public end of tunnels.", SERVER, {"token": TOKEN}, main))
