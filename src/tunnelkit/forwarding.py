@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 
 from .errors import HeadError
 from .heads import (
@@ -18,7 +19,6 @@ from .heads import (
     effective_host,
     field_values,
     forbidden_trailer,
-    is_interim,
     list_items,
     split_target,
 )
@@ -28,7 +28,6 @@ __all__ = [
     "VIA_LIMIT",
     "answers_itself",
     "client_address",
-    "fold",
     "forward_request",
     "forward_response",
     "set_host",
@@ -37,10 +36,6 @@ __all__ = [
 ]
 
 VIA_LIMIT = 4  # how often our pseudonym may stand in Via: a chain of a few tunnels is legitimate, a loop is not
-
-# Names are compared in lower case and with "_" as "-": WSGI and CGI cannot tell X_Forwarded_For from
-# X-Forwarded-For, so a field that is stripped in one spelling only would come back in the other.
-_FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 
 # tunnelkit's own fields: they address the tunnel and hold its secrets. With the prefix they never reach an origin,
 # nor, set by an origin, a caller.
@@ -63,17 +58,15 @@ _PROTECTED = frozenset(
 )
 _PROTECTED_PREFIXES = (b"x-forwarded-", b"access-control-", b"sec-")
 
-# "Proxy" becomes HTTP_PROXY in CGI-like origins (CVE-2016-5385). X-Forwarded-For is written anew.
-_DROPPED_TRUSTED = _HOP_BY_HOP | {b"proxy", b"x-forwarded-for"}
 # What only a proxy may say of the caller: from any other peer it is made up.
-_DROPPED_UNTRUSTED = _DROPPED_TRUSTED | {b"forwarded", b"x-real-ip"}
-_PREFIXES_TRUSTED = (_OWN_PREFIX,)
-_PREFIXES_UNTRUSTED = (_OWN_PREFIX, b"x-forwarded-")
-
-
-def fold(name: bytes) -> bytes:
-    """A field name as it is compared here."""
-    return name.translate(_FOLD)
+_TOLD_BY_PROXIES = frozenset({b"forwarded", b"x-real-ip"})
+_TOLD_PREFIX = b"x-forwarded-"
+# "Proxy" becomes HTTP_PROXY in CGI-like origins (CVE-2016-5385). X-Forwarded-For is written anew.
+_NEVER_FORWARDED = _HOP_BY_HOP | {b"proxy", b"x-forwarded-for"}
+# Fields that need more than keeping or dropping.
+_REWRITTEN = frozenset(
+    b"expect forwarded max-forwards te trailer upgrade via x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+)
 
 
 # -- requests ----------------------------------------------------------------------------------
@@ -95,42 +88,75 @@ def forward_request(
     tells whether the socket's peer, ``peer_address``, is a proxy that is believed about the caller. ``via`` is
     our pseudonym. Raises ``HeadError`` 508 when it shows a loop.
     """
-    names = [name.translate(_FOLD) for name, _ in head.fields]
-    dropped = (_DROPPED_TRUSTED if trusted else _DROPPED_UNTRUSTED) | own_fields
-    if b"connection" in names:
-        dropped |= _nominated(head.fields)
-    fields = _kept(head.fields, names, dropped, _PREFIXES_TRUSTED if trusted else _PREFIXES_UNTRUSTED)
+    original, names = _folded(head.fields)
+    dropped = _dropped_request_fields(trusted, own_fields)
+    fields = _kept(original, names, dropped, (_OWN_PREFIX,) if trusted else (_OWN_PREFIX, _TOLD_PREFIX))
     present = _REWRITTEN.intersection(names)
     if present:
         fields = _rewrite(fields, head, present)
-    _add_forwarding(fields, head, present if trusted else frozenset(), peer_address, scheme)
-    if b"via" in present:
-        _check_loop(head.fields, via)
-    fields.append((b"Via", head.version + b" " + via))
     authority, origin_form = split_target(head.target, head.method)
+    host = authority
+    if host is None and b"host" in names:
+        host = original[names.index(b"host")][1]
+    told = present if trusted else frozenset()
+    chain = _values(original, names, b"x-forwarded-for") if b"x-forwarded-for" in told else []
+    fields += _forwarding_fields(told, chain, peer_address, host, scheme)
+    if b"via" in present:
+        _check_loop(original, via)
+    fields.append((b"Via", head.version + b" " + via))
     forwarded = RequestHead(head.method, origin_form if target is None else target, fields)
-    if authority is not None:
+    if authority is not None:  # RFC 9112 3.2.2: an absolute form overrides Host
         set_host(forwarded, authority)
     return forwarded
 
 
-# Fields that need more than keeping or dropping.
-_REWRITTEN = frozenset(
-    b"expect forwarded max-forwards te trailer upgrade via x-forwarded-for x-forwarded-host x-forwarded-proto".split()
-)
+@lru_cache(maxsize=16)
+def _dropped_request_fields(trusted: bool, own_fields: frozenset[bytes]) -> frozenset[bytes]:
+    return _NEVER_FORWARDED | own_fields | (frozenset() if trusted else _TOLD_BY_PROXIES)
+
+
+def _folded(fields: Fields) -> tuple[Fields, list[bytes]]:
+    """The fields with their names in lower case, without lookalikes.
+
+    WSGI and CGI cannot tell X_Forwarded_For from X-Forwarded-For: what is judged here in the one spelling would
+    reach the origin in the other."""
+    joined = b"\n".join([name for name, _ in fields]).lower()
+    if b"_" in joined:
+        fields = [field for field in fields if not _is_lookalike(field[0].lower())]
+        joined = b"\n".join([name for name, _ in fields]).lower()
+    return fields, joined.split(b"\n") if fields else []
+
+
+_LOOKED_LIKE = _NEVER_FORWARDED | OWN_FIELDS | _TOLD_BY_PROXIES | {b"content-length", b"content-type"}
+
+
+def _is_lookalike(name: bytes) -> bool:
+    spelled = name.replace(b"_", b"-")
+    return spelled != name and (spelled in _LOOKED_LIKE or spelled.startswith((_OWN_PREFIX, _TOLD_PREFIX)))
 
 
 def _kept(fields: Fields, names: list[bytes], dropped: frozenset[bytes], prefixes: tuple[bytes, ...]) -> Fields:
-    return [
-        field
-        for field, name in zip(fields, names, strict=True)
-        if name not in dropped and not name.startswith(prefixes)
-    ]
+    """The fields without those dropped, nominated, or named with one of ``prefixes``."""
+    present = dropped.intersection(names)
+    if b"connection" in present:
+        present |= _nominated(b",".join(_values(fields, names, b"connection")))
+    joined = b"\n".join(names)
+    for prefix in prefixes:
+        if prefix in joined:
+            present |= {name for name in names if name.startswith(prefix)}
+    return [field for field, name in zip(fields, names, strict=True) if name not in present]
 
 
-def _nominated(fields: Fields) -> frozenset[bytes]:
+def _values(fields: Fields, names: list[bytes], name: bytes) -> list[bytes]:
+    if names.count(name) == 1:
+        return [fields[names.index(name)][1]]
+    return field_values(fields, name)
+
+
+@lru_cache(maxsize=64)
+def _nominated(connection: bytes) -> frozenset[bytes]:
     """What Connection makes hop-by-hop, but for what it cannot (RFC 9110 7.6.1)."""
-    options = {fold(option) for option in list_items(field_values(fields, b"connection"))} - _PROTECTED
+    options = frozenset(list_items([connection])) - _PROTECTED
     return frozenset(option for option in options if not option.startswith(_PROTECTED_PREFIXES))
 
 
@@ -141,16 +167,17 @@ def _rewrite(fields: Fields, head: RequestHead, present: frozenset[bytes]) -> Fi
         fields = [_one_hop_less(field) for field in fields]
     if b"trailer" in present:
         fields = _announced_trailers(fields, body_length(head) is None)
-    options = []
+    return fields + _hop_fields(head, present)
+
+
+def _hop_fields(head: RequestHead, present: frozenset[bytes]) -> Fields:
+    """Those that we send as hop-by-hop fields of our own, with Connection naming them (RFC 9110 7.6.1)."""
+    fields: Fields = []
     if b"upgrade" in present and (upgrade := upgrade_of(head)) is not None:
         fields.append((b"Upgrade", upgrade))
-        options.append(b"Upgrade")
     if b"te" in present and b"trailers" in list_items(field_values(head.fields, b"te")):  # ours are relayed
         fields.append((b"TE", b"trailers"))
-        options.append(b"TE")
-    if options:
-        fields.append((b"Connection", b", ".join(options)))
-    return fields
+    return [(b"Connection", b", ".join([name for name, _ in fields])), *fields] if fields else []
 
 
 def upgrade_of(head: RequestHead) -> bytes | None:
@@ -197,26 +224,24 @@ def _check_loop(fields: Fields, via: bytes) -> None:
         raise HeadError(508, "loop", "the request has passed here too often: it runs in a loop")
 
 
-def _add_forwarding(
-    fields: Fields, head: RequestHead, told: frozenset[bytes], peer_address: str, scheme: str
-) -> None:
+def _forwarding_fields(
+    told: frozenset[bytes], chain: list[bytes], peer_address: str, host: bytes | None, scheme: str
+) -> Fields:
     """Say where the request came from; ``told`` are the fields by which a trusted peer did.
 
     X-Forwarded-For is a chain, and goes on. -Proto and -Host describe the caller's own hop: one that a trusted
     proxy gave is kept as it is, because origins read a single value there."""
     peer = _node(peer_address)
-    chain = field_values(head.fields, b"x-forwarded-for") if b"x-forwarded-for" in told else []
-    if peer:
-        chain.append(peer)
-    if chain:
-        fields.append((b"X-Forwarded-For", b", ".join(chain)))
-    host = effective_host(head)
+    fields: Fields = []
+    if chain or peer:
+        fields.append((b"X-Forwarded-For", b", ".join([*chain, peer] if peer else chain)))
     if b"x-forwarded-proto" not in told:
         fields.append((b"X-Forwarded-Proto", scheme.encode("ascii")))
     if host and b"x-forwarded-host" not in told:
         fields.append((b"X-Forwarded-Host", host))
     if b"forwarded" in told:
         fields.append((b"Forwarded", _forwarded_element(peer, host, scheme)))
+    return fields
 
 
 def _node(address: str) -> bytes:
@@ -224,7 +249,7 @@ def _node(address: str) -> bytes:
     return address.partition("%")[0].encode("ascii", "replace")
 
 
-def _forwarded_element(peer: bytes, host: bytes, scheme: str) -> bytes:
+def _forwarded_element(peer: bytes, host: bytes | None, scheme: str) -> bytes:
     """RFC 7239 4 and 6: IPv6 addresses stand in brackets, and what holds ":" in quotes."""
     node = b'"[%b]"' % peer if b":" in peer else peer or b"unknown"
     pairs = [b"for=" + node, b"proto=" + scheme.encode("ascii")]
@@ -286,16 +311,13 @@ def with_origin_host(head: RequestHead, policy: str | None, origin_host: bytes) 
 def forward_response(head: ResponseHead, *, own_fields: frozenset[bytes] = OWN_FIELDS) -> ResponseHead:
     """The response as the caller's end gets it. Content-Length stays as received, for HEAD and 304 too; the
     carrier chooses the transfer coding anew."""
-    names = [name.translate(_FOLD) for name, _ in head.fields]
+    original, names = _folded(head.fields)
     dropped = _HOP_BY_HOP | own_fields
-    if b"connection" in names:
-        dropped |= _nominated(head.fields)
     if head.status < 200 or head.status == 204:
         dropped |= {b"content-length"}  # RFC 9110 8.6: must not be there
-    fields = _kept(head.fields, names, dropped, _PREFIXES_TRUSTED)
+    fields = _kept(original, names, dropped, (_OWN_PREFIX,))
     if b"trailer" in names:
-        fields = _announced_trailers(fields, body_length(head) is None and not is_interim(head.status))
-    # RFC 9110 7.8 and 15.5.22: 101 and 426 name the protocol.
-    if b"upgrade" in names and head.status in (101, 426):
+        fields = _announced_trailers(fields, body_length(head) is None)
+    if b"upgrade" in names and head.status in (101, 426):  # RFC 9110 7.8, 15.5.22: these name the protocol
         fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b", ".join(field_values(head.fields, b"upgrade")))]
     return ResponseHead(head.status, fields, head.reason)

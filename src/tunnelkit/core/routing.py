@@ -13,7 +13,6 @@ from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ..errors import ConfigError, HeadError
-from ..forwarding import fold
 from ..heads import RequestHead, effective_host, field_values, split_target
 from .tokens import check_token, is_token
 
@@ -258,7 +257,7 @@ def details_allowed(head: RequestHead, peer_address: str) -> bool:
     proxy adds), and a page in a local browser is one by DNS rebinding (so Host must be a loopback literal)."""
     if not (_is_loopback(peer_address) and _is_loopback(_host_name(head))):
         return False
-    names = [fold(name) for name, _ in head.fields]
+    names = [name.lower().replace(b"_", b"-") for name, _ in head.fields]
     return not any(name in _ADDED_BY_PROXIES or name.startswith(b"x-forwarded-") for name in names)
 
 
