@@ -1,7 +1,46 @@
-"""tunnelkit joins HTTP callers to services behind firewalls."""
+"""tunnelkit joins HTTP callers to services behind firewalls: ``TunnelServer`` and ``TunnelClient``."""
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "ClientCertificate",
+    "ConfigError",
+    "Limits",
+    "RegistrationRefused",
+    "TlsFiles",
+    "TunnelClient",
+    "TunnelServer",
+    "TunnelkitError",
+    "__version__",
+]
 
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from .client import TunnelClient
+    from .config import Limits
+    from .errors import ConfigError, RegistrationRefused, TunnelkitError
+    from .net.contexts import ClientCertificate, TlsFiles
+    from .server import TunnelServer
+
+# Imported when they are asked for: whoever needs one end, or only the core, does not pay for the rest.
+_HOMES = {
+    "ClientCertificate": "net.contexts",
+    "ConfigError": "errors",
+    "Limits": "config",
+    "RegistrationRefused": "errors",
+    "TlsFiles": "net.contexts",
+    "TunnelClient": "client",
+    "TunnelServer": "server",
+    "TunnelkitError": "errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{home}", __name__), name)

@@ -141,6 +141,11 @@ class Session:
             self._liveness.active = active
             self._timer = min(self._timer, self._liveness.deadline)
 
+    def ask(self) -> None:
+        """Write a PING with the next message, whatever the clocks say; its answer is a sign of life."""
+        if self._state is State.ATTACHED:
+            self._liveness.due = True
+
     @property
     def has_output(self) -> bool:
         """Whether ``data_to_send`` has something now."""

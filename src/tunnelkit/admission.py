@@ -1,0 +1,96 @@
+"""Who may register: everything that is asked of a handshake before a session is given out.
+
+In this order: the address may still try, the token is known where it must be, the password is right, the
+operator's own hook agrees. A resume passes here again: a token withdrawn since, or a password changed, ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import anyio
+import anyio.to_thread
+
+from .config import Limits
+from .core.credentials import Credentials, FailureLimiter, NeedsHash, Refused, verify_hash
+from .core.tokens import check_token, token_digest
+from .errors import ConfigError
+from .handshake import Handshake, Refusal
+from .net.peer import Peer
+
+__all__ = ["Admission", "Authorise"]
+
+# Hashing a password takes 87 ms of a core and 16 MiB: never more than this many at a time (design, section 11).
+HASHES_AT_ONCE = 2
+
+Authorise: TypeAlias = Callable[[Handshake, Peer], Awaitable[Refusal | None]]
+
+
+class Admission:
+    """``listed``: digests of the tokens in the configuration. With ``listed_only`` no other token may register."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        credentials: Credentials,
+        listed: frozenset[bytes],
+        listed_only: bool,
+        trusts_proxies: bool,
+        authorise: Authorise | None = None,
+    ) -> None:
+        self.credentials = credentials
+        self.listed = listed
+        self.listed_only = listed_only
+        self._trusts_proxies = trusts_proxies
+        self._authorise = authorise
+        self._failures = FailureLimiter(limits.failed_registrations_per_minute)
+        self._hashing = anyio.CapacityLimiter(HASHES_AT_ONCE)
+
+    def replace(self, credentials: Credentials, *, listed: frozenset[bytes]) -> None:
+        """The configuration was read again. Sessions are not touched by it."""
+        self.credentials = credentials
+        self.listed = listed
+
+    async def check(self, handshake: Handshake, peer: Peer) -> Refusal | None:
+        """None when the handshake may have a session, else the refusal. May take a while (hashing, the hook)."""
+        try:
+            check_token(handshake.token)
+        except ConfigError as error:
+            return Refusal(status=400, code="bad_request", detail=error.problem)
+        digest = token_digest(handshake.token)
+        source = self._source(peer, digest)
+        wait = self._failures.blocked(source, anyio.current_time())
+        if wait is not None:
+            return Refusal(status=429, code="rate_limited", detail="too many failed registrations", retry_after=wait)
+        refusal = await self._judge(handshake, peer, digest)
+        if refusal is not None:
+            self._failures.failed(source, anyio.current_time())
+        return refusal
+
+    def _source(self, peer: Peer, digest: bytes) -> str:
+        """What failures are counted by: the address, but the token where every client seems to come from loopback
+        because a proxy stands in between that is not declared (design, section 8)."""
+        address = peer.forwarded_for or peer.address
+        if not self._trusts_proxies and (address.startswith("127.") or address in ("::1", "")):
+            return "token " + digest.hex()
+        return address
+
+    async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes) -> Refusal | None:
+        if self.listed_only and digest not in self.listed:
+            return Refusal(status=403, code="forbidden", detail="this token is not listed at the server")
+        if not await self._password_right(handshake):
+            return Refusal(status=401, code="unauthorized", detail="wrong or missing password for this token")
+        if self._authorise is not None:
+            return await self._authorise(handshake, peer)
+        return None
+
+    async def _password_right(self, handshake: Handshake) -> bool:
+        plan = self.credentials.check_plan(handshake.token, handshake.password)
+        if isinstance(plan, NeedsHash):
+            right = await anyio.to_thread.run_sync(verify_hash, plan, limiter=self._hashing, abandon_on_cancel=True)
+            if right:
+                self.credentials.remember(plan)
+            return right
+        return not isinstance(plan, Refused)

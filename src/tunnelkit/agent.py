@@ -1,0 +1,326 @@
+"""The client's agent: takes streams that the server opens, judges the request, and hands it to an origin.
+
+Workers are reused: a task a request costs more than the request's own work (facts).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from .config import Limits
+from .core.allowlist import HostAllowlist, HostOrigin, parse_x_host
+from .core.events import Opened
+from .core.exchange import Exchange
+from .core.frames import ResetCode, StreamKind
+from .core.problem import problem
+from .errors import HeadError, RemoteProtocolError, TunnelkitError
+from .heads import Fields, RequestHead, ResponseHead, Trailers
+from .link import OpenField, Stream, StreamHandler
+from .net.stream import Buffer, ByteStream
+from .origins.base import Origin, OriginExchange
+from .splice import Splice
+
+__all__ = ["Agent"]
+
+logger = logging.getLogger("tunnelkit.client")
+
+# Workers that wait for their next request; more than these end when they have none.
+WORKERS_KEPT = 64
+
+
+class Agent:
+    """``origin`` answers requests without X-Host; None: every request must have one that ``allowlist`` allows."""
+
+    def __init__(self, *, limits: Limits, origin: Origin | None, named: Origin, allowlist: HostAllowlist) -> None:
+        self.limits = limits
+        self.allowlist = allowlist
+        self.draining = False
+        self.active: set[AgentExchange] = set()
+        self.idle = anyio.Event()  # set when drained
+        self.answered = 0
+        self._origin = origin
+        self._named = named
+        self._workers: list[_Worker] = []
+        self._tasks: TaskGroup | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """The workers live here, until cancelled."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                task_status.started()
+                await anyio.sleep_forever()
+        finally:
+            self._tasks = None
+            self._workers.clear()
+
+    def drain(self) -> None:
+        """Take nothing new. ``idle`` is set when what runs is over."""
+        self.draining = True
+        if not self.active:
+            self.idle.set()
+
+    def accept(self, stream: Stream, opened: Opened) -> StreamHandler | None:
+        """The handler of a stream that the server opened; None refuses it, and nothing reached an origin."""
+        if self.draining or self._tasks is None or opened.kind not in (StreamKind.HTTP, StreamKind.UPGRADE):
+            return None
+        exchange = AgentExchange(self, stream, opened)
+        self.active.add(exchange)
+        return exchange
+
+    def choose(self, exchange: AgentExchange, x_host: bytes | None) -> Origin:
+        """Which origin answers. Raises ``HeadError`` for an X-Host that is malformed or not allowed."""
+        if x_host is None:
+            if self._origin is None:
+                raise HeadError(403, "x_host_refused", "this client serves only requests with an X-Host field")
+            return self._origin
+        wanted = parse_x_host(x_host)
+        if not self.allowlist.allows(wanted):
+            raise HeadError(403, "x_host_refused", "this X-Host is not on the client's allowlist")
+        exchange.x_host = wanted
+        return self._named
+
+    def assign(self, exchange: AgentExchange, origin: Origin) -> None:
+        if self._workers:
+            self._workers.pop().give(exchange, origin)
+        elif self._tasks is not None:
+            worker = _Worker(self)
+            worker.give(exchange, origin)
+            self._tasks.start_soon(worker.run)
+
+    def park(self, worker: _Worker) -> bool:
+        if len(self._workers) >= WORKERS_KEPT:
+            return False
+        self._workers.append(worker)
+        return True
+
+    def over(self, exchange: AgentExchange) -> None:
+        self.active.discard(exchange)
+        self.answered += 1
+        if self.draining and not self.active:
+            self.idle.set()
+
+
+class _Worker:
+    """A task that serves one exchange after the other."""
+
+    __slots__ = ("_agent", "_bell", "_work")
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._work: tuple[AgentExchange, Origin] | None = None
+        self._bell = anyio.Event()
+
+    def give(self, exchange: AgentExchange, origin: Origin) -> None:
+        self._work = (exchange, origin)
+        self._bell.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._bell.wait()
+            self._bell = anyio.Event()
+            assert self._work is not None
+            exchange, origin = self._work
+            self._work = None
+            await exchange.serve(origin)
+            if not self._agent.park(self):
+                return
+
+
+class AgentExchange(OriginExchange):
+    """One exchange at the client: the handler of its stream, and what the origin sees of it."""
+
+    def __init__(self, agent: Agent, stream: Stream, opened: Opened) -> None:
+        self.x_host: HostOrigin | None = None
+        self.has_body = True
+        self._agent = agent
+        self._stream = stream
+        self._wanted = opened.fields.get(OpenField.X_HOST)
+        self._upgrade = opened.kind is StreamKind.UPGRADE
+        self._exchange = Exchange(client=True, limits=agent.limits)
+        self._inbox: deque[bytes] = deque()
+        self._request_ended = False
+        self._trailers: Fields = []
+        self._body_started = False
+        self._gone = False
+        self._over = False
+        self._wake: Callable[[], None] = _nobody
+
+    # -- the stream's events -------------------------------------------------------------------
+
+    def on_sent(self) -> None: ...
+
+    def on_head(self, block: bytes, fin: bool) -> None:
+        try:
+            head = self._exchange.receive_head(block, fin=fin)
+        except RemoteProtocolError as error:
+            self._refuse_stream(error)
+            return
+        self._request_ended = fin
+        if isinstance(head, Trailers):
+            self._trailers = head.fields
+        elif isinstance(head, RequestHead):
+            self._begin(head, has_body=not fin and not self._upgrade)
+
+    def _begin(self, head: RequestHead, *, has_body: bool) -> None:
+        self.head = head
+        self.has_body = has_body
+        try:
+            origin = self._agent.choose(self, self._wanted)
+        except HeadError as error:
+            self.fail(error.status, error.code, error.detail)
+            self._leave()
+            return
+        self._agent.assign(self, origin)
+
+    def _refuse_stream(self, error: RemoteProtocolError) -> None:
+        logger.warning("the server sent a request that cannot be passed on: %s (%s)", error, error.code)
+        self._gone = True
+        self._stream.reset(ResetCode.PROTOCOL)
+        self._wake()
+        self._leave()
+
+    def on_data(self, data: bytes, fin: bool) -> None:
+        try:
+            self._exchange.receive_data(len(data), fin=fin)
+        except RemoteProtocolError as error:
+            self._refuse_stream(error)
+            return
+        if data:
+            self._inbox.append(data)
+        self._request_ended = self._request_ended or fin
+
+    def on_settled(self) -> None:
+        self._wake()
+
+    def on_room(self) -> None:
+        self._wake()
+
+    def on_progress(self, limit: int) -> None:
+        self._wake()
+
+    def on_reset(self, code: int) -> None:
+        self._gone = True
+        self._wake()
+
+    # -- serving -------------------------------------------------------------------------------
+
+    async def serve(self, origin: Origin) -> None:
+        """Let ``origin`` answer; whatever it does, the exchange ends here, with a whole answer or a truthful end."""
+        try:
+            if not self._gone:
+                await origin.serve(self)
+                if not self._exchange_over:
+                    self.fail(502, "origin_failed", "the origin gave no complete answer")
+        except Exception as error:
+            if not isinstance(error, TunnelkitError):
+                logger.exception("an origin failed")
+            self.fail(502, "origin_failed", "the origin failed")
+        finally:
+            self._leave()
+
+    @property
+    def _exchange_over(self) -> bool:
+        return self._gone or self._over
+
+    def _leave(self) -> None:
+        """The request's rest, if there is any, is not wanted: the server stops sending it when it has the answer."""
+        if not self._over:
+            self._stream.reset(ResetCode.CANCEL)
+        self._drop_rest()
+        self._wake = _nobody
+        self._agent.over(self)
+
+    def _drop_rest(self) -> None:
+        while self._inbox:
+            self._stream.consume(len(self._inbox.popleft()))
+        if self._over and self._request_ended:
+            self._stream.finish()
+
+    # -- for the origin ------------------------------------------------------------------------
+
+    @property
+    def body_waiting(self) -> bytes | None:
+        if self._inbox:
+            return self._inbox[0]
+        return b"" if self._request_ended else None
+
+    def body_taken(self) -> None:
+        if self._inbox:
+            self._body_started = True
+            self._stream.consume(len(self._inbox.popleft()))
+
+    @property
+    def trailers(self) -> Fields:
+        return self._trailers
+
+    @property
+    def body_started(self) -> bool:
+        return self._body_started
+
+    @property
+    def room(self) -> int:
+        return self._stream.room
+
+    def send_head(self, head: ResponseHead, *, fin: bool = False) -> None:
+        if not self._exchange_over:
+            self._stream.send_head(self._exchange.send_response(head, fin=fin), fin=fin)
+            self._over = fin
+
+    def send_body(self, data: Buffer) -> None:
+        if not self._exchange_over:
+            self._exchange.send_data(len(data))
+            self._stream.send_data(data)
+
+    def send_end(self, trailers: Fields | None = None) -> None:
+        if self._exchange_over:
+            return
+        if trailers:
+            self._stream.send_head(self._exchange.send_trailers(trailers), fin=True)
+        else:
+            self._exchange.send_fin()
+            self._stream.send_fin()
+        self._over = True
+
+    @property
+    def answered(self) -> bool:
+        return self._exchange.status is not None
+
+    def fail(self, status: int, code: str, detail: str) -> None:
+        if self._exchange_over:
+            return
+        if self.answered:
+            self._gone = True
+            self._stream.reset(ResetCode.INTERNAL)
+            return
+        head, body = problem(status, code, detail, self.head)
+        self.send_head(head)
+        if body:
+            self.send_body(body)
+        self.send_end()
+
+    async def splice(self, head: ResponseHead, peer: ByteStream) -> None:
+        self.send_head(head)
+        if self._gone:
+            peer.abort()
+            return
+        early = list(self._inbox)
+        self._inbox.clear()
+        splice = Splice(self._stream, peer, early, fin=self._request_ended)
+        await splice.run()
+        self._over = True
+
+    @property
+    def gone(self) -> bool:
+        return self._gone
+
+    def on_news(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+
+def _nobody() -> None:
+    """Nobody drives the exchange yet, or any more."""

@@ -1,0 +1,277 @@
+"""The tunnel client's public face: assembles the parts, starts, drains, closes. No protocol logic."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import unquote, urlsplit
+
+import anyio
+from anyio import AsyncContextManagerMixin
+from anyio.abc import TaskStatus
+
+from . import __version__
+from .agent import Agent
+from .config import DEFAULT_LIMITS, Limits
+from .core.allowlist import HostAllowlist
+from .core.routing import normalise_base_path
+from .core.tokens import check_token, mask_token
+from .errors import ConfigError, RegistrationRefused
+from .events import Closed, Events, EventStream
+from .handshake import Handshake
+from .lifetime import run_to_the_end
+from .net.contexts import ClientCertificate, client_context
+from .net.dial import Dial
+from .origins.base import Origin
+from .origins.url import NamedOrigins, OriginUrl, UrlOrigin
+from .supervisor import Supervisor, Way
+from .transports.base import Transport
+from .transports.lookup import find_transport
+
+__all__ = ["TunnelClient"]
+
+logger = logging.getLogger("tunnelkit.client")
+
+CLOSE_TIMEOUT = 1.0
+
+
+class TunnelClient(AsyncContextManagerMixin):
+    """Serves an origin through a tunnel server.
+
+    ``url``
+        Of the tunnel server: ``ws://`` or ``wss://`` (``http://`` and ``https://`` mean the same), with an optional
+        base path. A userinfo in it is sent as Authorization, to a proxy in front of the server.
+    ``token``, ``password``
+        The rendezvous key, and the password where the server asks for one.
+    ``origin``
+        A URL (``http://``, ``https://``, ``unix:``) or an ``Origin``. Optional with ``allow``.
+    ``allow``
+        Regular expressions that match, whole, the origins that callers may name in X-Host.
+    ``host``
+        The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one.
+    ``proxy``
+        A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
+
+    Raises ConfigError naming the argument. Use it as ``async with`` or by ``await group.start(client.run)``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str,
+        password: str | None = None,
+        origin: str | Origin | None = None,
+        allow: Sequence[str] = (),
+        host: str | None = None,
+        transport: str | Transport = "websocket",
+        proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        cafile: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        client_certificate: ClientCertificate | None = None,
+        origin_cafile: str | os.PathLike[str] | None = None,
+        origin_insecure: bool = False,
+        instance: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        check_token(token)
+        self.limits = limits
+        self._server, authorization = _parse_url(url)
+        self._token = token
+        if ssl_context is None:
+            ssl_context = client_context(cafile=cafile, insecure=insecure, certificate=client_certificate)
+        self._origin_tls = _once(
+            lambda: client_context(cafile=origin_cafile, insecure=origin_insecure, field="origin_cafile")
+        )
+        if origin_cafile is not None:
+            self._origin_tls()  # a mistake shows at once
+        allowlist = HostAllowlist.compile(allow)
+        if origin is None and not allow:
+            raise ConfigError("origin", "there is nothing to serve", "give origin, or allow for callers' X-Host")
+        self._host = host
+        self._origin = self._make_origin(OriginUrl.parse(origin)) if isinstance(origin, str) else origin
+        self._named = NamedOrigins(self._make_origin)
+        self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
+        self._events = Events()
+        chosen = find_transport(transport)
+        self._supervisor = Supervisor(
+            way=Way(
+                url=self._server,
+                transports={chosen.name: chosen},
+                dialler=Dial(ssl_context=ssl_context, proxy=proxy, environ=os.environ, timeout=limits.dial_timeout),
+                user_agent=_USER_AGENT,
+            ),
+            announce=Handshake(
+                token=token,
+                password=password,
+                authorization=authorization,
+                client_version=_USER_AGENT,
+                instance=instance or secrets.token_hex(16),
+            ),
+            limits=limits,
+            accept=self._agent.accept,
+            events=self._events,
+        )
+        self._over = anyio.Event()
+        self._refusal: RegistrationRefused | None = None
+
+    def __repr__(self) -> str:
+        return f"<TunnelClient {self._server} token={mask_token(self._token)} transport={self.transport or 'none'}>"
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where callers reach the origin. It holds the token: do not log it; ``masked_url`` is for showing."""
+        return f"{self._server}/_token/{self._token}/"
+
+    @property
+    def masked_url(self) -> str:
+        return f"{self._server}/_token/{mask_token(self._token)}/"
+
+    @property
+    def transport(self) -> str | None:
+        """The name of the transport in use; None while there is no connection."""
+        connection = self._supervisor.connection
+        return connection.transport if connection is not None else None
+
+    def events(self) -> EventStream:
+        """What happens from now on, as an async iterator (``tunnelkit.events``); the last one is ``Closed``."""
+        return self._events.listen()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled, closed or refused for good.
+
+        Raises RegistrationRefused, plain, when the server's word is final; everything else is tried again for ever.
+        Cancelled, it ends the session, for which it takes at most a second.
+        """
+        task_status.started()
+        try:
+            await run_to_the_end(self._work, stop=self._supervisor.close, timeout=CLOSE_TIMEOUT)
+        except RegistrationRefused as error:
+            self._refusal = error
+            raise
+        finally:
+            self._over.set()
+            self._events.tell(Closed(reason=str(self._refusal or "closed")))
+
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as group:
+            await group.start(self._agent.run)
+            try:
+                await self._supervisor.run()
+            except RegistrationRefused as error:
+                refusal: RegistrationRefused | None = error
+            else:
+                refusal = None
+            for origin in (self._origin, self._named):
+                if origin is not None:
+                    await origin.aclose()
+            group.cancel_scope.cancel()
+        if refusal is not None:
+            raise refusal
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[TunnelClient, None]:
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._run_guarded, group.cancel_scope)
+            try:
+                yield self
+            except Exception as error:
+                failure = error  # raised below, as it is: the task group is nobody's business
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def _run_guarded(self, scope: anyio.CancelScope) -> None:
+        try:
+            await self.run()
+        except RegistrationRefused:
+            scope.cancel()  # the body ends; __asynccontextmanager__ raises the refusal
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Return after one verified round trip of the session. Raises TimeoutError after ``timeout`` seconds, and
+        RegistrationRefused when there never will be one. Cancelling changes nothing."""
+        with anyio.fail_after(timeout):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_first, self._over, group.cancel_scope)
+                await self._supervisor.ready.wait()
+                group.cancel_scope.cancel()
+        if self._refusal is not None and not self._supervisor.ready.is_set():
+            raise self._refusal
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Take nothing new, and return when what runs is finished, or ``timeout`` seconds (default: the limits'
+        ``drain_timeout``) are over. The session ends with it."""
+        self._agent.drain()
+        self._supervisor.goaway()
+        with anyio.move_on_after(self.limits.drain_timeout if timeout is None else timeout):
+            await self._agent.idle.wait()
+        self._supervisor.close()
+
+    def close(self) -> None:
+        """End the session at once; ``run`` returns."""
+        self._supervisor.close()
+
+    async def check_origin(self) -> None:
+        """Connect to the origin once. Raises DialError when it cannot be reached."""
+        if isinstance(self._origin, UrlOrigin):
+            await self._origin.check()
+
+    def _make_origin(self, url: OriginUrl) -> UrlOrigin:
+        return UrlOrigin(url, limits=self.limits, host=self._host, ssl_context=self._origin_tls)
+
+
+_USER_AGENT = f"tunnelkit/{__version__} python/{platform.python_version()} {platform.system().lower()}"
+
+
+async def _first(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _once(make: Callable[[], ssl.SSLContext]) -> Callable[[], ssl.SSLContext]:
+    made: list[ssl.SSLContext] = []
+
+    def get() -> ssl.SSLContext:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+_SCHEMES = {"ws": "http", "http": "http", "wss": "https", "https": "https"}
+
+
+def _parse_url(url: str) -> tuple[str, str | None]:
+    """The server's URL without userinfo and trailing slash, and the Authorization that the userinfo asks for."""
+    parts = urlsplit(url)
+    scheme = _SCHEMES.get(parts.scheme.lower())
+    if scheme is None or not parts.hostname:
+        raise ConfigError("url", "is no tunnel server's address", "give something like wss://tunnel.example.com")
+    if parts.query or parts.fragment:
+        raise ConfigError("url", "must not have a query or fragment")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ConfigError("url", "has no valid port", "a port is a number from 1 to 65535") from None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    base = normalise_base_path(parts.path) if parts.path.strip("/") else ""
+    authorization = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + b64encode(pair.encode()).decode("ascii")
+    return f"{scheme}://{host}{f':{port}' if port else ''}{base}", authorization

@@ -1,0 +1,107 @@
+"""The server's gateway: takes callers' requests to tunnels. Here: placing them; ``gateway_exchange`` carries them.
+
+The registry decides where a request goes, when it waits and when it has waited too long; this module carries its
+decisions out, and keeps the one alarm that they need.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+
+from .config import Limits
+from .core.registry import Decision, Dispatch, Expired, Move, Registry
+from .core.routing import ToTunnel
+from .core.tokens import token_digest
+from .gateway_exchange import GatewayExchange
+from .http.request import CallerRequest
+from .logs import AccessLog
+from .net.timers import Timer, Timers
+
+if TYPE_CHECKING:
+    from .sessions import ServerSession
+
+__all__ = ["Gateway", "TunnelDecision", "TunnelRegistry"]
+
+TunnelRegistry: TypeAlias = "Registry[ServerSession, GatewayExchange]"
+TunnelDecision: TypeAlias = "Expired[GatewayExchange] | Decision[ServerSession, GatewayExchange]"
+
+
+class Gateway:
+    """One a server. ``trusts(address)`` tells which peers are proxies that are believed about their callers."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        registry: TunnelRegistry,
+        timers: Timers,
+        trusts: Callable[[str], bool],
+        access: AccessLog,
+    ) -> None:
+        self.limits = limits
+        self.registry = registry
+        self.timers = timers
+        self.trusts = trusts
+        self.access = access
+        self.draining = False
+        self.active: set[GatewayExchange] = set()
+        self.idle = anyio.Event()  # set when drained
+        self._numbers = itertools.count(1)
+        self._alarm: Timer | None = None
+
+    async def handle(self, request: CallerRequest, route: ToTunnel) -> None:
+        """Carry one request to its tunnel and the answer back; returns when the caller has it or is gone.
+
+        When cancelled, the exchange is cancelled at the other end too.
+        """
+        exchange = GatewayExchange(self, request, route, next(self._numbers), self._digest(route))
+        self.active.add(exchange)
+        try:
+            await exchange.run()
+        finally:
+            self.active.discard(exchange)
+            if self.draining and not self.active:
+                self.idle.set()
+
+    def _digest(self, route: ToTunnel) -> bytes:
+        """Of the first candidate that is known; else of the first, so that it waits or fails under its name."""
+        digests = [token_digest(token) for token in route.tokens]
+        now = anyio.current_time()
+        return next((digest for digest in digests if self.registry.is_known(digest, now)), digests[0])
+
+    def drain(self) -> None:
+        """Take nothing new. ``idle`` is set when what runs is over."""
+        self.draining = True
+        if not self.active:
+            self.idle.set()
+
+    def execute(self, decisions: Iterable[TunnelDecision]) -> None:
+        """Carry out what the registry decided, in order."""
+        for decision in decisions:
+            exchange = decision.exchange
+            if isinstance(decision, Expired):
+                exchange.reject(decision.rejected)
+            elif isinstance(decision, Dispatch):
+                exchange.dispatch(decision.session)
+            else:
+                exchange.withdraw()
+                if isinstance(decision, Move):
+                    exchange.dispatch(decision.session)
+        self.set_alarm()
+
+    def set_alarm(self) -> None:
+        """Be called back when the registry's next deadline is due; one timer serves all that waits."""
+        due = self.registry.next_timer()
+        alarm = self._alarm
+        if due is None or (alarm is not None and alarm.active and alarm.when <= due):
+            return
+        if alarm is not None:
+            alarm.cancel()
+        self._alarm = self.timers.at(due, self._expire)
+
+    def _expire(self) -> None:
+        self.execute(self.registry.expire(anyio.current_time()))

@@ -1,0 +1,421 @@
+"""One exchange at the server: a caller's request, the stream it is sent on, and the answer on its way back.
+
+Its one task (the caller's connection's) only waits: body bytes up, and the answer down, are pumped synchronously by
+whichever side has news. What may follow what, and how it ended, is ``core.exchange``'s to say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .core.exchange import Delivery, Exchange
+from .core.frames import ResetCode, StreamKind
+from .core.problem import problem
+from .core.registry import Dispatch, Rejected
+from .core.routing import ToTunnel
+from .core.tokens import mask_token
+from .errors import HeadError, LocalProtocolError, RemoteProtocolError
+from .forwarding import forward_request, forward_response, upgrade_of
+from .heads import RequestHead, ResponseHead, Trailers
+from .http.request import CallerRequest
+from .link import OpenField, Stream
+from .net.timers import Timer
+from .splice import Splice
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+    from .sessions import ServerSession
+
+__all__ = ["GatewayExchange"]
+
+logger = logging.getLogger("tunnelkit.server")
+
+# Body bytes kept for another dispatch until the peer's credit goes beyond them or a head came (design, section 8).
+HELD_BYTES = 64 * 1024
+# One turn of the pump up; the front reads as much.
+CHUNK = 64 * 1024
+
+
+class GatewayExchange:
+    """See the module. It is the handler of its stream (``link.StreamHandler``), and the registry's exchange."""
+
+    def __init__(self, gateway: Gateway, request: CallerRequest, route: ToTunnel, number: int, digest: bytes) -> None:
+        self.request = request
+        self.number = number
+        self.masked = mask_token(route.tokens[0])
+        self.session: ServerSession | None = None
+        self.started = anyio.current_time()
+        self.status = 0  # of what the caller was given
+        self._gateway = gateway
+        self._digest = digest
+        self._x_host = route.x_host
+        self._target = route.target
+        self._upgrade = upgrade_of(request.head) is not None
+        self._head = request.head  # as it goes out, once it is submitted
+        self._block_size = 0
+        self._stream: Stream | None = None
+        self._exchange = Exchange(client=False, limits=gateway.limits)
+        self._outcome = ""  # for the log, where the exchange does not know it
+        self._held: list[bytes] | None = []
+        self._held_size = 0
+        self._body_done = not request.has_body
+        self._inbox: deque[bytes] = deque()  # the answer's bytes that the caller does not take yet
+        self._answer_ended = False
+        self._trailers: Trailers | None = None
+        self._switching: ResponseHead | None = None  # a 101 to be passed on
+        self._sent_bytes = 0
+        self._attempt = 0
+        self._done = False
+        self._timer: Timer | None = None
+        self._head_due = 0.0
+
+    # -- the task ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """From submitting the request until the caller has its answer, or is gone."""
+        try:
+            self._submit()
+            while not self._done:
+                await self._turn()
+        finally:
+            self._leave()
+
+    async def _turn(self) -> None:
+        if self.request.gone:
+            self._outcome = "caller_gone"
+            self._done = True
+            return
+        self._pump_up()
+        self._pump_down()
+        if self._switching is not None:
+            await self._splice(self._switching)
+        elif not self._done:
+            writable = bool(self._inbox) or not self.request.flush()
+            await self.request.wait(readable=self._wants_input, writable=writable)
+
+    @property
+    def _wants_input(self) -> bool:
+        """Always, to notice that the caller left, but while body bytes wait for room in the tunnel."""
+        return self._body_done or self._stream is None or self._body_room > 0
+
+    async def _splice(self, head: ResponseHead) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        peer = await self.request.upgrade(head)
+        splice = Splice(stream, peer, self._inbox, fin=self._answer_ended)
+        self._done = True
+        await splice.run()
+        self._sent_bytes = splice.delivered
+
+    def _leave(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._withdraw_or_reset(ResetCode.CANCEL)
+        gateway = self._gateway
+        now = anyio.current_time()
+        gateway.execute(gateway.registry.cancel(self, now))
+        gateway.access.returned(
+            id=self.number,
+            token=self.masked,
+            status=self.status or 499,
+            sent=self._sent_bytes,
+            seconds=now - self.started,
+            outcome=self._outcome or str(self._exchange.outcome),
+        )
+
+    # -- placing: the registry's decisions -----------------------------------------------------
+
+    def _submit(self) -> None:
+        request, gateway = self.request, self._gateway
+        head = self._head = forward_request(
+            request.head,
+            peer_address=request.peer.address,
+            scheme=request.scheme,
+            trusted=gateway.trusts(request.peer.address),
+            target=self._target,
+        )
+        gateway.access.received(
+            id=self.number,
+            token=self.masked,
+            verb=head.method,
+            url=request.head.target,
+            addr=request.peer.forwarded_for or request.peer.address,
+            x_host=self._x_host or b"",
+        )
+        decision = gateway.registry.submit(
+            self._digest, self, anyio.current_time(), wait=preferred_wait(request.head)
+        )
+        if isinstance(decision, Rejected):
+            self.reject(decision)
+            return
+        if isinstance(decision, Dispatch):
+            self.dispatch(decision.session)
+        gateway.set_alarm()
+
+    def dispatch(self, session: ServerSession) -> None:
+        """Open a stream on ``session`` and give it all there is of the request."""
+        kind = StreamKind.UPGRADE if self._upgrade else StreamKind.HTTP
+        fields = {int(OpenField.X_HOST): self._x_host} if self._x_host is not None else None
+        try:
+            stream = session.link.open_stream(kind, self, fields)
+        except LocalProtocolError:
+            self._again(full=True)
+            return
+        self.session = session
+        self._stream = stream
+        self._attempt += 1
+        self._exchange = Exchange(client=False, limits=self._gateway.limits, earlier=self._exchange.outcome)
+        self._give_request(stream)
+
+    def _give_request(self, stream: Stream) -> None:
+        fin = not self.request.has_body and not self._upgrade
+        block = self._exchange.send_request(self._head, fin=fin)
+        self._block_size = len(block)
+        stream.send_head(block, fin=fin)
+        for piece in self._held or ():
+            self._exchange.send_data(len(piece))
+            stream.send_data(piece)
+        if self._body_done and self.request.has_body:
+            self._end_body(stream)
+        self._pump_up()
+
+    def withdraw(self) -> None:
+        """The registry takes it from its session again; nothing of it was sent."""
+        self._withdraw_or_reset(ResetCode.CANCEL)
+
+    def reject(self, rejected: Rejected) -> None:
+        """It found no place, or no time: it has left the registry."""
+        self._withdraw_or_reset(ResetCode.CANCEL)
+        self._fail(rejected.status, rejected.code, rejected.detail, retry_after=rejected.retry_after)
+
+    def _again(self, *, full: bool = False) -> None:
+        gateway = self._gateway
+        gateway.execute(gateway.registry.again(self, anyio.current_time(), full=full))
+
+    def _withdraw_or_reset(self, code: int) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None and not stream.withdraw():
+            stream.reset(code)
+
+    # -- the request's body --------------------------------------------------------------------
+
+    @property
+    def _body_room(self) -> int:
+        room = self._stream.room if self._stream is not None else 0
+        return room if self._held is None else min(room, HELD_BYTES - self._held_size)
+
+    def _pump_up(self) -> None:
+        stream = self._stream
+        try:
+            while stream is not None and not self._body_done and (room := self._body_room) > 0:
+                data = self.request.receive_body_nowait(min(room, CHUNK))
+                if data is None:
+                    return
+                if data:
+                    self._give_body(stream, data)
+                else:
+                    self._body_done = True
+                    self._end_body(stream)
+        except HeadError as error:
+            self._withdraw_or_reset(ResetCode.CANCEL)
+            self._fail(error.status, error.code, error.detail)
+
+    def _give_body(self, stream: Stream, data: bytes) -> None:
+        self._exchange.send_data(len(data))
+        stream.send_data(data)
+        if self._held is not None:
+            self._held.append(data)
+            self._held_size += len(data)
+
+    def _end_body(self, stream: Stream) -> None:
+        if self.request.trailers:
+            stream.send_head(self._exchange.send_trailers(self.request.trailers), fin=True)
+        else:
+            self._exchange.send_fin()
+            stream.send_fin()
+
+    # -- the stream's events -------------------------------------------------------------------
+
+    def on_sent(self) -> None:
+        gateway = self._gateway
+        gateway.registry.sent(self)
+        self._restart_head_clock()
+        self._timer = gateway.timers.at(self._head_due, self._head_late)
+        head = self.request.head
+        gateway.access.sent(
+            id=self.number,
+            token=self.masked,
+            info=head.method + b" " + head.target,
+            ws=self.session.id[:8] if self.session is not None else "",
+        )
+
+    def on_progress(self, limit: int) -> None:
+        self._restart_head_clock()
+        if limit - self._block_size > HELD_BYTES:
+            self._held = None
+        self.on_room()
+
+    def on_room(self) -> None:
+        if not self._body_done:
+            self._pump_up()
+            self.request.wake()
+
+    def on_head(self, block: bytes, fin: bool) -> None:
+        try:
+            head = self._exchange.receive_head(block, fin=fin)
+        except RemoteProtocolError as error:
+            self._bad_answer(error)
+            return
+        self._answer_ended = fin
+        if isinstance(head, ResponseHead):
+            self._pass_head(head)
+        elif isinstance(head, Trailers):
+            self._trailers = head
+
+    def _pass_head(self, head: ResponseHead) -> None:
+        out = forward_response(head)
+        if head.status == 101:
+            self._answered(head)
+            self._switching = out
+            self.request.wake()
+        elif head.status < 200:
+            self.request.send_info(out)
+        else:
+            self._answered(head)
+            self.request.send_head(out)
+            if self._upgrade and self._stream is not None:  # refused: an ordinary response
+                self._exchange.send_fin()
+                self._stream.send_fin()
+
+    def _answered(self, head: ResponseHead) -> None:
+        self.status = head.status
+        self._held = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._gateway.access.answer(
+            id=self.number, token=self.masked, ws=self.session.id[:8] if self.session is not None else ""
+        )
+
+    def on_data(self, data: bytes, fin: bool) -> None:
+        try:
+            self._exchange.receive_data(len(data), fin=fin)
+        except RemoteProtocolError as error:
+            self._bad_answer(error)
+            return
+        self._answer_ended = fin
+        if data and (self._inbox or self._switching is not None or not self._give(data)):
+            self._inbox.append(data)
+
+    def on_settled(self) -> None:
+        if self._switching is None:
+            self._pump_down()
+            if not self._done and (self._inbox or not self.request.flush()):
+                self.request.wake()
+
+    def on_reset(self, code: int) -> None:
+        self._stream = None
+        if self._done:
+            return
+        self._exchange.fail(was_sent=True, refused=code == ResetCode.REFUSED)
+        self._lost()
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    def _give(self, data: bytes) -> bool:
+        if not self.request.try_send_body(data):
+            return False
+        self._sent_bytes += len(data)
+        if self._stream is not None:
+            self._stream.consume(len(data))
+        return True
+
+    def _pump_down(self) -> None:
+        if self._switching is not None:
+            return
+        while self._inbox:
+            if not self._give(self._inbox[0]) and not (self.request.flush() and self._give(self._inbox[0])):
+                return
+            self._inbox.popleft()
+        if self._answer_ended and not self._done:
+            self._complete()
+
+    def _complete(self) -> None:
+        self.request.send_end(self._trailers.fields if self._trailers is not None else None)
+        self.request.flush()
+        if self._body_done and self._stream is not None:
+            self._stream.finish()
+            self._stream = None
+        self._finish()
+
+    def _finish(self) -> None:
+        self._done = True
+        self.request.wake()
+
+    # -- failures ------------------------------------------------------------------------------
+
+    def _lost(self) -> None:
+        """The stream is gone without a complete answer."""
+        attached = self._gateway.registry.attached(self._digest)
+        if self._exchange.may_dispatch_again(
+            has_body=self.request.has_body,
+            body_held=self._held is not None,
+            other_session_attached=any(session is not self.session for session in attached),
+        ):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._again()
+        elif self._exchange.outcome is Delivery.NEVER_SENT:
+            self._fail(502, "refused", "the tunnel client did not take the request")
+        else:
+            self._fail(502, "tunnel_lost", "the tunnel client was lost before it had answered")
+
+    def _bad_answer(self, error: Exception) -> None:
+        logger.warning("the tunnel client sent an answer that cannot be passed on: %s token=%s", error, self.masked)
+        self._withdraw_or_reset(ResetCode.PROTOCOL)
+        self._fail(502, "bad_answer", "the answer of the tunnel client cannot be passed on")
+
+    def _restart_head_clock(self) -> None:
+        self._head_due = anyio.current_time() + self._gateway.limits.response_head_timeout
+
+    def _head_late(self) -> None:
+        if self._done:
+            return
+        if anyio.current_time() < self._head_due:
+            self._timer = self._gateway.timers.at(self._head_due, self._head_late)
+            return
+        self._withdraw_or_reset(ResetCode.TIMEOUT)
+        self._fail(504, "response_timeout", "the origin did not answer in time")
+
+    def _fail(self, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
+        """Tell the caller, or, when an answer has begun, break it off: never complete what is not whole."""
+        if self._done:
+            return
+        request = self.request
+        if self.status:
+            request.abort()
+        else:
+            head, body = problem(status, code, detail=detail, head=request.head, retry_after=retry_after)
+            self.status = status
+            self._sent_bytes = len(body)
+            request.send_head(head)
+            request.try_send_body(body)
+            request.send_end()
+            request.flush()
+        self._inbox.clear()
+        self._finish()
+
+
+def preferred_wait(head: RequestHead) -> float | None:
+    """``Prefer: wait=N`` (RFC 7240 4.3): how many seconds the caller is ready to wait; None when it does not say."""
+    for name, value in head.fields:
+        if name.lower() == b"prefer":
+            for item in value.split(b","):
+                key, _, number = item.partition(b";")[0].partition(b"=")
+                if key.strip().lower() == b"wait" and number.strip().isdigit():
+                    return float(min(int(number.strip()), 86_400))
+    return None

@@ -1,0 +1,478 @@
+"""One session's pump: the one bridge between the sans-IO core and anyio.
+
+A ``Link`` lives as long as its session and owns its core. ``run`` serves one connection: a reader, a writer and a
+timekeeper. The reader feeds the core and hands each stream's events to its handler, synchronously; the writer
+pulls one message whenever the connection is ready and the bell was rung (facts: pull, not push). No await stands
+between what is taken out of the core and the send that carries it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import Protocol
+
+import anyio
+
+from .config import Limits
+from .core.budget import Budget
+from .core.events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset, Room
+from .core.frames import ResetCode, StreamKind
+from .core.multiplexer import Multiplexer
+from .core.opening import OpeningResult
+from .core.session import ConnectionFailed, Session, State
+from .errors import ConnectionLost, RemoteProtocolError, SessionGone
+from .net.stream import Buffer
+from .transports.base import Connection
+
+__all__ = ["Link", "OpenField", "Stream", "StreamHandler"]
+
+# Seconds that a last message (BYE) and an orderly close may take.
+CLOSE_TIMEOUT = 1.0
+
+
+class OpenField(IntEnum):
+    """Keys of the fields that OPEN carries."""
+
+    X_HOST = 1  # the origin that the caller asks for, as it stood in X-Host
+
+
+class StreamHandler(Protocol):
+    """What drives one stream. Called from the link's reader and writer; it never blocks and never raises."""
+
+    def on_sent(self) -> None:
+        """A first byte of the stream was taken by a connection."""
+
+    def on_head(self, block: bytes, fin: bool) -> None: ...
+
+    def on_data(self, data: bytes, fin: bool) -> None:
+        """Received bytes. They count against the stream's credit until ``Stream.consume``."""
+
+    def on_reset(self, code: int) -> None:
+        """The stream is over: reset by the peer, or its session is gone (``ResetCode.SESSION_GONE``)."""
+
+    def on_room(self) -> None:
+        """The send buffer, full before, takes bytes again."""
+
+    def on_progress(self, limit: int) -> None:
+        """The peer consumed what it was sent: it now takes bytes up to the offset ``limit``."""
+
+    def on_settled(self) -> None:
+        """Every event of one message was handed over: write out what they gave."""
+
+
+class Stream:
+    """A handler's grip on one stream of a link."""
+
+    __slots__ = ("_link", "handler", "id", "open")
+
+    def __init__(self, link: Link, stream_id: int, handler: StreamHandler) -> None:
+        self._link = link
+        self.id = stream_id
+        self.handler = handler
+        self.open = True
+
+    @property
+    def link(self) -> Link:
+        return self._link
+
+    @property
+    def room(self) -> int:
+        return self._link.mux.send_room(self.id) if self.open else 0
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether any byte of this stream was taken by a connection."""
+        return not self.open or self._link.mux.was_sent(self.id)
+
+    def send_head(self, block: bytes, *, fin: bool = False) -> None:
+        if self.open:
+            self._link.mux.send_head(self.id, block, fin=fin)
+            self._link.ring()
+
+    def send_data(self, data: Buffer, *, fin: bool = False) -> None:
+        if self.open:
+            self._link.mux.send_data(self.id, data, fin=fin)
+            self._link.ring()
+
+    def send_fin(self) -> None:
+        if self.open:
+            self._link.mux.send_fin(self.id)
+            self._link.ring()
+
+    def consume(self, count: int) -> None:
+        """``count`` received bytes left for good: the peer may send as many more."""
+        if self.open and count:
+            self._link.mux.consume(self.id, count)
+            self._link.ring()
+
+    def withdraw(self) -> bool:
+        """Take the stream back if no byte of it was sent; True when it vanished without a trace."""
+        if not self.open or not self._link.mux.withdraw(self.id):
+            return False
+        self._forget()
+        return True
+
+    def reset(self, code: int) -> None:
+        if self.open:
+            self._link.mux.reset(self.id, code)
+            self._forget()
+            self._link.ring()
+
+    def finish(self) -> None:
+        """Both halves are done, as far as the handler is concerned."""
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.open:
+            self.open = False
+            self._link.forget(self.id)
+
+
+class _Run:
+    """One connection's time on the link."""
+
+    __slots__ = ("connection", "failure", "scope")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.scope = anyio.CancelScope()
+        self.failure: Exception | None = None
+
+    def end(self, failure: Exception) -> None:
+        if self.failure is None:
+            self.failure = failure
+            self.scope.cancel()
+
+
+class Link:
+    """``accept`` makes the handler of a stream that the peer opens, or None to refuse it.
+
+    ``changed`` is called (synchronously) when a stream ended, so that its place can be given to another.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        limits: Limits,
+        budget: Budget,
+        peer_window: int,
+        peer_floor: int,
+        peer_max_streams: int,
+        logger: logging.Logger,
+        accept: Callable[[Stream, Opened], StreamHandler | None] | None = None,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.mux = Multiplexer(
+            client=client, limits=limits, peer_floor=peer_floor, peer_max_streams=peer_max_streams, budget=budget
+        )
+        self.session = Session(source=self.mux, limits=limits, peer_window=peer_window, budget=budget)
+        self.streams: dict[int, Stream] = {}
+        self._unsent: list[Stream] = []  # opened by us, and no byte of them taken yet
+        self.going_away = False  # the peer said GOAWAY
+        self._accept = accept
+        self._changed = changed
+        self._logger = logger
+        self._run: _Run | None = None
+        self._bell = anyio.Event()
+        self._timer_bell = anyio.Event()
+        self._timer_due = float("inf")
+        self._progressed = False
+        self._heard = anyio.Event()  # replaced by whoever asks for a sign of life
+
+    # -- for handlers --------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> Connection | None:
+        return self._run.connection if self._run else None
+
+    @property
+    def gone(self) -> bool:
+        """The session is over, or about to be: nothing new may begin on it."""
+        return self.session.state in (State.GONE, State.CLOSING)
+
+    @property
+    def progressed(self) -> bool:
+        """Whether the last connection moved an offset."""
+        return self._progressed
+
+    def open_stream(
+        self, kind: StreamKind, handler: StreamHandler, fields: Mapping[int, bytes] | None = None
+    ) -> Stream:
+        """Open a stream. Raises what ``Multiplexer.open_stream`` raises when there is no room."""
+        stream_id = self.mux.open_stream(kind, fields or {})
+        stream = Stream(self, stream_id, handler)
+        self.streams[stream_id] = stream
+        self._unsent.append(stream)
+        self.session.active = True
+        return stream
+
+    def forget(self, stream_id: int) -> None:
+        if self.streams.pop(stream_id, None) is None:
+            return
+        self.session.active = bool(self.streams)
+        if self._changed is not None:
+            self._changed()
+
+    def ring(self) -> None:
+        """There may be something to send."""
+        self._bell.set()
+
+    # -- one connection ------------------------------------------------------------------------
+
+    async def run(self, connection: Connection, opened: OpeningResult, *, greeting: bytes = b"") -> Exception:
+        """Serve ``connection`` from its ATTACH on until it or the session ends; return why.
+
+        ``greeting`` goes out first (the server's ATTACH). A connection served before is fenced first. When
+        cancelled, the connection is dropped; the session is detached and can be resumed. Raises RemoteProtocolError
+        when the peer's ack cannot be (the session cannot go on then).
+        """
+        self.fence(ConnectionLost("another connection took over"))
+        assert opened.attached is not None
+        self.session.attach(
+            opened.attached.epoch,
+            opened.attached.peer_ack,
+            anyio.current_time(),
+            max_message=connection.max_message,
+            ordered=connection.ordered,
+            pings=connection.wants_pings,
+        )
+        run = self._run = _Run(connection)
+        try:
+            with run.scope:
+                await self._serve(run, greeting, opened.unread)
+        finally:
+            self._leave(run)
+        failure = run.failure or ConnectionLost("ended")
+        await self._close(run, failure)
+        return failure
+
+    def fence(self, reason: Exception) -> None:
+        """Detach from the connection served now: nothing that it still does changes the session."""
+        run = self._run
+        if run is None:
+            return
+        self._leave(run)
+        run.end(reason)
+        run.connection.abort()
+
+    async def answers(self, timeout: float) -> bool:
+        """Ask the peer for a sign of life; whether one came within ``timeout`` seconds."""
+        if self._run is None:
+            return False
+        self._heard = anyio.Event()
+        self.session.ask()
+        self.ring()
+        with anyio.move_on_after(timeout):
+            await self._heard.wait()
+        return self._heard.is_set()
+
+    def tell_sent(self) -> None:
+        """Tell the handlers of streams that a connection took meanwhile."""
+        waiting = []
+        for stream in self._unsent:
+            if stream.open and not stream.was_sent:
+                waiting.append(stream)
+            elif stream.open:
+                stream.handler.on_sent()
+        self._unsent = waiting
+
+    def end(self, code: str) -> None:
+        """End the session with ``code``: the peer is told when a connection is there, every stream is over."""
+        if not self.gone:
+            self.session.close(code, anyio.current_time())
+            self.ring()
+        self._fail_streams()
+        self.mux.close()
+
+    def _leave(self, run: _Run) -> None:
+        if self._run is run:
+            self._run = None
+            self.tell_sent()
+            self._progressed = self.session.progressed
+            self.session.detach(anyio.current_time())
+
+    async def _serve(self, run: _Run, greeting: bytes, unread: bytes | None) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._guard, run, self._write, greeting)
+            group.start_soon(self._guard, run, self._keep_time)
+            await self._guard(run, self._read, unread)
+
+    async def _guard(self, run: _Run, part: Callable[..., object], *args: object) -> None:
+        try:
+            await part(run, *args)  # type: ignore[misc]
+        except (ConnectionLost, RemoteProtocolError, ConnectionFailed, SessionGone) as error:
+            run.end(error)
+
+    async def _read(self, run: _Run, unread: bytes | None) -> None:
+        receive = run.connection.receive
+        if unread is not None:
+            self._receive(unread)
+        while True:
+            message = await receive()
+            if self._run is not run:
+                return
+            self._receive(message)
+
+    def _receive(self, message: bytes) -> None:
+        self._heard.set()
+        now = anyio.current_time()
+        session = self.session
+        touched: dict[int, Stream] = {}
+        for piece in session.receive_message(message, now):
+            for event in self.mux.receive_data(piece, now):
+                self._deliver(event, touched)
+        for stream in touched.values():
+            stream.handler.on_settled()
+        if session.state is State.GONE:
+            self._fail_streams()
+            self.mux.close()
+            raise SessionGone(session.peer_bye or "closed")
+        if session.has_output or self.mux.has_output:
+            self.ring()
+        self._check_timer()
+
+    async def _write(self, run: _Run, greeting: bytes) -> None:
+        connection = run.connection
+        if greeting:
+            await connection.send(greeting)
+        while True:
+            room = await connection.ready()
+            if self._run is not run:
+                return
+            self._bell = anyio.Event()
+            message = self.session.data_to_send(anyio.current_time(), room)
+            if message:
+                await connection.send(message)
+                if self._unsent:
+                    self.tell_sent()
+                self._deliver_rooms()
+            elif self.session.state is State.GONE:
+                raise SessionGone("closed")
+            else:
+                self._check_timer()
+                await self._bell.wait()
+
+    async def _keep_time(self, run: _Run) -> None:
+        while True:
+            due = self.session.next_timer()
+            self._timer_due = float("inf") if due is None else due
+            self._timer_bell = anyio.Event()
+            with anyio.CancelScope(deadline=self._timer_due):
+                await self._timer_bell.wait()
+            if self._run is not run:
+                return
+            self.session.handle_timer(anyio.current_time(), run.connection.last_received)
+            if self.session.has_output:
+                self.ring()
+
+    def _check_timer(self) -> None:
+        """Wake the timekeeper only for a deadline earlier than the one it sleeps to; later ones are found then."""
+        due = self.session.next_timer()
+        if due is not None and due < self._timer_due:
+            self._timer_due = due
+            self._timer_bell.set()
+
+    async def _close(self, run: _Run, failure: Exception) -> None:
+        """Tell the peer why, as far as that is possible in a moment, and close."""
+        if isinstance(failure, ConnectionLost | ConnectionFailed):
+            run.connection.abort()
+            return
+        code = 1000
+        if isinstance(failure, RemoteProtocolError):
+            code = 1002
+            self._logger.warning("session ended: the peer broke the protocol: %s (%s)", failure, failure.code)
+            if not self.gone:
+                self.end(failure.code)
+        with anyio.move_on_after(CLOSE_TIMEOUT):
+            await self._send_last(run.connection)
+            await run.connection.aclose(code)
+        run.connection.abort()
+
+    async def _send_last(self, connection: Connection) -> None:
+        message = self.session.data_to_send(anyio.current_time(), connection.max_message)
+        if message:
+            try:
+                await connection.send(message)
+            except ConnectionLost:
+                return
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _deliver(self, event: Event, touched: dict[int, Stream]) -> None:
+        if isinstance(event, Opened):
+            self._open_by_peer(event)
+            return
+        if isinstance(event, GoAway):
+            self.going_away = True
+            return
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            self._drop(event)
+            return
+        touched[stream.id] = stream
+        try:
+            self._hand_over(stream, event)
+        except Exception:
+            self._logger.exception("a stream's handler failed; the stream is reset")
+            stream.reset(ResetCode.INTERNAL)
+
+    def _hand_over(self, stream: Stream, event: Event) -> None:
+        if isinstance(event, Data):
+            stream.handler.on_data(event.data, event.fin)
+        elif isinstance(event, HeadBlock):
+            stream.handler.on_head(event.block, event.fin)
+        elif isinstance(event, Progress):
+            stream.handler.on_progress(event.limit)
+        elif isinstance(event, Room):
+            stream.handler.on_room()
+        elif isinstance(event, Reset):
+            stream._forget()
+            stream.handler.on_reset(event.code)
+
+    def _drop(self, event: Event) -> None:
+        """Late bytes of a stream that its handler has finished with."""
+        if isinstance(event, Data) and event.data:
+            self.mux.consume(event.stream_id, len(event.data))
+
+    def _open_by_peer(self, event: Opened) -> None:
+        stream = Stream(self, event.stream_id, _NO_HANDLER)
+        handler = self._accept(stream, event) if self._accept is not None else None
+        if handler is None:
+            self.mux.reset(event.stream_id, ResetCode.REFUSED)
+            return
+        stream.handler = handler
+        self.streams[event.stream_id] = stream
+        self.session.active = True
+
+    def _deliver_rooms(self) -> None:
+        for event in self.mux.take_room_events():
+            stream = self.streams.get(event.stream_id)
+            if stream is not None:
+                stream.handler.on_room()
+
+    def _fail_streams(self) -> None:
+        for stream in list(self.streams.values()):
+            stream._forget()
+            try:
+                stream.handler.on_reset(ResetCode.SESSION_GONE)
+            except Exception:
+                self._logger.exception("a stream's handler failed as its session ended")
+
+
+class _NoHandler:
+    """Stands in while the handler of a stream that the peer opened is being made."""
+
+    def on_sent(self) -> None: ...
+    def on_head(self, block: bytes, fin: bool) -> None: ...
+    def on_data(self, data: bytes, fin: bool) -> None: ...
+    def on_reset(self, code: int) -> None: ...
+    def on_room(self) -> None: ...
+    def on_progress(self, limit: int) -> None: ...
+    def on_settled(self) -> None: ...
+
+
+_NO_HANDLER = _NoHandler()

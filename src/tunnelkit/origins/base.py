@@ -1,0 +1,93 @@
+"""What answers requests at the client: the interface, and the exchange that an origin is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ..core.allowlist import HostOrigin
+from ..heads import Fields, RequestHead, ResponseHead
+from ..net.stream import Buffer, ByteStream
+
+__all__ = ["Origin", "OriginExchange"]
+
+
+class OriginExchange(ABC):
+    """One request, and the way to answer it. Driven by one task; everything but ``splice`` is synchronous."""
+
+    head: RequestHead  # Host is the caller's: an origin puts its own there if it wants to
+    x_host: HostOrigin | None  # another origin than the configured one, allowed already
+    has_body: bool
+
+    # -- the request's body --------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def body_waiting(self) -> bytes | None:
+        """The next piece of the body; ``b""`` at its end (``trailers`` are complete then); None: not there yet."""
+
+    @abstractmethod
+    def body_taken(self) -> None:
+        """The waiting piece was used: the caller may send as much more."""
+
+    @property
+    @abstractmethod
+    def trailers(self) -> Fields: ...
+
+    @property
+    @abstractmethod
+    def body_started(self) -> bool:
+        """Any piece of the body was taken: the request cannot be made a second time."""
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """Answer bytes that fit now."""
+
+    @abstractmethod
+    def send_head(self, head: ResponseHead, *, fin: bool = False) -> None:
+        """An interim response, or the final head."""
+
+    @abstractmethod
+    def send_body(self, data: Buffer) -> None: ...
+
+    @abstractmethod
+    def send_end(self, trailers: Fields | None = None) -> None: ...
+
+    @property
+    @abstractmethod
+    def answered(self) -> bool:
+        """A final head was sent."""
+
+    @abstractmethod
+    def fail(self, status: int, code: str, detail: str) -> None:
+        """Answer with a problem; where an answer has begun, break it off so that it is seen to be partial."""
+
+    @abstractmethod
+    async def splice(self, head: ResponseHead, peer: ByteStream) -> None:
+        """Send ``head`` (101) and join the caller with ``peer`` until both directions ended."""
+
+    # -- news ----------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def gone(self) -> bool:
+        """The caller, or the session, is gone: nobody waits for the answer."""
+
+    @abstractmethod
+    def on_news(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` whenever body, room or ``gone`` changed. Synchronous; it must not call back."""
+
+
+class Origin(ABC):
+    """Answers requests. One object serves any number of exchanges at a time."""
+
+    @abstractmethod
+    async def serve(self, exchange: OriginExchange) -> None:
+        """Answer one request. What it raises becomes a 502, or breaks off an answer that has begun."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of kept-alive connections and the like; no exchange comes any more."""

@@ -1,0 +1,130 @@
+"""The server's own pages: health and statistics. What they show, and to whom."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import anyio
+
+from .config import Limits
+from .core.problem import problem
+from .core.routing import Reserved, details_allowed
+from .gateway import Gateway, TunnelRegistry
+from .heads import Fields, RequestHead, ResponseHead, field_values
+from .http.request import CallerRequest
+from .sessions import ServerSession
+from .stats import ServerSnapshot, TokenClients, TunnelRow, render_stats
+
+__all__ = ["Pages", "refuse"]
+
+HEALTHY = b"WSTUNSRV RUNNING\n"
+
+
+class Pages:
+    """``sessions`` gives all that there are now."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        gateway: Gateway,
+        registry: TunnelRegistry,
+        sessions: Callable[[], Iterable[ServerSession]],
+        admin_password: str | None,
+    ) -> None:
+        self._limits = limits
+        self._gateway = gateway
+        self._registry = registry
+        self._sessions = sessions
+        self._admin_password = admin_password.encode() if admin_password is not None else None
+
+    def answer(self, request: CallerRequest, page: Reserved, *, admin: bool = False) -> None:
+        """Answer a request for a reserved page. ``admin``: it came in by the admin listener."""
+        if page.name == "_health_check":
+            self._health(request)
+        else:
+            self._stats(request, details=admin or self._may_see(request))
+
+    def _health(self, request: CallerRequest) -> None:
+        if self._gateway.draining:
+            respond(request, 503, b"text/plain; charset=utf-8", b"draining\n")
+        else:
+            respond(request, 200, b"text/plain; charset=utf-8", HEALTHY)
+
+    def _stats(self, request: CallerRequest, *, details: bool) -> None:
+        accept = b", ".join(field_values(request.head.fields, b"accept")).decode("latin-1")
+        kind, body = render_stats(self.snapshot(), accept=accept, details=details)
+        respond(request, 200, kind.encode("ascii"), body)
+
+    def _may_see(self, request: CallerRequest) -> bool:
+        return details_allowed(request.head, request.peer.address) or self._has_credential(request.head)
+
+    def _has_credential(self, head: RequestHead) -> bool:
+        """The admin password by Basic authentication, whatever the user name."""
+        values = field_values(head.fields, b"authorization")
+        if self._admin_password is None or len(values) != 1 or values[0][:6].lower() != b"basic ":
+            return False
+        try:
+            _, _, password = b64decode(values[0][6:].strip(), validate=True).partition(b":")
+        except ValueError:
+            return False
+        return hmac.compare_digest(password, self._admin_password)
+
+    def snapshot(self) -> ServerSnapshot:
+        """The server at this moment."""
+        now = anyio.current_time()
+        sessions = list(self._sessions())
+        attached = [session for session in sessions if session.attached]
+        clients = Counter((session.token_prefix, session.digest.hex()[:6]) for session in attached)
+        return ServerSnapshot(
+            tunnels=len({session.digest for session in sessions}),
+            total_clients=len(attached),
+            max_requests_per_tunnel=self._limits.max_requests_per_tunnel,
+            max_clients_per_token=self._limits.max_clients_per_token,
+            req_pending=len(self._gateway.active),
+            token_clients=[
+                TokenClients(prefix=prefix, digest=digest, clients=count)
+                for (prefix, digest), count in sorted(clients.items())
+            ],
+            rows=[self._row(session, now) for session in sessions],
+        )
+
+    def _row(self, session: ServerSession, now: float) -> TunnelRow:
+        mine = [exchange for exchange in self._gateway.active if exchange.session is session]
+        callers = sorted(mine, key=lambda exchange: exchange.number)
+        return TunnelRow(
+            token=session.masked,
+            req_pending=len(mine),
+            tun_addr=session.address,
+            tun_dns=session.host_name,
+            client_version=session.client_version,
+            idle_secs=session.idle(now),
+            cli_addr=callers[-1].request.peer.address if callers else "",
+        )
+
+
+def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> None:
+    """A small whole answer."""
+    fields: Fields = [
+        (b"Content-Type", kind),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+    ]
+    send_whole(request, ResponseHead(status, fields), b"" if request.head.method == b"HEAD" else body)
+
+
+def refuse(request: CallerRequest, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
+    """A problem as the answer."""
+    send_whole(request, *problem(status, code, detail, request.head, retry_after=retry_after))
+
+
+def send_whole(request: CallerRequest, head: ResponseHead, body: bytes) -> None:
+    request.send_head(head)
+    view = memoryview(body)
+    while view and request.try_send_body(view[: 64 * 1024]):
+        view = view[64 * 1024 :]
+    request.send_end()

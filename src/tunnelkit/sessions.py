@@ -1,0 +1,400 @@
+"""The server's table of sessions: offers, attaching, grace, and their ends.
+
+A session is offered in answer to a handshake, comes to life when the client's ATTACH arrives on a connection, and
+outlives that connection by the grace. What becomes of the requests of its token is the registry's to decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+import anyio
+
+from .admission import Admission
+from .config import Limits
+from .core.budget import Budget
+from .core.opening import OpeningResult, ServerOpening
+from .core.proof import Purpose, attach_tag, epoch_key, verify
+from .core.tokens import mask_token, token_digest
+from .errors import ConnectionLost, RemoteProtocolError, SessionGone
+from .gateway import TunnelDecision, TunnelRegistry
+from .handshake import Grant, Handshake, Refusal, Resume
+from .link import Link
+from .net.peer import Peer
+from .net.timers import Timer, Timers
+from .transports.base import Accepted, Connection
+
+__all__ = ["ServerSession", "SessionTable"]
+
+logger = logging.getLogger("tunnelkit.server")
+
+FIRST_EPOCH = 1
+
+
+class ServerSession:
+    """One session, as the server knows it."""
+
+    def __init__(self, session_id: str, handshake: Handshake, peer: Peer, link: Link, resume_key: bytes) -> None:
+        self.id = session_id
+        self.digest = token_digest(handshake.token)
+        self.masked = mask_token(handshake.token)
+        self.token_prefix = handshake.token[:8]
+        self.instance = handshake.instance
+        self.client_version = handshake.client_version
+        self.peer = peer
+        self.host_name = ""  # reverse DNS, when it is known
+        self.link = link
+        self.resume_key = resume_key
+        self.epoch = 0
+        self.attachments = 0  # counts connections, so that a fenced one knows that it is over
+        self.lost_at: float | None = None
+        self.grace: Timer | None = None
+        self.ended: str | None = None
+
+    @property
+    def attached(self) -> bool:
+        return self.link.connection is not None
+
+    @property
+    def address(self) -> str:
+        """The client's, with the port where the socket itself is the client's."""
+        peer = self.peer
+        if peer.forwarded_for and peer.forwarded_for != peer.address:
+            return peer.forwarded_for
+        host = f"[{peer.address}]" if ":" in peer.address else peer.address
+        return f"{host}:{peer.port}"
+
+    @property
+    def transport(self) -> str:
+        connection = self.link.connection
+        return connection.transport if connection is not None else ""
+
+    def idle(self, now: float) -> float:
+        """Seconds since the client was last heard."""
+        connection = self.link.connection
+        last = connection.last_received if connection is not None else self.lost_at
+        return now - last if last is not None else 0.0
+
+    def __repr__(self) -> str:
+        state = "gone" if self.ended else "attached" if self.attached else "detached"
+        return f"<ServerSession {self.id[:8]}... token={self.masked} {state} epoch={self.epoch}>"
+
+
+class SessionTable:
+    """``execute`` carries out what the registry decides; ``started`` hears of each new session."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        admission: Admission,
+        registry: TunnelRegistry,
+        timers: Timers,
+        budget: Budget,
+        execute: Callable[[Iterable[TunnelDecision]], None],
+        make_id: Callable[[], str],
+        make_key: Callable[[], bytes],
+        started: Callable[[ServerSession], None] = lambda session: None,
+    ) -> None:
+        self.limits = limits
+        self.admission = admission
+        self.draining = False
+        self._registry = registry
+        self._timers = timers
+        self._budget = budget
+        self._execute = execute
+        self._make_id = make_id
+        self._make_key = make_key
+        self._started = started
+        self._sessions: dict[str, ServerSession] = {}
+        self._openings: set[_Opening] = set()
+        self._served = 0  # connections
+        self._then: Callable[[], None] | None = None
+
+    def __iter__(self) -> Iterator[ServerSession]:
+        return iter(list(self._sessions.values()))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    # -- offers --------------------------------------------------------------------------------
+
+    async def offer(self, handshake: Handshake, peer: Peer) -> Accepted | Refusal:
+        """The answer to a handshake: see ``transports.base.Offer``."""
+        answer = await self._decide(handshake, peer)
+        if isinstance(answer, Refusal):
+            logger.warning(
+                "refused a registration: %s (%s) token=%s addr=%s",
+                answer.detail,
+                answer.code,
+                mask_token(handshake.token),
+                peer.forwarded_for or peer.address,
+            )
+        return answer
+
+    async def _decide(self, handshake: Handshake, peer: Peer) -> Accepted | Refusal:
+        if self.draining:
+            return Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)
+        refusal = await self.admission.check(handshake, peer)
+        if refusal is not None:
+            return refusal
+        if handshake.gives_up is not None:
+            self._give_up(handshake)
+        if handshake.resume is not None:
+            return self._offer_resume(handshake, handshake.resume)
+        return await self._offer_new(handshake, peer)
+
+    def _offer_resume(self, handshake: Handshake, resume: Resume) -> Accepted | Refusal:
+        session = self._proven(handshake, resume, Purpose.RESUME)
+        if session is None:
+            return Refusal(status=410, code="unknown_session", detail="no such session here: open a new one")
+        if resume.epoch <= session.epoch:
+            return Refusal(status=409, code="stale_epoch", detail="a later connection took this session already")
+        return self._open(session, resume.epoch, resume_key=None)
+
+    def _proven(self, handshake: Handshake, resume: Resume, purpose: Purpose) -> ServerSession | None:
+        """The session that ``resume`` names, if it is this token's and the proof is right."""
+        session = self._sessions.get(resume.session_id)
+        if session is None or session.digest != token_digest(handshake.token):
+            return None
+        key = epoch_key(session.resume_key, resume.epoch)
+        return session if verify(resume.proof, key, purpose, session.id, resume.epoch) else None
+
+    def _give_up(self, handshake: Handshake) -> None:
+        assert handshake.gives_up is not None
+        session = self._proven(handshake, handshake.gives_up, Purpose.GIVE_UP)
+        if session is not None:
+            self.end(session, "given_up")
+
+    async def _offer_new(self, handshake: Handshake, peer: Peer) -> Accepted | Refusal:
+        digest = token_digest(handshake.token)
+        self._supersede(handshake, digest)
+        if not await self._has_place(digest):
+            return Refusal(
+                status=429,
+                code="too_many_clients",
+                detail=f"{self.limits.max_clients_per_token} clients are connected, as many as this token may have",
+                retry_after=5,
+            )
+        if len(self._sessions) >= self.limits.max_sessions or not self._budget.free >= self.limits.replay_floor:
+            return Refusal(status=503, code="overloaded", detail="the server is full", retry_after=10)
+        session = self._make(handshake, peer)
+        return self._open(session, FIRST_EPOCH, resume_key=session.resume_key)
+
+    def _supersede(self, handshake: Handshake, digest: bytes) -> None:
+        """The same client object opens anew: it gave up its older sessions, whether it could say so or not."""
+        if handshake.instance:
+            for session in self:
+                if session.digest == digest and session.instance == handshake.instance:
+                    self.end(session, "superseded")
+
+    async def _has_place(self, digest: bytes) -> bool:
+        if self._count(digest) < (self.limits.max_clients_per_token or sys.maxsize):
+            return True
+        # A client that was killed behind a proxy is not known to be gone: ask before a newcomer is turned away.
+        async with anyio.create_task_group() as group:
+            for session in self:
+                if session.digest == digest and session.attached:
+                    group.start_soon(self._ask_silent, session)
+        return self._count(digest) < self.limits.max_clients_per_token
+
+    def _count(self, digest: bytes) -> int:
+        """Clients of a token: attached ones, and those about to be. Detached ones never count."""
+        opening = sum(1 for opening in self._openings if opening.session.digest == digest and opening.is_new)
+        return opening + sum(1 for session in self if session.digest == digest and session.attached)
+
+    async def _ask_silent(self, session: ServerSession) -> None:
+        link, connection = session.link, session.link.connection
+        if not await link.answers(self.limits.silent_client_ping) and link.connection is connection:
+            link.fence(ConnectionLost("silent when a newcomer asked for its place"))
+
+    def _make(self, handshake: Handshake, peer: Peer) -> ServerSession:
+        link = Link(
+            client=False,
+            limits=self.limits,
+            budget=self._budget,
+            peer_window=self.limits.replay_limit,
+            peer_floor=self.limits.stream_floor,
+            peer_max_streams=self.limits.max_streams,
+            logger=logger,
+        )
+        return ServerSession(self._make_id(), handshake, peer, link, self._make_key())
+
+    def _open(self, session: ServerSession, epoch: int, *, resume_key: bytes | None) -> _Opening:
+        grant = Grant(
+            session_id=session.id,
+            resume_key=resume_key,
+            replay_window=self.limits.replay_limit,
+            stream_floor=self.limits.stream_floor,
+            max_streams=self.limits.max_streams,
+            grace=self.limits.grace,
+        )
+        opening = _Opening(self, session, grant, epoch, is_new=resume_key is not None)
+        self._openings.add(opening)
+        opening.expiry = self._timers.at(anyio.current_time() + self.limits.opening_timeout, opening.expire)
+        return opening
+
+    # -- attaching -----------------------------------------------------------------------------
+
+    def closed(self, opening: _Opening) -> None:
+        self._openings.discard(opening)
+
+    async def attach(self, opening: _Opening, connection: Connection, opened: OpeningResult) -> None:
+        """The client's ATTACH arrived: the connection takes over, and is served to its end."""
+        session, attached = opening.session, opened.attached
+        assert attached is not None
+        if session.ended is not None or attached.epoch <= session.epoch:
+            connection.abort()
+            return
+        is_first = session.epoch == 0
+        session.epoch = attached.epoch
+        session.attachments += 1
+        attachment = session.attachments
+        if session.grace is not None:
+            session.grace.cancel()
+            session.grace = None
+        self._sessions[session.id] = session
+        log_attached(session, connection, is_first)
+        if is_first:
+            self._started(session)
+        session.link.fence(ConnectionLost("a newer connection took over"))
+        greeting = opening.greeting()
+        self._execute(self._registry.attach(session.digest, session, anyio.current_time()))
+        self._served += 1
+        try:
+            failure = await session.link.run(connection, opened, greeting=greeting)
+        except RemoteProtocolError as error:
+            logger.warning("a resume cannot go on: %s session=%r", error, session)
+            connection.abort()
+            self.end(session, error.code)
+            return
+        finally:
+            self._served -= 1
+            self._check_left()
+            if session.attachments == attachment:
+                self._detached(session)
+        if session.attachments == attachment:
+            self._judge_end(session, failure)
+
+    def _detached(self, session: ServerSession) -> None:
+        session.lost_at = anyio.current_time()
+        if session.ended is None:
+            self._execute(self._registry.detach(session, session.lost_at))
+
+    def _judge_end(self, session: ServerSession, failure: Exception) -> None:
+        if session.link.gone:
+            code = failure.code if isinstance(failure, SessionGone | RemoteProtocolError) else "closed"
+            self.end(session, code)
+            return
+        logger.info("connection lost, the session is kept for %g s: %s %r", self.limits.grace, failure, session)
+        session.grace = self._timers.at(
+            anyio.current_time() + self.limits.grace, lambda: self.end(session, "grace_expired")
+        )
+
+    def end(self, session: ServerSession, code: str) -> None:
+        """End a session for good. Its unanswered requests fail truthfully and at once. Idempotent."""
+        if session.ended is not None:
+            return
+        session.ended = code
+        if session.grace is not None:
+            session.grace.cancel()
+        self._sessions.pop(session.id, None)
+        # First what was not sent goes elsewhere, then what was sent fails: in this order nothing fails needlessly.
+        session.link.tell_sent()
+        if session.epoch:
+            self._execute(self._registry.remove(session, anyio.current_time()))
+        session.link.end(code)
+        logger.info("session ended: %s %r", code, session)
+
+    def end_tokens(self, digests: Collection[bytes], code: str) -> None:
+        for session in self:
+            if session.digest in digests:
+                self.end(session, code)
+
+    def end_all(self, code: str) -> None:
+        self.draining = True
+        for session in self:
+            self.end(session, code)
+
+    def all_left(self, then: Callable[[], None]) -> None:
+        """Call ``then`` as soon as no connection of any session is served any more."""
+        self._then = then
+        self._check_left()
+
+    def _check_left(self) -> None:
+        if self._then is not None and not self._served:
+            self._then()
+
+    def drain(self) -> None:
+        """Register nobody new; tell the clients that no stream comes any more."""
+        self.draining = True
+        for session in self:
+            session.link.mux.goaway()
+            session.link.ring()
+
+
+class _Opening:
+    """An offer that was granted, until its connection attaches (``transports.base.Accepted``)."""
+
+    def __init__(
+        self, table: SessionTable, session: ServerSession, grant: Grant, epoch: int, *, is_new: bool
+    ) -> None:
+        self.session = session
+        self.grant = grant
+        self.is_new = is_new
+        self.expiry: Timer | None = None
+        self._table = table
+        self._machine = ServerOpening(epoch, attach_tag(session.resume_key, session.id, epoch), table.limits)
+        self._connection: Connection | None = None
+
+    def expire(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+        self._table.closed(self)
+
+    def abandon(self) -> None:
+        if self.expiry is not None:
+            self.expiry.cancel()
+        self._table.closed(self)
+
+    async def serve(self, connection: Connection) -> None:
+        self._connection = connection
+        try:
+            opened = await self._await_attach(connection)
+        except (ConnectionLost, RemoteProtocolError) as error:
+            logger.info("an opening never attached: %s addr=%s", error, self.session.peer.address)
+            connection.abort()
+            return
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            self.abandon()
+        await self._table.attach(self, connection, opened)
+
+    def greeting(self) -> bytes:
+        """The answer to ATTACH. Taken after the old connection was fenced: it tells what was received."""
+        return self._machine.attach_message(self.session.link.session.received)
+
+    async def _await_attach(self, connection: Connection) -> OpeningResult:
+        while True:
+            result = self._machine.receive_message(await connection.receive())
+            if result.attached is not None:
+                return result
+            if result.reply is not None:
+                await connection.ready()
+                await connection.send(result.reply)
+
+
+def log_attached(session: ServerSession, connection: Connection, is_first: bool) -> None:
+    logger.info(
+        "%s token=%s addr=%s transport=%s client=%s session=%s...",
+        "registered" if is_first else "resumed",
+        session.masked,
+        session.peer.forwarded_for or session.peer.address,
+        connection.transport,
+        session.client_version,
+        session.id[:8],
+    )

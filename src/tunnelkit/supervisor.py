@@ -1,0 +1,276 @@
+"""Keeps a client's session alive: dials, attaches, resumes, gives up. What to try next is ``core.choice``'s word."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import anyio
+
+from .config import Limits
+from .core.budget import Budget
+from .core.choice import Choice, Failed, GiveUp, Try
+from .core.events import Opened
+from .core.opening import ClientOpening, OpeningResult
+from .core.proof import Purpose, attach_tag, epoch_key, proof
+from .errors import (
+    ConnectionLost,
+    DialError,
+    RegistrationRefused,
+    RemoteProtocolError,
+    SessionGone,
+)
+from .events import Connected, Events, Lost, Resumed, Retrying
+from .handshake import Grant, Handshake, Resume
+from .link import Link, Stream, StreamHandler
+from .transports.base import Connection, Dialler, DialRequest, Transport
+
+__all__ = ["Supervisor", "Way"]
+
+logger = logging.getLogger("tunnelkit.client")
+
+# A dial that keeps failing is one line a minute (design, section 11).
+FAILURE_LOG_INTERVAL = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How the server is reached."""
+
+    url: str  # "http(s)://host:port/base"
+    transports: Mapping[str, Transport]  # by name, the best first
+    dialler: Dialler
+    user_agent: str
+
+
+class _ClientSession:
+    """What the client knows of its session."""
+
+    def __init__(self, grant: Grant, resume_key: bytes, link: Link) -> None:
+        self.id = grant.session_id
+        self.grant = grant
+        self.link = link
+        self.lost_at: float | None = None
+        self._resume_key = resume_key
+        self._epoch = 0
+
+    def next_epoch(self) -> tuple[int, bytes]:
+        """A new epoch and its tag: a try that failed may have taken over all the same."""
+        self._epoch += 1
+        return self._epoch, attach_tag(self._resume_key, self.id, self._epoch)
+
+    def farewell(self) -> Resume:
+        """Names the session, with proof, as one that is given up."""
+        self._epoch += 1
+        tag = proof(epoch_key(self._resume_key, self._epoch), Purpose.GIVE_UP, self.id, self._epoch)
+        return Resume(session_id=self.id, epoch=self._epoch, proof=tag)
+
+
+class Supervisor:
+    """One client's session after the other. ``announce`` is the handshake but for what resumes or gives up."""
+
+    def __init__(
+        self,
+        *,
+        way: Way,
+        announce: Handshake,
+        limits: Limits,
+        accept: Callable[[Stream, Opened], StreamHandler | None],
+        events: Events,
+    ) -> None:
+        self.ready = anyio.Event()
+        self.connection: Connection | None = None
+        self.grant: Grant | None = None
+        self._way = way
+        self._announce = announce
+        self._limits = limits
+        self._accept = accept
+        self._events = events
+        self._budget = Budget(limits.max_buffered_bytes)
+        self._choice = Choice(limits, transports=tuple(way.transports))
+        self._session: _ClientSession | None = None
+        self._given_up: Resume | None = None
+        self._logged_at = -FAILURE_LOG_INTERVAL
+        self._closing = False
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the server's word is final: raises RegistrationRefused. Returns after ``close``."""
+        while not self._closing:
+            move = self._choice.next(anyio.current_time(), random.random())
+            if isinstance(move, GiveUp):
+                raise RegistrationRefused(409, move.code, "the server ended this client's session")
+            await anyio.sleep_until(move.when)
+            await self._try(move)
+
+    async def _try(self, move: Try) -> None:
+        self._choice.dialling(anyio.current_time())
+        if not move.resume:
+            self._drop_session("given_up")
+        try:
+            with anyio.fail_after(self._limits.dial_timeout + self._limits.opening_timeout):
+                session, connection, opened = await self._connect(move)
+        except RegistrationRefused as error:
+            self._refused(error)
+        except DialError as error:
+            self._failed(error)
+        except (ConnectionLost, RemoteProtocolError, TimeoutError) as error:
+            self._failed(DialError("handshake", f"the connection did not attach: {error or 'no answer in time'}"))
+        else:
+            await self._serve(session, connection, opened)
+
+    # -- dialling and attaching ----------------------------------------------------------------
+
+    async def _connect(self, move: Try) -> tuple[_ClientSession, Connection, OpeningResult]:
+        session = self._session
+        announce, epoch, tag = self._handshake(session)
+        transport = self._way.transports[move.transport]
+        connection, grant = await transport.dial(
+            DialRequest(
+                url=self._way.url,
+                handshake=announce,
+                dialler=self._way.dialler,
+                timeout=self._limits.dial_timeout,
+                user_agent=self._way.user_agent,
+            )
+        )
+        try:
+            if session is None:
+                session = self._open_session(grant)
+                epoch, tag = session.next_epoch()
+            opening = ClientOpening(epoch, tag, self._limits, ordered=connection.ordered)
+            opened = await self._attach(session, connection, opening)
+        except BaseException:
+            connection.abort()
+            raise
+        return session, connection, opened
+
+    def _handshake(self, session: _ClientSession | None) -> tuple[Handshake, int, bytes]:
+        if session is None:
+            return replace(self._announce, gives_up=self._given_up), 0, b""
+        epoch, tag = session.next_epoch()
+        resume = Resume(session_id=session.id, epoch=epoch, proof=tag)
+        return replace(self._announce, resume=resume), epoch, tag
+
+    def _open_session(self, grant: Grant) -> _ClientSession:
+        if grant.resume_key is None:
+            raise RemoteProtocolError("the server granted a session without a key", code="bad_grant")
+        link = Link(
+            client=True,
+            limits=self._limits,
+            budget=self._budget,
+            peer_window=grant.replay_window,
+            peer_floor=grant.stream_floor,
+            peer_max_streams=grant.max_streams,
+            logger=logger,
+            accept=self._accept,
+        )
+        self._session = _ClientSession(grant, grant.resume_key, link)
+        return self._session
+
+    async def _attach(self, session: _ClientSession, connection: Connection, opening: ClientOpening) -> OpeningResult:
+        await connection.ready()
+        await connection.send(opening.attach_message(session.link.session.received))
+        while True:
+            result = opening.receive_message(await connection.receive())
+            if result.reply is not None:
+                await connection.send(result.reply)
+            if result.attached is not None:
+                return result
+
+    # -- serving -------------------------------------------------------------------------------
+
+    async def _serve(self, session: _ClientSession, connection: Connection, opened: OpeningResult) -> None:
+        self._choice.connected(session.grant.grace)
+        self._given_up = None
+        self.connection = connection
+        self.grant = session.grant
+        self._tell_attached(session, connection)
+        try:
+            failure = await session.link.run(connection, opened)
+        except RemoteProtocolError as error:
+            failure = error
+            connection.abort()
+        finally:
+            self.connection = None
+        if session.link.progressed:
+            self._choice.progress()
+        self._lost(session, failure)
+
+    def _tell_attached(self, session: _ClientSession, connection: Connection) -> None:
+        if session.lost_at is None:
+            logger.info("connected by %s", connection.transport)
+            self._events.tell(Connected(transport=connection.transport))
+        else:
+            away = anyio.current_time() - session.lost_at
+            logger.info("resumed by %s after %.1f s", connection.transport, away)
+            self._events.tell(Resumed(transport=connection.transport, away=away))
+        self._logged_at = -FAILURE_LOG_INTERVAL
+        self.ready.set()
+
+    def _lost(self, session: _ClientSession, failure: Exception) -> None:
+        now = anyio.current_time()
+        session.lost_at = now
+        if not session.link.gone:
+            self._choice.lost(now)
+            logger.warning("connection lost: %s", failure)
+            self._events.tell(Lost(reason=str(failure)))
+            return
+        code = failure.code if isinstance(failure, SessionGone | RemoteProtocolError) else "closed"
+        self._drop_session(code)
+        self._choice.lost(now, bye=code)
+        if not self._closing:
+            logger.warning("session over: %s", code)
+            self._events.tell(Lost(reason=f"the session is over: {code}"))
+
+    def _drop_session(self, code: str) -> None:
+        """What runs on it fails truthfully; the server is told with the next handshake, if it does not know."""
+        session, self._session = self._session, None
+        if session is not None:
+            if not session.link.gone:
+                self._given_up = session.farewell()
+            session.link.end(code)
+
+    # -- failures ------------------------------------------------------------------------------
+
+    def _refused(self, error: RegistrationRefused) -> None:
+        now = anyio.current_time()
+        if error.code == "unknown_session":
+            self._drop_session(error.code)
+            self._given_up = None
+        self._choice.failed(Failed.of(error), now)
+        if error.terminal:
+            self._drop_session(error.code)
+            raise error
+        self._log_failure(error, now)
+
+    def _failed(self, error: DialError) -> None:
+        now = anyio.current_time()
+        self._choice.failed(Failed.of(error), now)
+        self._log_failure(error, now)
+
+    def _log_failure(self, error: Exception, now: float) -> None:
+        level = logging.WARNING
+        if isinstance(error, DialError) and error.stage == "tls":
+            level = logging.ERROR
+        if now - self._logged_at >= FAILURE_LOG_INTERVAL:
+            self._logged_at = now
+            logger.log(level, "cannot connect: %s; trying on", error)
+        self._events.tell(Retrying(reason=str(error), delay=0.0))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def goaway(self) -> None:
+        """Take no new streams; the server is told."""
+        if self._session is not None:
+            self._session.link.mux.goaway()
+            self._session.link.ring()
+
+    def close(self, code: str = "closed") -> None:
+        """End the session with BYE; ``run`` returns when that is sent."""
+        self._closing = True
+        if self._session is not None:
+            self._session.link.end(code)
