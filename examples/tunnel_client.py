@@ -10,8 +10,6 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,9 @@ from cli.parsing import Settings, UsageError
 from cli.running import Stop, fail, run_program, timing, warn
 from tunnelkit import Limits, TunnelClient
 from tunnelkit.core.tokens import mask_token
-from tunnelkit.errors import TunnelkitError
+from tunnelkit.errors import DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
-from tunnelkit.net.contexts import client_context
+from tunnelkit.net.contexts import ClientCertificate
 
 __all__ = ["main", "make_client"]
 
@@ -41,6 +39,7 @@ STATUS_INTERVAL = 10.0
 def make_client(settings: Settings, environment: Mapping[str, str] = os.environ) -> TunnelClient:
     """All that the flags say about one tunnel, handed to the library."""
     token, password = credentials(settings, environment)
+    certificate = settings["client_cert"]
     optional: dict[str, Any] = {}
     if settings["client_ports"] is not None:
         optional["local_ports"] = settings["client_ports"]
@@ -54,7 +53,7 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         proxy=settings["proxy"],
         cafile=settings["cafile"],
         insecure=settings["insecure"],
-        client_cert=settings["client_cert"],
+        client_certificate=ClientCertificate(cert=certificate) if certificate else None,
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
         limits=Limits(**timing("timeout", settings["timeout"]), drain_timeout=settings["drain_timeout"]),
@@ -127,17 +126,16 @@ async def run_tunnel(client: TunnelClient, settings: Settings, stop: Stop) -> No
     """One tunnel until it is told to stop. Raises RegistrationRefused when the server will not have it."""
     async with client, anyio.create_task_group() as tasks:
         tasks.start_soon(announce, client, settings)
-        if settings["check_origin"] and settings["server"] is not None:
-            tasks.start_soon(check_origin, settings)
+        if settings["check_origin"]:
+            tasks.start_soon(check_origin, client)
         await stop.drain.wait()
         await stop.unless_cut(client.drain, settings["drain_timeout"])
         tasks.cancel_scope.cancel()
 
 
 async def announce(client: TunnelClient, settings: Settings) -> None:
-    await client.wait_ready(None)
-    token = credentials(settings, os.environ)[0]
-    print(f"ready {client.url.replace(token, mask_token(token))}", flush=True)
+    await client.wait_ready()
+    print(f"ready {client.masked_url}", flush=True)
     if settings["statusfile"] is not None:
         await keep_status(client, settings["statusfile"])
 
@@ -162,27 +160,11 @@ async def keep_status(client: TunnelClient, path: Path) -> None:
             await anyio.sleep(STATUS_INTERVAL)
 
 
-async def check_origin(settings: Settings) -> None:
-    url = str(settings["server"])
-    reason = await anyio.to_thread.run_sync(ask_origin, url, settings, abandon_on_cancel=True)
-    if reason is not None:
-        warn(f"--check-origin: {url} does not answer: {reason}")
-
-
-def ask_origin(url: str, settings: Settings) -> str | None:
-    """Why the origin does not answer, or None: any HTTP status is an answer."""
-    insecure = settings["origin_insecure"] or settings["insecure"]
-    context = client_context(cafile=settings["origin_cafile"] or settings["cafile"], insecure=insecure)
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
+async def check_origin(client: TunnelClient) -> None:
     try:
-        opener.open(urllib.request.Request(url, method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-    except OSError as error:
-        return str(getattr(error, "reason", error))
-    return None
+        await client.check_origin()
+    except DialError as error:
+        warn(f"--check-origin: the origin does not answer: {error}")
 
 
 if __name__ == "__main__":

@@ -252,8 +252,8 @@ CLIENT: list[Option | Refused] = [
     *COMMON,
 ]
 
-# The tables that a configuration file may hold: the server's [[token]], each a token that may register, and the client's
-# [[tunnel]], each a tunnel, over what stands at the top of the file.
+# The tables that a configuration file may hold: the server's [[token]], each a token that may register, and the
+# client's [[tunnel]], each a tunnel, over what stands at the top of the file.
 TOKEN: list[Option] = [
     Option(name="token", metavar="TOKEN[:PASSWORD]", kind=kinds.token, secret=True, help="a token that may register"),
     Option(name="password", metavar="PASSWORD", secret=True, help="its password"),

@@ -57,7 +57,8 @@ def parse(
     if "config" in by_argument:
         document = _read_toml(by_argument["config"])
         for name, keys in (tables or {}).items():
-            found[name] = _tables(by_argument["config"], name, document.pop(name, []), keys)
+            if isinstance(document.get(name), (dict, list)):  # else it may be an option of that name
+                found[name] = _tables(by_argument["config"], name, document.pop(name), keys)
         by_file = _from_table(options, document, str(by_argument["config"]))
     values = by_file | values | by_argument
     defaults = {option.key: _default(option) for option in options if isinstance(option, Option)}
