@@ -26,16 +26,14 @@ class H11Parser:
 
     def parse_request(self, block: bytes) -> RequestHead:
         event = _parse(h11.Connection(h11.SERVER, len(block)), block)
-        if not isinstance(event, h11.Request):
-            raise HeadError(400, "bad_head", "no request came")
+        assert isinstance(event, h11.Request)  # a whole head is one event
         return RequestHead(event.method, event.target, event.headers.raw_items(), event.http_version)
 
     def parse_response(self, block: bytes) -> ResponseHead:
         connection = h11.Connection(h11.CLIENT, len(block))
         connection.send(_ANY_REQUEST)
         event = _parse(connection, block)
-        if not isinstance(event, (h11.Response, h11.InformationalResponse)):
-            raise HeadError(502, "bad_response", "no response came")
+        assert isinstance(event, (h11.Response, h11.InformationalResponse))
         return ResponseHead(event.status_code, event.headers.raw_items(), event.reason, event.http_version)
 
 

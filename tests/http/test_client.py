@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from tunnelkit.config import Limits
+from tunnelkit.errors import HeadError, StreamBroken
+from tunnelkit.heads import RequestHead, ResponseHead
+from tunnelkit.http.caller import FrontRequest
+from tunnelkit.http.client import OriginConnection, simple_request
+from tunnelkit.http.codec import Body, End
+from tunnelkit.net.memory import MemoryStream, memory_pair
+
+from .helpers import read_until, serving
+
+pytestmark = pytest.mark.anyio
+
+HOST = (b"Host", b"a")
+GET = RequestHead(b"GET", b"/", [HOST])
+POST = RequestHead(b"POST", b"/", [HOST])
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+@asynccontextmanager
+async def connected(capacity: int = 64 * 1024) -> AsyncIterator[tuple[OriginConnection, MemoryStream]]:
+    ours, theirs = memory_pair(capacity)
+    with anyio.fail_after(10):
+        yield OriginConnection(ours), theirs
+
+
+def events(connection: OriginConnection) -> list[ResponseHead | Body | End]:
+    found = []
+    while (event := connection.next_event_nowait()) is not None:
+        found.append(event)
+    return found
+
+
+async def test_two_requests_on_one_connection() -> None:
+    async with connected() as (connection, origin):
+        for number in (1, 2):
+            connection.send_request(GET)
+            assert connection.request_untouched
+            connection.send_end()
+            assert not connection.request_untouched
+            assert await read_until(origin, b"\r\n\r\n") == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+            assert events(connection) == []
+            assert not connection.final
+            await origin.send(OK)
+            await connection.wait(readable=True)
+            head = ResponseHead(200, [(b"Content-Length", b"2")], b"OK")
+            assert events(connection) == [head, Body(b"hi"), End([])]
+            assert connection.final
+            assert connection.reusable
+            assert connection.check_idle()
+            assert connection.exchanges == number
+        assert "DONE" in repr(connection)
+
+
+async def test_interim_responses_come_first() -> None:
+    async with connected() as (connection, origin):
+        connection.send_request(POST, has_body=True)
+        assert connection.flush()
+        await origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert events(connection) == [ResponseHead(100, [], b"Continue")]
+        assert not connection.final
+        assert connection.try_send_body(b"abc")
+        connection.send_end([(b"T", b"1")])
+        wire = await read_until(origin, b"T: 1\r\n\r\n")
+        assert wire.endswith(b"\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: 1\r\n\r\n")
+
+
+async def test_a_full_stream_takes_no_more() -> None:
+    async with connected(capacity=100) as (connection, origin):
+        connection.send_request(POST, has_body=True)
+        assert connection.try_send_body(b"x" * 1000)
+        assert not connection.flush()
+        assert not connection.try_send_body(b"y")
+        assert not connection.reusable
+        received = b""
+        while not connection.flush():
+            received += await origin.receive()
+        assert connection.try_send_body(b"y")
+        connection.send_end()
+        received += await read_until(origin, b"0\r\n\r\n")
+        assert received.count(b"x") == 1000
+
+
+async def test_nothing_was_touched_when_nothing_could_be_written() -> None:
+    async with connected() as (connection, origin):
+        await origin.aclose()
+        connection.send_request(GET)
+        connection.send_end()
+        assert connection.write_failed
+        assert connection.flush()
+        assert connection.request_untouched
+        with pytest.raises((HeadError, StreamBroken)):
+            connection.next_event_nowait()
+        assert not connection.reusable
+        assert not connection.check_idle()
+
+
+class WriteFails(MemoryStream):
+    """Reads on after its peer took no more."""
+
+    def try_send(self, data: object) -> int:
+        raise StreamBroken("reset")
+
+
+async def test_an_answer_is_read_though_writing_failed() -> None:
+    ours, theirs = memory_pair()
+    ours.__class__ = WriteFails
+    connection = OriginConnection(ours)
+    await theirs.send(b"HTTP/1.1 413 \r\nContent-Length: 0\r\n\r\n")
+    connection.send_request(POST, has_body=True)
+    assert connection.flush()
+    assert connection.try_send_body(b"abc")
+    assert connection.write_failed
+    assert [type(event) for event in events(connection)] == [ResponseHead, End]
+    assert not connection.reusable
+
+
+async def test_a_response_cut_short() -> None:
+    async with connected() as (connection, origin):
+        connection.send_request(GET)
+        connection.send_end()
+        await origin.send(OK[:-1])
+        assert len(events(connection)) == 2
+        await origin.send_eof()
+        with pytest.raises(HeadError) as caught:
+            connection.next_event_nowait()
+        assert caught.value.code == "truncated_response"
+
+
+async def test_upgrade() -> None:
+    async with connected() as (connection, origin):
+        connection.send_request(RequestHead(b"GET", b"/", [HOST, (b"Connection", b"Upgrade"), (b"Upgrade", b"x")]))
+        connection.send_end()
+        await origin.send(b"HTTP/1.1 101 \r\nUpgrade: x\r\n\r\nearly")
+        assert [event.status for event in events(connection) if isinstance(event, ResponseHead)] == [101]
+        assert connection.final
+        assert not connection.reusable
+        stream = connection.upgraded()
+        assert await stream.receive() == b"early"
+        await read_until(origin, b"\r\n\r\n")
+        await stream.send(b"more")
+        assert await origin.receive() == b"more"
+
+
+async def test_wake() -> None:
+    async with connected() as (connection, _):
+        connection.wake()
+        await connection.wait(readable=True)
+
+
+async def test_closing() -> None:
+    async with connected() as (connection, origin):
+        await connection.aclose()
+        assert "dead" in repr(connection)
+        assert await origin.receive() == b""
+    async with connected() as (connection, origin):
+        connection.abort()
+        assert await read_until(origin) == b"<reset>"
+
+
+@pytest.mark.parametrize(("data", "quiet"), [(None, True), (b"", False), (b"HTTP/1.1 408 \r\n\r\n", False)])
+async def test_idle_connections(data: bytes | None, quiet: bool) -> None:
+    async with connected() as (connection, origin):
+        connection.send_request(GET)
+        connection.send_end()
+        await origin.send(OK)
+        assert len(events(connection)) == 3
+        if data is not None:
+            await (origin.send(data) if data else origin.send_eof())
+        assert connection.check_idle() is quiet
+
+
+async def test_an_idle_connection_that_was_reset() -> None:
+    async with connected() as (connection, origin):
+        connection.send_request(GET)
+        connection.send_end()
+        await origin.send(OK)
+        assert len(events(connection)) == 3
+        origin.abort()
+        assert not connection.check_idle()
+
+
+# -- simple_request --------------------------------------------------------------------------------
+
+
+async def echo(request: FrontRequest) -> None:
+    request.send_info(ResponseHead(103, []))
+    request.send_head(ResponseHead(200, [], b"OK"))
+    while (data := request.receive_body_nowait()) != b"":
+        if data is None:
+            await request.wait(readable=True)
+            continue
+        while not request.try_send_body(data):
+            await request.wait(writable=True)
+    request.send_end()
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"x" * 300_000])
+async def test_simple_request(body: bytes) -> None:
+    async with serving(echo) as served:
+        stream = served.connect(capacity=100_000)
+        head, answer = await simple_request(stream, POST, body, max_body=300_000)
+        assert head.status == 200
+        assert answer == body
+
+
+async def test_simple_request_is_bounded() -> None:
+    async with serving(echo) as served:
+        with pytest.raises(HeadError) as caught:
+            await simple_request(served.connect(), POST, b"hello", max_body=4)
+        assert caught.value.code == "response_too_large"
+
+
+async def test_simple_request_that_switches() -> None:
+    async def handler(request: FrontRequest) -> None:
+        await request.upgrade(ResponseHead(101, [(b"Upgrade", b"x")]))
+
+    async with serving(handler) as served:
+        request = RequestHead(b"GET", b"/", [HOST, (b"Connection", b"upgrade"), (b"Upgrade", b"x")])
+        head, body = await simple_request(served.connect(), request)
+        assert (head.status, body) == (101, b"")
+
+
+async def test_simple_request_keeps_to_limits() -> None:
+    async with connected() as (_, origin):
+        await origin.send(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 5 + b"\r\n")
+        with pytest.raises(HeadError):
+            await simple_request(origin_of(origin), GET, limits=Limits(field_limit=4))
+
+
+def origin_of(stream: MemoryStream) -> MemoryStream:
+    return stream._peer

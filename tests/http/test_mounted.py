@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from tunnelkit.errors import HeadError, StreamBroken
+from tunnelkit.heads import RequestHead
+from tunnelkit.http.caller import FrontRequest
+from tunnelkit.http.client import simple_request
+from tunnelkit.http.mounted import Mounted
+from tunnelkit.net.stream import ByteStream
+from tunnelkit.transports.base import MountedRequest
+
+from .helpers import read_until, serving
+
+pytestmark = pytest.mark.anyio
+
+POST = RequestHead(b"POST", b"/_tunnel/poll", [(b"Host", b"a")])
+LARGE = b"x" * 200_000
+
+
+def mounted(request: FrontRequest) -> MountedRequest:
+    return Mounted(request, "poll")
+
+
+async def test_body_and_response() -> None:
+    async def handler(request: FrontRequest) -> None:
+        mount = mounted(request)
+        assert (mount.method, mount.path, mount.peer.address) == (b"POST", "poll", "192.0.2.1")
+        assert mount.fields == request.head.fields
+        body = await mount.body(200_000)
+        await mount.respond(200, [(b"X", b"y")], body)
+
+    async with serving(handler) as served:
+        for body in (b"", b"hello", LARGE):
+            head, answer = await simple_request(served.connect(capacity=10_000), POST, body, max_body=200_000)
+            assert head.fields == [(b"X", b"y"), (b"Content-Length", b"%d" % len(body))]
+            assert (head.status, head.reason) == (200, b"OK")
+            assert answer == body
+
+
+async def test_an_unknown_status() -> None:
+    async def handler(request: FrontRequest) -> None:
+        await mounted(request).respond(299, [])
+
+    async with serving(handler) as served:
+        head, _ = await simple_request(served.connect(), POST)
+        assert (head.status, head.reason) == (299, b"")
+
+
+async def test_bodies_are_bounded() -> None:
+    async def handler(request: FrontRequest) -> None:
+        with pytest.raises(HeadError) as caught:
+            await mounted(request).body(4)
+        raise caught.value
+
+    async with serving(handler) as served:
+        head, _ = await simple_request(served.connect(), POST, b"hello")
+        assert head.status == 413
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_caller_who_leaves(large: bool) -> None:
+    failed = anyio.Event()
+
+    async def handler(request: FrontRequest) -> None:
+        with pytest.raises(StreamBroken):
+            await (mounted(request).respond(200, [], LARGE) if large else mounted(request).body(100))
+        failed.set()
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=10_000)
+        await caller.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        await anyio.wait_all_tasks_blocked()
+        caller.abort()
+        await failed.wait()
+
+
+async def test_upgrade() -> None:
+    async def handler(request: FrontRequest) -> None:
+        stream: ByteStream = await mounted(request).upgrade([(b"Upgrade", b"x")])
+        await stream.send(await stream.receive())
+
+    async with serving(handler) as served:
+        caller = served.connect()
+        await caller.send(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nearly")
+        assert await read_until(caller) == b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nearly"
