@@ -29,6 +29,7 @@ class CreditPool:
     """The receive budget of one session. Streams' windows come from it and return to it."""
 
     __slots__ = (
+        "_first_extra",
         "_max_streams",
         "_shared",
         "above",
@@ -52,6 +53,7 @@ class CreditPool:
         self.open = 0  # streams that hold a floor
         self.above = 0  # bytes granted above floors
         self._max_streams = limits.max_streams
+        self._first_extra = self.first_window - self.floor
         self._shared = self.size - limits.max_streams * self.floor  # what is above all permitted floors
 
     def __repr__(self) -> str:
@@ -69,21 +71,18 @@ class CreditPool:
 
     def open_window(self, *, first: bool) -> ReceiveWindow | None:
         """The window of a new stream, ``first`` when we are its opener; None when there is no room for a floor."""
-        if (self.open + 1) * self.floor + self.above > self.size or not self.budget.reserve(self.per_stream):
+        count = self.open + 1
+        if count * self.floor + self.above > self.size or not self.budget.reserve(self.per_stream):
             return None
-        self.open += 1
+        self.open = count
         if not first:
             return ReceiveWindow(self, 0)
-        extra = min(self.raise_step(), self.first_window - self.floor)
+        extra = self.raise_step()
+        if extra > self._first_extra:
+            extra = self._first_extra
         self.above += extra
         self.budget.charge(extra)
         return ReceiveWindow(self, extra)
-
-    def close_window(self, above: int) -> None:
-        """A stream that held ``above`` bytes above its floor is over."""
-        self.open -= 1
-        self.above -= above
-        self.budget.release(self.per_stream + above)
 
     def raise_step(self) -> int:
         """The largest raise there is now (rule 3)."""
@@ -91,15 +90,9 @@ class CreditPool:
         if self.open > self._max_streams:  # streams in both directions
             free -= (self.open - self._max_streams) * self.floor
         spare = self.budget.spare
-        return max(0, free if free < spare else spare) // 8
-
-    def move(self, change: int) -> None:
-        """Count ``change`` bytes above floors, which ``raise_step`` allowed, or that return (negative)."""
-        self.above += change
-        if change > 0:
-            self.budget.charge(change)
-        else:
-            self.budget.release(-change)
+        if spare < free:
+            free = spare
+        return free >> 3 if free > 0 else 0
 
 
 class ReceiveWindow:
@@ -151,7 +144,10 @@ class ReceiveWindow:
 
     def close(self) -> None:
         """The stream is over: everything returns. Called once."""
-        self._pool.close_window(self._above)
+        pool = self._pool
+        pool.open -= 1
+        pool.above -= self._above
+        pool.budget.release(pool.per_stream + self._above)
 
     def _grant(self, window: int) -> bool:
         """Raise the limit if that is worth a frame; ``window`` is what is left of the last grant."""
@@ -177,7 +173,13 @@ class ReceiveWindow:
 
     def _settle(self, window: int) -> None:
         """Let the pool count what ``window`` holds above the floor."""
-        above = max(0, window - self._pool.floor)
-        if above != self._above:
-            self._pool.move(above - self._above)
-            self._above = above
+        above = window - self._pool.floor
+        if above < 0:
+            above = 0
+        change = above - self._above
+        self._above = above
+        self._pool.above += change
+        if change > 0:
+            self._pool.budget.charge(change)
+        else:
+            self._pool.budget.release(-change)

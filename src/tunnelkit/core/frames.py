@@ -92,6 +92,7 @@ _LENGTHS: Final[dict[int, tuple[int, int]]] = {
     GOAWAY: (2, 2),
 }
 _TYPES: Final = frozenset(code >> 8 for code in _ANY_LENGTH | _LENGTHS.keys())
+_NOT_IGNORABLE: Final = ~IGNORABLE
 _SKIP: Final = 0  # in place of a code: the frame is to be skipped
 
 
@@ -203,6 +204,7 @@ class FrameDecoder:
 
     def _cut(self, data: bytes | memoryview) -> list[Frame]:
         frames: list[Frame] = []
+        copied = isinstance(data, bytes)  # slices are bytes of their own
         start = HEADER_SIZE  # of the payload
         end = len(data)
         while start <= end:
@@ -213,8 +215,8 @@ class FrameDecoder:
             if stop > end:
                 break
             if code:
-                # bytes() of bytes is the same object: one copy in either case.
-                frames.append((code, stream_id, bytes(data[start:stop])))
+                payload = data[start:stop]
+                frames.append((code, stream_id, payload if copied else bytes(payload)))
             start = stop + HEADER_SIZE
         position = start - HEADER_SIZE
         if position < end:
@@ -225,7 +227,7 @@ class FrameDecoder:
 
 def _check(code: int, length: int) -> int:
     """The code without IGNORABLE, or ``_SKIP``. Raises ``RemoteProtocolError`` for what is not legal."""
-    known = code & ~IGNORABLE
+    known = code & _NOT_IGNORABLE
     if known in _ANY_LENGTH:
         return known
     bounds = _LENGTHS.get(known)

@@ -60,7 +60,7 @@ class Receiver:
         self._call_began = table.highest_peer
         for code, stream_id, payload in self._decoder.feed(data):
             stream = table.active.get(stream_id)
-            if stream is None or code == GOAWAY:
+            if stream is None or code == GOAWAY:  # whose header names a stream, but is not for it
                 self._receive_for_none(code, stream_id, payload, events)
                 continue
             before = stream.remote

@@ -26,7 +26,7 @@ from .frames import (
     encode_reset,
     pack_header,
 )
-from .streams import ENDING, Stream, fin_sent, open_sent
+from .streams import AFTER_FIN, AFTER_OPEN, ENDING, Stream
 
 __all__ = ["SCRAP", "ControlQueue", "TurnQueue", "take_turn"]
 
@@ -145,14 +145,15 @@ def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int) -> int
             return 0
         pieces.append(stream.opening)
         left -= len(stream.opening)
-        open_sent(stream)
+        stream.opening = None
+        stream.remote = AFTER_OPEN
     if stream.out:
         credit = stream.send_limit - stream.sent
         left -= _take_buffers(stream, pieces, left, credit if credit < turn else turn)
     elif stream.local is ENDING and left >= HEADER_SIZE:
         pieces.append(pack_header(DATA_FIN, 0, stream.id))
         left -= HEADER_SIZE
-        fin_sent(stream)
+        stream.local = AFTER_FIN
     return room - left
 
 
@@ -167,7 +168,7 @@ def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int)
             out.popleft()
             if not out and stream.local is ENDING:
                 code |= FIN
-                fin_sent(stream)
+                stream.local = AFTER_FIN
         else:
             take = min(allowed - taken, left)
             if not take:

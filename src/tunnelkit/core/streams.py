@@ -21,6 +21,8 @@ from .credit import ReceiveWindow
 from .frames import CREDIT, DATA, DATA_FIN, HEAD, HEAD_FIN, HEAD_MORE, OPEN, RESET, Buffer
 
 __all__ = [
+    "AFTER_FIN",
+    "AFTER_OPEN",
     "CLOSED",
     "ENDING",
     "LOCAL_MOVES",
@@ -29,9 +31,7 @@ __all__ = [
     "Half",
     "Send",
     "Stream",
-    "fin_sent",
     "move_local",
-    "open_sent",
 ]
 
 
@@ -92,8 +92,8 @@ IDLE: Final = Half.IDLE
 OPENED: Final = Half.OPEN
 ENDING: Final = Half.ENDING
 CLOSED: Final = Half.CLOSED
-_OPEN_SENT: Final = REMOTE_MOVES[Half.IDLE][OPEN]
-_FIN_SENT: Final = int(Send.FIN_SENT)
+AFTER_OPEN: Final = REMOTE_MOVES[Half.IDLE][OPEN]
+AFTER_FIN: Final = LOCAL_MOVES[Half.ENDING][Send.FIN_SENT]
 
 
 class Stream:
@@ -146,7 +146,8 @@ class Stream:
     @property
     def finished(self) -> bool:
         """Both halves ended and everything received was consumed."""
-        return self.local is CLOSED and self.remote is CLOSED and not self.window.held
+        window = self.window
+        return self.local is CLOSED and self.remote is CLOSED and window.consumed == window.received
 
 
 def move_local(stream: Stream, move: int) -> None:
@@ -155,12 +156,3 @@ def move_local(stream: Stream, move: int) -> None:
     if half is None:
         raise LocalProtocolError(f"{Send(move).name} on stream {stream.id}, whose own half is {stream.local.name}")
     stream.local = half
-
-
-def open_sent(stream: Stream) -> None:
-    stream.opening = None
-    stream.remote = _OPEN_SENT
-
-
-def fin_sent(stream: Stream) -> None:
-    stream.local = LOCAL_MOVES[stream.local][_FIN_SENT]
