@@ -11,9 +11,11 @@ import anyio
 from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.errors import HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead
-from tunnelkit.http.codec import Body, ClientCodec, End, ServerCodec, Signal
+from tunnelkit.http.client_codec import ClientCodec
+from tunnelkit.http.codec import Body, End, Signal
 from tunnelkit.http.front import ErrorResponder, Front, Handler, plain_error
 from tunnelkit.http.h11_codec import H11_PARSER
+from tunnelkit.http.server_codec import ServerCodec
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers

@@ -13,6 +13,8 @@ from tunnelkit.http.caller import FrontRequest
 from tunnelkit.http.client import OriginConnection, simple_request
 from tunnelkit.http.codec import Body, End
 from tunnelkit.net.memory import MemoryStream, memory_pair
+from tunnelkit.net.prefixed import PrefixedStream
+from tunnelkit.net.stream import Buffer
 
 from .helpers import read_until, serving
 
@@ -42,12 +44,11 @@ async def test_two_requests_on_one_connection() -> None:
     async with connected() as (connection, origin):
         for number in (1, 2):
             connection.send_request(GET)
-            assert connection.request_untouched
+            untouched = [connection.request_untouched]
             connection.send_end()
-            assert not connection.request_untouched
+            assert [*untouched, connection.request_untouched] == [True, False]
             assert await read_until(origin, b"\r\n\r\n") == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
             assert events(connection) == []
-            assert not connection.final
             await origin.send(OK)
             await connection.wait(readable=True)
             head = ResponseHead(200, [(b"Content-Length", b"2")], b"OK")
@@ -64,8 +65,9 @@ async def test_interim_responses_come_first() -> None:
         connection.send_request(POST, has_body=True)
         assert connection.flush()
         await origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        assert events(connection) == [ResponseHead(100, [], b"Continue")]
         assert not connection.final
+        assert events(connection) == [ResponseHead(100, [], b"Continue")]
+        assert connection.try_send_body(b"")
         assert connection.try_send_body(b"abc")
         connection.send_end([(b"T", b"1")])
         wire = await read_until(origin, b"T: 1\r\n\r\n")
@@ -102,17 +104,16 @@ async def test_nothing_was_touched_when_nothing_could_be_written() -> None:
         assert not connection.check_idle()
 
 
-class WriteFails(MemoryStream):
+class WriteFails(PrefixedStream):
     """Reads on after its peer took no more."""
 
-    def try_send(self, data: object) -> int:
+    def try_send(self, data: Buffer) -> int:
         raise StreamBroken("reset")
 
 
 async def test_an_answer_is_read_though_writing_failed() -> None:
     ours, theirs = memory_pair()
-    ours.__class__ = WriteFails
-    connection = OriginConnection(ours)
+    connection = OriginConnection(WriteFails(ours, b""))
     await theirs.send(b"HTTP/1.1 413 \r\nContent-Length: 0\r\n\r\n")
     connection.send_request(POST, has_body=True)
     assert connection.flush()

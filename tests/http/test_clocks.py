@@ -75,7 +75,8 @@ def test_pace_of_a_peer_that_drips() -> None:
     for second in range(31):
         pace.wait(float(second))
         pace.wait(second + 0.5)  # already waiting
-        results.append(pace.progress(1, second + 1.0))
+        pace.moved(1)
+        results.append(pace.waited(second + 1.0))
     assert results == [True] * 29 + [False, True]
 
 
@@ -83,12 +84,20 @@ def test_pace_of_a_peer_that_is_just_fast_enough() -> None:
     pace = Pace(LIMITS)
     for second in range(100):
         pace.wait(float(second))
-        assert pace.progress(100, second + 1.0)
+        pace.moved(100)
+        assert pace.waited(second + 1.0)
+
+
+def test_a_silent_peer_is_not_judged_by_its_pace() -> None:
+    pace = Pace(LIMITS)
+    pace.wait(0.0)
+    assert pace.waited(100.0)
 
 
 def test_only_waiting_for_the_peer_counts() -> None:
     pace = Pace(LIMITS)
     for second in range(0, 3600, 60):
         pace.wait(float(second))
-        assert pace.progress(20, second + 0.1)
-        assert pace.progress(0, second + 59.0)
+        pace.moved(20)
+        assert pace.waited(second + 0.1)
+        assert pace.waited(second + 59.0)

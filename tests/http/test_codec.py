@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError, LocalProtocolError
 from tunnelkit.heads import Fields, RequestHead, ResponseHead
-from tunnelkit.http.codec import TRANSITIONS, Body, ClientCodec, End, Move, Signal, State
+from tunnelkit.http.client_codec import ClientCodec
+from tunnelkit.http.codec import TRANSITIONS, Body, End, Move, Signal, State
 from tunnelkit.http.h11_codec import H11_PARSER
 
 from .helpers import Read, client, failure, read_all, server, splits

@@ -434,6 +434,28 @@ async def test_bodies_are_taken_in_small_pieces() -> None:
         assert await read_until(caller, b"ignored") == sized(b"ignored")
 
 
+@pytest.mark.parametrize("data", [b"", b"GET / HT", GET % 1 + b"GET"])
+async def test_a_reset_between_requests(data: bytes) -> None:
+    async with serving(echo) as served:
+        caller = served.connect()
+        await caller.send(data)
+        await anyio.wait_all_tasks_blocked()
+        caller.abort()
+        while served.front.connections:
+            await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_caller_that_resets_instead_of_reading_its_refusal() -> None:
+    async with serving(echo) as served:
+        caller = served.connect(capacity=10)
+        await caller.send(b"nonsense")
+        await caller.send(b"\r\n\r\n")
+        await anyio.wait_all_tasks_blocked()
+        caller.abort()
+        while served.front.connections:
+            await anyio.wait_all_tasks_blocked()
+
+
 async def test_a_half_closed_caller_may_be_answered() -> None:
     async def handler(request: FrontRequest) -> None:
         with anyio.move_on_after(0.02):
@@ -715,10 +737,11 @@ async def test_drain() -> None:
         assert await read_until(served.connect()) == b""
 
 
-async def test_abort() -> None:
+@pytest.mark.parametrize("data", [POST + b"Content-Length: 5\r\n\r\nhe", POST, b""])
+async def test_abort(data: bytes) -> None:
     async with serving(echo) as served:
         caller = served.connect()
-        await caller.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await caller.send(data)
         await anyio.wait_all_tasks_blocked()
         served.front.abort()
         assert await read_until(caller) == b"<reset>"

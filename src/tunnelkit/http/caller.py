@@ -15,14 +15,12 @@ from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
 from ..net.timers import Timers
 from .clocks import Deadline, Pace
-from .codec import Body, End, HeadParser, ServerCodec, State
+from .codec import Body, End, HeadParser, State
 from .request import CallerRequest
-from .writing import Outgoing
+from .server_codec import ServerCodec
+from .writing import GATHER, Outgoing
 
 __all__ = ["CallerConnection", "FrontRequest"]
-
-# Pieces below this are gathered until flush, so that head and first bytes leave in one write.
-GATHER = 16 * 1024
 
 
 class CallerConnection:
@@ -103,7 +101,8 @@ class CallerConnection:
     def _watch_writing(self, taken: int, done: bool) -> None:
         """A caller that takes nothing for ``write_timeout``, or too little, is broken off (slow reading)."""
         now = anyio.current_time()
-        if taken and not self._write_pace.progress(taken, now):
+        self._write_pace.moved(taken)
+        if not self._write_pace.waited(now):
             self.break_off()
         elif done:
             self._stalled = False
@@ -226,14 +225,14 @@ class FrontRequest(CallerRequest):
 
     def _read_ahead(self) -> bool:
         """Read what the socket has and there is room for. True when there was news."""
-        connection, before = self._connection, self._held
+        connection, held = self._connection, self._held
         news = False
         while connection.read(min(self._room, READ_AHEAD)):
             news = True
             if not self._settled:
                 self._decode()
-        if self._pace is not None and self._held > before:
-            self._keep_pace(self._held - before)
+        if self._pace is not None:
+            self._pace.moved(self._held - held)
         return news
 
     def _decode(self) -> None:
@@ -314,7 +313,8 @@ class FrontRequest(CallerRequest):
             await anyio.lowlevel.checkpoint()
             return
         reads = readable and not connection.codec.eof and self._room > 0
-        if reads and not self._settled:
+        expects_body = reads and not self._settled
+        if expects_body:
             self._expect_body()
         try:
             await connection.stream.wait(readable=reads, writable=writable)
@@ -322,8 +322,8 @@ class FrontRequest(CallerRequest):
             connection.read_clock.clear()
         if reads:
             self._read_ahead()
-        if connection.late:
-            self._fail(HeadError(408, "request_timeout", "the request's body stopped coming"))
+        if expects_body:
+            self._judge_pace()
         self._news = False
 
     def _take_news(self) -> bool:
@@ -339,13 +339,13 @@ class FrontRequest(CallerRequest):
         self._pace.wait(now)
         connection.read_clock.set(now + connection.limits.body_idle_timeout)
 
-    def _keep_pace(self, count: int) -> None:
-        if self._pace is not None and not self._pace.progress(count, anyio.current_time()):
-            self._fail(HeadError(408, "request_timeout", "the request's body comes too slowly"))
-
-    def _fail(self, error: HeadError) -> None:
-        if self._failure is None and not self.received:
-            self._failure = error
+    def _judge_pace(self) -> None:
+        """Called after ``_expect_body`` and the wait for it."""
+        late = self._connection.late
+        if self._pace is not None and not self._pace.waited(anyio.current_time()):
+            late = True
+        if late and not self._settled:
+            self._failure = HeadError(408, "request_timeout", "the request's body stopped coming, or came too slowly")
 
     def wake(self) -> None:
         self._connection.stream.wake()

@@ -7,9 +7,10 @@ from ..errors import HeadError, StreamBroken
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
-from .codec import Body, ClientCodec, End, HeadParser, Signal, State
+from .client_codec import ClientCodec
+from .codec import Body, End, HeadParser, Signal, State
 from .h11_codec import H11_PARSER
-from .writing import Outgoing
+from .writing import GATHER, Outgoing
 
 __all__ = ["OriginConnection", "simple_request"]
 
@@ -62,6 +63,8 @@ class OriginConnection:
     def _add(self, piece: Buffer) -> None:
         if not self._write_failed:
             self._out.add(piece)
+            if self._out.size >= GATHER:
+                self.flush()
 
     def flush(self) -> bool:
         """Push what is buffered to the stream without waiting; True when nothing is left."""
@@ -160,23 +163,40 @@ async def simple_request(
     """
     connection = OriginConnection(stream, limits=limits, parser=parser)
     connection.send_request(head, has_body=bool(body))
-    for start in range(0, len(body), READ_AHEAD):
-        while not connection.try_send_body(body[start : start + READ_AHEAD]):
-            await connection.wait(writable=True)
-    connection.send_end()
-    answer: ResponseHead | None = None
-    pieces: list[bytes] = []
-    while True:
+    answer = _Answer(max_body)
+    rest = memoryview(body)
+    ended = False
+    while not answer.complete:
+        while rest and connection.try_send_body(rest[:READ_AHEAD]):
+            rest = rest[READ_AHEAD:]
+        if not rest and not ended:
+            connection.send_end()
+            ended = True
         flushed = connection.flush()
-        match connection.next_event_nowait():
-            case ResponseHead() as answer:
-                if answer.status == 101:
-                    return answer, b""
-            case Body(data):
-                pieces.append(data)
-                if sum(map(len, pieces)) > max_body:
-                    raise HeadError(502, "response_too_large", f"the response is larger than {max_body} bytes")
-            case End() if answer is not None:
-                return answer, b"".join(pieces)
-            case _:
-                await connection.wait(readable=True, writable=not flushed)
+        if (event := connection.next_event_nowait()) is not None:
+            answer.take(event)
+        else:
+            await connection.wait(readable=True, writable=not flushed)
+    return answer.head, b"".join(answer.pieces)
+
+
+class _Answer:
+    """Gathers one response."""
+
+    def __init__(self, max_body: int) -> None:
+        self.head = ResponseHead(0, [])
+        self.pieces: list[bytes] = []
+        self.complete = False
+        self._max_body = self._room = max_body
+
+    def take(self, event: ResponseHead | Body | End) -> None:
+        if isinstance(event, ResponseHead):
+            self.head = event
+            self.complete = event.status == 101
+        elif isinstance(event, Body):
+            self.pieces.append(event.data)
+            self._room -= len(event.data)
+            if self._room < 0:
+                raise HeadError(502, "response_too_large", f"the response is larger than {self._max_body} bytes")
+        else:
+            self.complete = True

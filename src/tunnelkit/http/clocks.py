@@ -77,14 +77,16 @@ class Pace:
         if self._since is None:
             self._since = now
 
-    def progress(self, count: int, now: float) -> bool:
-        """The peer moved ``count`` bytes, and is no longer waited for. False when it is too slow."""
+    def moved(self, count: int) -> None:
         self._moved += count
+
+    def waited(self, now: float) -> bool:
+        """The peer is no longer waited for. False when it is too slow."""
         if self._since is not None:
             self._waited += now - self._since
             self._since = None
         if self._waited < self._limits.min_rate_period:
             return True
-        fast_enough = self._moved >= self._limits.min_rate * self._waited
+        fast_enough = not self._moved or self._moved >= self._limits.min_rate * self._waited
         self._moved, self._waited = 0, 0.0
         return fast_enough

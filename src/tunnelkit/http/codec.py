@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages over bytes, sans-IO: the server's and the client's end of one connection.
+"""HTTP/1.1 messages over bytes, sans-IO: what the server's and the client's end of a connection share.
 
 A parser (h11, later httptools) only turns one complete head into fields, behind ``HeadParser``. Where messages
 begin and end, what may follow what, and what is too large is decided here, the same for every parser.
@@ -17,23 +17,13 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
-from ..heads import Fields, RequestHead, ResponseHead, validate_request, validate_response, validate_trailers
+from ..heads import Fields, RequestHead, ResponseHead, validate_trailers
 from ..net.stream import READ_AHEAD, Buffer
-from .framing import (
-    CHUNKED,
-    UNTIL_CLOSE,
-    FramingFields,
-    Length,
-    framing_fields,
-    lacks_body,
-    persists,
-    request_length,
-    response_length,
-)
+from .framing import CHUNKED, Length
 from .reading import ChunkDecoder, HeadScanner, Input
-from .writing import BodyWriter, encode_block
+from .writing import BodyWriter
 
-__all__ = ["Body", "ClientCodec", "End", "Event", "HeadParser", "ServerCodec", "Signal"]
+__all__ = ["TRANSITIONS", "Body", "Codec", "End", "Event", "HeadParser", "Move", "Signal", "State"]
 
 
 class Signal(Enum):
@@ -120,7 +110,7 @@ class _Half:
             raise LocalProtocolError(f"{move.name} is not possible in state {self.state.name}") from None
 
 
-class _Codec(ABC, Generic[HeadT]):
+class Codec(ABC, Generic[HeadT]):
     """What both roles share: reading one message after another, and framing what is written."""
 
     def __init__(self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool) -> None:
@@ -282,156 +272,3 @@ class _Codec(ABC, Generic[HeadT]):
             raise LocalProtocolError("the connection cannot be used again")
         self._reading.move(Move.CYCLE)
         self._writing.move(Move.CYCLE)
-
-
-class ServerCodec(_Codec[RequestHead]):
-    """Requests in, responses out."""
-
-    def __init__(self, parser: HeadParser, limits: Limits) -> None:
-        super().__init__(parser, limits, skips_empty_line=True)
-        self._method = b""
-        self._version = b"1.1"
-        self.expects_continue = False  # the current request waits for 100 before it sends its body
-
-    def _begin(self, block: bytes) -> RequestHead:
-        head = self._parser.parse_request(block)
-        validate_request(head, self._limits)
-        if head.version != b"1.0":
-            head.version = b"1.1"  # RFC 9110 2.5: a higher minor version is our own
-        found = framing_fields(head.fields)
-        self._method, self._version = head.method, head.version
-        self._left = request_length(found)
-        self._persists = persists(head, found)
-        self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
-        self._reading.move(Move.HEAD)
-        return head
-
-    def _truncated(self, part: str) -> HeadError:
-        return HeadError(400, "incomplete_request", f"the connection ended within the request's {part}")
-
-    def encode_info(self, head: ResponseHead) -> bytes:
-        """An interim response; for an HTTP/1.0 caller, which knows none, nothing (RFC 9110 15.2)."""
-        self._writing.move(Move.INFO)
-        if head.status == 100:
-            self.expects_continue = False
-        return b"" if self._version == b"1.0" else _encode_response(head, head.fields)
-
-    def encode_head(self, head: ResponseHead, *, close: bool = False) -> bytes:
-        """A final response. Its framing is Content-Length where the head has one, else chunked, else until close."""
-        found = framing_fields(head.fields)
-        fields = head.fields
-        if head.status == 204:  # RFC 9110 8.6: no Content-Length
-            fields = _without(fields, _LENGTH_FIELDS)
-        elif found.chunked:
-            fields = _without(fields, _CODING_FIELDS)
-        length = self._response_framing(head.status, found)
-        extra: Fields = []
-        if length == CHUNKED:
-            extra.append((b"Transfer-Encoding", b"chunked"))
-        persists = self._persists and length != UNTIL_CLOSE and not close and not found.close
-        if not persists and not found.close:
-            extra.append((b"Connection", b"close"))
-        elif persists and self._version == b"1.0":
-            extra.append((b"Connection", b"keep-alive"))
-        block = _encode_response(head, fields + extra if extra else fields)
-        self._writing.move(Move.HEAD)
-        self._writer = BodyWriter(length)
-        self._persists = persists
-        return block
-
-    def _response_framing(self, status: int, found: FramingFields) -> Length | None:
-        if lacks_body(status, self._method):
-            return None
-        if found.content_length is not None:
-            return found.content_length
-        return UNTIL_CLOSE if self._version == b"1.0" else CHUNKED
-
-    def encode_switch(self, head: ResponseHead) -> bytes:
-        """101: what follows in both directions is another protocol's. The request must be complete."""
-        if self._reading.state is not State.DONE:
-            raise LocalProtocolError("an upgrade must wait for the end of its request")
-        block = _encode_response(head, head.fields)
-        self._writing.move(Move.SWITCH)
-        self._reading.move(Move.SWITCH)
-        return block
-
-
-class ClientCodec(_Codec[ResponseHead]):
-    """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
-
-    def __init__(self, parser: HeadParser, limits: Limits) -> None:
-        super().__init__(parser, limits, skips_empty_line=False)
-        self._method = b""
-        self._asks_upgrade = False
-
-    def encode_head(self, head: RequestHead, *, has_body: bool = False) -> bytes:
-        """A request. Its framing is Content-Length where the head has one; else chunked when it ``has_body``."""
-        found = framing_fields(head.fields)
-        fields = head.fields
-        chunked = found.content_length is None and (has_body or found.chunked)
-        if found.chunked or chunked:
-            fields = _without(fields, _CODING_FIELDS)
-        if chunked:
-            fields = [*fields, (b"Transfer-Encoding", b"chunked")]
-        first = head.method + b" " + head.target + b" HTTP/1.1"
-        if first.count(b" ") != 2:
-            raise LocalProtocolError("the request line contains a space", code="bad_field")
-        block = encode_block(first, fields)
-        self._writing.move(Move.HEAD)
-        self._method = head.method
-        self._asks_upgrade = found.upgrade
-        self._persists = not found.close
-        self._writer = BodyWriter(CHUNKED if chunked else found.content_length)
-        return block
-
-    def next_event(self, max_data: int = READ_AHEAD) -> Event[ResponseHead]:
-        try:
-            return super().next_event(max_data)
-        except HeadError as error:
-            raise HeadError(502, error.code, error.detail) from error
-
-    def _begin(self, block: bytes) -> ResponseHead:
-        if self._writing.state is State.HEAD:
-            raise HeadError(502, "bad_response", "a response came without a request")
-        head = self._parser.parse_response(block)
-        validate_response(head, self._limits)
-        if head.status == 101:
-            self._switch()
-        elif head.status < 200:
-            self._reading.move(Move.INFO)
-        else:
-            found = framing_fields(head.fields)
-            self._left = response_length(head, found, self._method)
-            self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
-            self._reading.move(Move.HEAD)
-        return head
-
-    def _switch(self) -> None:
-        if not self._asks_upgrade:
-            raise HeadError(502, "bad_response", "101 came without a request to upgrade")  # RFC 9110 15.2.2
-        self._reading.move(Move.SWITCH)
-
-    def _closed(self) -> Signal:
-        if self._writing.state is not State.HEAD:
-            raise HeadError(502, "no_response", "the connection ended before a response")
-        return super()._closed()
-
-    def _truncated(self, part: str) -> HeadError:
-        return HeadError(502, "truncated_response", f"the connection ended within the response's {part}")
-
-    @property
-    def keep_alive(self) -> bool:
-        """Bytes after the end of a response belong to nothing: such a connection is not used again."""
-        return super().keep_alive and not self._input and not self.eof
-
-
-_CODING_FIELDS = frozenset({b"transfer-encoding"})
-_LENGTH_FIELDS = frozenset({b"transfer-encoding", b"content-length"})
-
-
-def _without(fields: Fields, names: frozenset[bytes]) -> Fields:
-    return [field for field in fields if field[0].lower() not in names]
-
-
-def _encode_response(head: ResponseHead, fields: Fields) -> bytes:
-    return encode_block(b"HTTP/1.1 %d " % head.status + head.reason, fields)

@@ -10,6 +10,8 @@ from ..heads import Fields, RequestHead, ResponseHead
 
 __all__ = [
     "CHUNKED",
+    "CODING_FIELDS",
+    "LENGTH_FIELDS",
     "UNTIL_CLOSE",
     "FramingFields",
     "Length",
@@ -18,12 +20,17 @@ __all__ = [
     "persists",
     "request_length",
     "response_length",
+    "without",
 ]
 
 # The length of a body in bytes, or one of these two.
 Length: TypeAlias = int
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
+
+# What a message must not carry twice, or at all, once its framing is chosen by whoever writes it.
+CODING_FIELDS = frozenset({b"transfer-encoding"})
+LENGTH_FIELDS = frozenset({b"transfer-encoding", b"content-length"})
 
 
 @dataclass(slots=True)
@@ -97,3 +104,7 @@ def response_length(head: ResponseHead, found: FramingFields, method: bytes) -> 
 def persists(head: RequestHead | ResponseHead, found: FramingFields) -> bool:
     """Whether the sender of ``head`` would keep its connection (RFC 9112 9.3)."""
     return not found.close and (head.version != b"1.0" or found.keep_alive)
+
+
+def without(fields: Fields, names: frozenset[bytes]) -> Fields:
+    return [field for field in fields if field[0].lower() not in names]

@@ -132,17 +132,15 @@ class Front:
             if event is Signal.CLOSED:
                 return None
             while not connection.read(READ_AHEAD):
-                if connection.late and codec.mid_head:
+                if connection.late and codec.mid_head and not connection.dead:
                     raise HeadError(408, "request_timeout", "the request's head did not come in time")
-                if connection.late or (connection.closing and not codec.mid_head):
+                if connection.dead or connection.late or (connection.closing and not codec.mid_head):
                     return None
                 time = self._limits.head_timeout if first or codec.mid_head else self._limits.keep_alive_idle
                 if clock != time:  # in all for a head, however many pieces it comes in
                     clock = time
                     connection.read_clock.set(anyio.current_time() + time)
                 await connection.stream.wait(readable=True)
-            if connection.dead:
-                return None
 
     # -- exchanges -----------------------------------------------------------------------------
 
@@ -187,10 +185,9 @@ class Front:
     # -- refusing and closing ------------------------------------------------------------------
 
     async def _refuse(self, connection: CallerConnection, head: RequestHead | None, error: HeadError) -> None:
-        if not connection.dead:
-            self._answer(connection, head, error)
-            await connection.drain_output()
-            await self._linger(connection)
+        self._answer(connection, head, error)
+        await connection.drain_output()
+        await self._linger(connection)
 
     def _answer(self, connection: CallerConnection, head: RequestHead | None, error: HeadError) -> None:
         """The connection ends with this answer."""

@@ -8,7 +8,10 @@ from ..heads import Fields
 from ..net.stream import Buffer, ByteStream
 from .framing import CHUNKED, Length
 
-__all__ = ["BodyWriter", "Outgoing", "encode_block"]
+__all__ = ["GATHER", "BodyWriter", "Outgoing", "encode_block"]
+
+# Less than this is gathered until a flush, so that a head and its first bytes leave in one write; more is flushed.
+GATHER = 16 * 1024
 
 
 def encode_block(first_line: bytes, fields: Fields) -> bytes:

@@ -1,0 +1,82 @@
+"""The client's end of an HTTP/1.1 connection, sans-IO."""
+
+from __future__ import annotations
+
+from ..config import Limits
+from ..errors import HeadError, LocalProtocolError
+from ..heads import RequestHead, ResponseHead, validate_response
+from ..net.stream import READ_AHEAD
+from .codec import Codec, Event, HeadParser, Move, Signal, State
+from .framing import CHUNKED, CODING_FIELDS, UNTIL_CLOSE, framing_fields, persists, response_length, without
+from .writing import BodyWriter, encode_block
+
+__all__ = ["ClientCodec"]
+
+
+class ClientCodec(Codec[ResponseHead]):
+    """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
+
+    def __init__(self, parser: HeadParser, limits: Limits) -> None:
+        super().__init__(parser, limits, skips_empty_line=False)
+        self._method = b""
+        self._asks_upgrade = False
+
+    def encode_head(self, head: RequestHead, *, has_body: bool = False) -> bytes:
+        """A request. Its framing is Content-Length where the head has one; else chunked when it ``has_body``."""
+        found = framing_fields(head.fields)
+        fields = head.fields
+        chunked = found.content_length is None and (has_body or found.chunked)
+        if found.chunked or chunked:
+            fields = without(fields, CODING_FIELDS)
+        if chunked:
+            fields = [*fields, (b"Transfer-Encoding", b"chunked")]
+        first = head.method + b" " + head.target + b" HTTP/1.1"
+        if first.count(b" ") != 2:
+            raise LocalProtocolError("the request line contains a space", code="bad_field")
+        block = encode_block(first, fields)
+        self._writing.move(Move.HEAD)
+        self._method = head.method
+        self._asks_upgrade = found.upgrade
+        self._persists = not found.close
+        self._writer = BodyWriter(CHUNKED if chunked else found.content_length)
+        return block
+
+    def next_event(self, max_data: int = READ_AHEAD) -> Event[ResponseHead]:
+        try:
+            return super().next_event(max_data)
+        except HeadError as error:
+            raise HeadError(502, error.code, error.detail) from error
+
+    def _begin(self, block: bytes) -> ResponseHead:
+        if self._writing.state is State.HEAD:
+            raise HeadError(502, "bad_response", "a response came without a request")
+        head = self._parser.parse_response(block)
+        validate_response(head, self._limits)
+        if head.status == 101:
+            self._switch()
+        elif head.status < 200:
+            self._reading.move(Move.INFO)
+        else:
+            found = framing_fields(head.fields)
+            self._left = response_length(head, found, self._method)
+            self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
+            self._reading.move(Move.HEAD)
+        return head
+
+    def _switch(self) -> None:
+        if not self._asks_upgrade:
+            raise HeadError(502, "bad_response", "101 came without a request to upgrade")  # RFC 9110 15.2.2
+        self._reading.move(Move.SWITCH)
+
+    def _closed(self) -> Signal:
+        if self._writing.state is not State.HEAD:
+            raise HeadError(502, "no_response", "the connection ended before a response")
+        return super()._closed()
+
+    def _truncated(self, part: str) -> HeadError:
+        return HeadError(502, "truncated_response", f"the connection ended within the response's {part}")
+
+    @property
+    def keep_alive(self) -> bool:
+        """Bytes after the end of a response belong to nothing: such a connection is not used again."""
+        return super().keep_alive and not self._input and not self.eof

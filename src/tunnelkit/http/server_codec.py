@@ -1,0 +1,100 @@
+"""The server's end of an HTTP/1.1 connection, sans-IO."""
+
+from __future__ import annotations
+
+from ..config import Limits
+from ..errors import HeadError, LocalProtocolError
+from ..heads import Fields, RequestHead, ResponseHead, validate_request
+from .codec import Codec, HeadParser, Move, State
+from .framing import (
+    CHUNKED,
+    CODING_FIELDS,
+    LENGTH_FIELDS,
+    UNTIL_CLOSE,
+    FramingFields,
+    Length,
+    framing_fields,
+    lacks_body,
+    persists,
+    request_length,
+    without,
+)
+from .writing import BodyWriter, encode_block
+
+__all__ = ["ServerCodec"]
+
+
+class ServerCodec(Codec[RequestHead]):
+    """Requests in, responses out."""
+
+    def __init__(self, parser: HeadParser, limits: Limits) -> None:
+        super().__init__(parser, limits, skips_empty_line=True)
+        self._method = b""
+        self._version = b"1.1"
+        self.expects_continue = False  # the current request waits for 100 before it sends its body
+
+    def _begin(self, block: bytes) -> RequestHead:
+        head = self._parser.parse_request(block)
+        validate_request(head, self._limits)
+        if head.version != b"1.0":
+            head.version = b"1.1"  # RFC 9110 2.5: a higher minor version is our own
+        found = framing_fields(head.fields)
+        self._method, self._version = head.method, head.version
+        self._left = request_length(found)
+        self._persists = persists(head, found)
+        self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
+        self._reading.move(Move.HEAD)
+        return head
+
+    def _truncated(self, part: str) -> HeadError:
+        return HeadError(400, "incomplete_request", f"the connection ended within the request's {part}")
+
+    def encode_info(self, head: ResponseHead) -> bytes:
+        """An interim response; for an HTTP/1.0 caller, which knows none, nothing (RFC 9110 15.2)."""
+        self._writing.move(Move.INFO)
+        if head.status == 100:
+            self.expects_continue = False
+        return b"" if self._version == b"1.0" else _encode_response(head, head.fields)
+
+    def encode_head(self, head: ResponseHead, *, close: bool = False) -> bytes:
+        """A final response. Its framing is Content-Length where the head has one, else chunked, else until close."""
+        found = framing_fields(head.fields)
+        fields = head.fields
+        if head.status == 204:  # RFC 9110 8.6: no Content-Length
+            fields = without(fields, LENGTH_FIELDS)
+        elif found.chunked:
+            fields = without(fields, CODING_FIELDS)
+        length = self._response_framing(head.status, found)
+        extra: Fields = []
+        if length == CHUNKED:
+            extra.append((b"Transfer-Encoding", b"chunked"))
+        persists = self._persists and length != UNTIL_CLOSE and not close and not found.close
+        if not persists and not found.close:
+            extra.append((b"Connection", b"close"))
+        elif persists and self._version == b"1.0":
+            extra.append((b"Connection", b"keep-alive"))
+        block = _encode_response(head, fields + extra if extra else fields)
+        self._writing.move(Move.HEAD)
+        self._writer = BodyWriter(length)
+        self._persists = persists
+        return block
+
+    def _response_framing(self, status: int, found: FramingFields) -> Length | None:
+        if lacks_body(status, self._method):
+            return None
+        if found.content_length is not None:
+            return found.content_length
+        return UNTIL_CLOSE if self._version == b"1.0" else CHUNKED
+
+    def encode_switch(self, head: ResponseHead) -> bytes:
+        """101: what follows in both directions is another protocol's. The request must be complete."""
+        if self._reading.state is not State.DONE:
+            raise LocalProtocolError("an upgrade must wait for the end of its request")
+        block = _encode_response(head, head.fields)
+        self._writing.move(Move.SWITCH)
+        self._reading.move(Move.SWITCH)
+        return block
+
+
+def _encode_response(head: ResponseHead, fields: Fields) -> bytes:
+    return encode_block(b"HTTP/1.1 %d " % head.status + head.reason, fields)
