@@ -38,13 +38,15 @@ STATUS_INTERVAL = 10.0
 
 def make_client(settings: Settings, environment: Mapping[str, str] = os.environ) -> TunnelClient:
     """All that the flags say about one tunnel, handed to the library."""
+    url = required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com")
     token, password = credentials(settings, environment)
+    timers: dict[str, Any] = timing("timeout", settings["timeout"])
     certificate = settings["client_cert"]
     optional: dict[str, Any] = {}
     if settings["client_ports"] is not None:
         optional["local_ports"] = settings["client_ports"]
     return TunnelClient(
-        required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com"),
+        url,
         token=token,
         password=password,
         origin=origin(settings),
@@ -56,7 +58,7 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         client_certificate=ClientCertificate(cert=certificate) if certificate else None,
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
-        limits=Limits(**timing("timeout", settings["timeout"]), drain_timeout=settings["drain_timeout"]),
+        limits=Limits(**timers, drain_timeout=settings["drain_timeout"]),
         **optional,
     )
 

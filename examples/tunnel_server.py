@@ -105,11 +105,11 @@ def password_source(settings: Settings) -> Callable[[], Mapping[str, str]] | Non
     return read
 
 
-def known_tokens(settings: Settings) -> list[str] | None:
+def known_tokens(settings: Settings) -> list[str]:
     tokens = [table["token"][0] for table in token_tables(settings)]
     if settings["known_tokens_only"] and not tokens and password_source(settings) is None:
         raise UsageError("--known-tokens-only: no token is listed; add --passwords-file, or [[token]] to --config")
-    return tokens or None
+    return tokens
 
 
 def admin_password(settings: Settings) -> str | None:

@@ -34,23 +34,26 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "transports": (*LEAVES, "net", "http"),
     # -- the runtime: what both ends share, then the server's side, then the client's, which never meet --
     "link": BELOW_THE_RUNTIME,
+    "lifetime": (),
     "splice": (*BELOW_THE_RUNTIME, "link"),
     "admission": BELOW_THE_RUNTIME,
     "sessions": (*BELOW_THE_RUNTIME, "link", "admission"),
-    "gateway": (*BELOW_THE_RUNTIME, "splice", "link", "sessions", "stats"),
-    "server": (*BELOW_THE_RUNTIME, "link", "admission", "sessions", "gateway", "stats"),
+    "names": (),
+    "gateway": (*BELOW_THE_RUNTIME, "splice", "link", "sessions"),
+    "pages": (*BELOW_THE_RUNTIME, "stats", "sessions", "gateway"),
+    "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "sessions", "names", "gateway", "stats", "pages"),
     "events": BELOW_THE_RUNTIME,
     "origins": BELOW_THE_RUNTIME,
     "supervisor": (*BELOW_THE_RUNTIME, "link", "events"),
     "agent": (*BELOW_THE_RUNTIME, "splice", "link", "origins"),
-    "client": (*BELOW_THE_RUNTIME, "link", "events", "origins", "supervisor", "agent"),
+    "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent"),
 }
 # Modules that are one floor together.
 WINGS = {"gateway_exchange": "gateway"}
 
-SERVER_SIDE = {"admission", "sessions", "gateway", "server", "stats"}
+SERVER_SIDE = {"admission", "sessions", "names", "gateway", "stats", "pages", "server"}
 CLIENT_SIDE = {"events", "origins", "supervisor", "agent", "client"}
-RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"link", "splice"}
+RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "link", "splice"}
 
 # The package's face may import everything.
 TOPS = {"__init__"}

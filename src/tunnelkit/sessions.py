@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -17,9 +18,9 @@ from .config import Limits
 from .core.budget import Budget
 from .core.opening import OpeningResult, ServerOpening
 from .core.proof import Purpose, attach_tag, epoch_key, verify
+from .core.registry import Decision, Expired, Registry
 from .core.tokens import mask_token, token_digest
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
-from .gateway import TunnelDecision, TunnelRegistry
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
 from .net.peer import Peer
@@ -31,6 +32,10 @@ __all__ = ["ServerSession", "SessionTable"]
 logger = logging.getLogger("tunnelkit.server")
 
 FIRST_EPOCH = 1
+
+# What waits in the registry is the gateway's business, which stands above this module.
+_Registry: TypeAlias = "Registry[ServerSession, Any]"
+_Decisions: TypeAlias = "Iterable[Expired[Any] | Decision[ServerSession, Any]]"
 
 
 class ServerSession:
@@ -90,10 +95,10 @@ class SessionTable:
         *,
         limits: Limits,
         admission: Admission,
-        registry: TunnelRegistry,
+        registry: _Registry,
         timers: Timers,
         budget: Budget,
-        execute: Callable[[Iterable[TunnelDecision]], None],
+        execute: Callable[[_Decisions], None],
         make_id: Callable[[], str],
         make_key: Callable[[], bytes],
         started: Callable[[ServerSession], None] = lambda session: None,
