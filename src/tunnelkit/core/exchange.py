@@ -228,8 +228,9 @@ class Exchange:
         return block
 
     def send_data(self, size: int, *, fin: bool = False) -> None:
-        """``size`` body bytes, or raw ones once upgraded, are about to go."""
-        self._out.data(size)
+        """``size`` body bytes, or raw ones once upgraded, are about to go; with none it is only the FIN."""
+        if size or not fin:
+            self._out.data(size)
         if fin:
             self._out.end()
 
@@ -347,7 +348,8 @@ class Exchange:
             return Delivery.ANSWERED
         if self.status is not None:
             return Delivery.PARTLY
-        return Delivery.SENT if self._sent else Delivery.NEVER_SENT
+        dispatched = self.request.state is not State.IDLE
+        return Delivery.SENT if dispatched and self._sent else Delivery.NEVER_SENT
 
     @property
     def outcome(self) -> Delivery:
