@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tunnelkit.config import KIB
+from tunnelkit.core.budget import Budget
+from tunnelkit.core.events import Data, GoAway, HeadBlock, Opened, Progress, Reset, Room
+from tunnelkit.core.frames import (
+    DATA,
+    DATA_FIN,
+    HEAD_FIN,
+    OPEN,
+    FrameDecoder,
+    ResetCode,
+    StreamKind,
+    encode_goaway,
+)
+from tunnelkit.core.multiplexer import GoingAway, Multiplexer, NoRoom
+from tunnelkit.errors import LocalProtocolError
+
+from .mux_pair import SMALL, Pair, credit, frame, join, make, opening, reset_frame
+
+HTTP = StreamKind.HTTP
+
+
+def codes(flow: bytes) -> list[tuple[int, int]]:
+    return [(code, stream_id) for code, stream_id, _payload in FrameDecoder().feed(flow)]
+
+
+# -- exchanges ---------------------------------------------------------------------------------
+
+
+def test_a_small_exchange() -> None:
+    pair = Pair()
+    stream = pair.server.open_stream(HTTP, {3: b"field"})
+    pair.server.send_head(stream, b"GET", fin=True)
+    message = join(pair.server.frames_to_send(64 * KIB))
+    assert codes(message) == [(OPEN, stream), (HEAD_FIN, stream)]
+    assert pair.client.receive_data(message, 0.0) == [
+        Opened(stream, HTTP, {3: b"field"}),
+        HeadBlock(stream, b"GET", True),
+    ]
+    pair.client.send_head(stream, b"200")
+    pair.client.send_data(stream, b"body", fin=True)
+    assert pair.to_server() == [HeadBlock(stream, b"200", False), Data(stream, b"body", True)]
+    assert (pair.client.active_streams, pair.server.active_streams) == (0, 1)
+    pair.server.consume(stream, 4)
+    assert not pair.server.streams
+    assert not pair.server.has_output
+    assert not pair.client.has_output
+    assert pair.server_budget.used == pair.client_budget.used == 0
+
+
+def test_both_ends_may_open() -> None:
+    pair = Pair()
+    ours, theirs = pair.server.open_stream(HTTP), pair.client.open_stream(StreamKind.BYTES)
+    assert (ours % 2, theirs % 2) == (0, 1)
+    assert pair.to_client() == [Opened(ours, HTTP, {})]
+    assert pair.to_server() == [Opened(theirs, StreamKind.BYTES, {})]
+    pair.client.send_data(ours, b"up")
+    pair.server.send_data(theirs, b"down")
+    assert pair.settle() == [Data(theirs, b"down", False), Data(ours, b"up", False)]
+    assert sorted(pair.server.streams) == sorted(pair.client.streams) == sorted([ours, theirs])
+
+
+def test_the_opener_sends_within_the_floor_and_the_acceptor_within_the_first_limit() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    for end in (pair.server, pair.client):
+        for _ in range(4):
+            end.send_data(stream, bytes(64 * KIB))
+    up = sum(len(event.data) for event in pair.settle() if isinstance(event, Data))
+    assert up == SMALL.stream_floor + SMALL.stream_first_window
+
+
+def test_a_head_larger_than_the_window_comes_through() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    block = bytes(range(256)) * 300
+    pair.server.send_head(stream, block)
+    assert [event for event in pair.settle() if not isinstance(event, Progress)] == [HeadBlock(stream, block, False)]
+    assert pair.client_budget.used == pair.client.active_streams * 32 * KIB + _above(pair.client)
+
+
+def _above(end: Multiplexer) -> int:
+    return end._table.pool.above
+
+
+def test_progress_and_credit() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.send_data(stream, bytes(20 * KIB))
+    events = pair.to_client()
+    assert [len(event.data) for event in events if isinstance(event, Data)] == [16 * KIB]
+    pair.client.consume(stream, 1)
+    waiting = [pair.client.has_control]
+    pair.client.consume(stream, 16 * KIB - 1)
+    waiting.append(pair.client.has_control)
+    assert waiting == [False, True]
+    (progress,) = pair.to_server()
+    assert isinstance(progress, Progress)
+    assert progress.limit > 32 * KIB
+    assert pair.to_client() == [Data(stream, bytes(4 * KIB), False)]
+
+
+# -- opening -----------------------------------------------------------------------------------
+
+
+def test_streams_beyond_what_the_peer_permits() -> None:
+    end = make(peer_max_streams=2)
+    first = end.open_stream(HTTP)
+    room = [end.can_open]
+    end.open_stream(HTTP)
+    room.append(end.can_open)
+    with pytest.raises(NoRoom, match="all 2 streams") as caught:
+        end.open_stream(HTTP)
+    assert caught.value.code == "no_room"
+    end.withdraw(first)
+    room.append(end.can_open)
+    assert room == [True, False, True]
+    assert end.open_stream(HTTP) == 6
+
+
+def test_no_stream_without_memory_for_its_floor() -> None:
+    budget = Budget(40 * KIB)
+    end = make(budget=budget)
+    end.open_stream(HTTP)
+    assert not end.can_open
+    with pytest.raises(NoRoom, match="no memory"):
+        end.open_stream(HTTP)
+
+
+def test_fields_that_do_not_fit_cost_nothing() -> None:
+    budget = Budget(1 << 20)
+    end = make(budget=budget)
+    with pytest.raises(LocalProtocolError, match="too many"):
+        end.open_stream(HTTP, {1: bytes(5000)})
+    assert (budget.used, end.active_streams) == (0, 0)
+
+
+def test_withdraw() -> None:
+    pair = Pair()
+    stream = pair.server.open_stream(HTTP)
+    pair.server.send_head(stream, b"GET", fin=True)
+    assert not pair.server.was_sent(stream)
+    assert pair.server.withdraw(stream)
+    assert not pair.server.has_output
+    assert pair.server_budget.used == 0
+    assert not pair.server.was_sent(stream)
+    assert not pair.server.withdraw(stream)
+    stream = pair.opened()
+    assert pair.server.was_sent(stream)
+    assert not pair.server.withdraw(stream)
+    assert pair.server.active_streams == 1
+
+
+def test_a_stream_reset_before_its_open_left_vanishes_without_trace() -> None:
+    pair = Pair()
+    gone, kept = pair.server.open_stream(HTTP), pair.server.open_stream(HTTP)
+    pair.server.reset(gone, ResetCode.CANCEL)
+    assert pair.settle() == [Opened(kept, HTTP, {})]
+
+
+# -- reset -------------------------------------------------------------------------------------
+
+
+def test_reset_drops_what_waits_and_tells_the_peer() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.client.send_data(stream, bytes(200 * KIB))
+    pair.to_server()
+    pair.client.reset(stream, ResetCode.TIMEOUT)
+    assert pair.client.active_streams == 0
+    assert pair.client_budget.used == 0
+    assert pair.settle() == [Reset(stream, ResetCode.TIMEOUT)]
+    assert pair.server_budget.used == 0
+
+
+def test_a_reset_of_both_sides_at_once() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.reset(stream, ResetCode.CANCEL)
+    pair.client.reset(stream, ResetCode.INTERNAL)
+    assert pair.settle() == []
+    assert not pair.server.streams
+    assert not pair.client.streams
+
+
+def test_a_stream_over_but_not_consumed_is_reset_silently() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.send_fin(stream)
+    pair.client.send_data(stream, b"x", fin=True)
+    pair.settle()
+    pair.server.reset(stream, ResetCode.CANCEL)
+    assert not pair.server.has_output
+    assert pair.server_budget.used == 0
+
+
+CALLS: list[Callable[[Multiplexer, int], object]] = [
+    lambda end, stream: end.send_head(stream, b"x"),
+    lambda end, stream: end.send_data(stream, b"x"),
+    lambda end, stream: end.send_data(stream, b"", fin=True),
+    lambda end, stream: end.send_fin(stream),
+    lambda end, stream: end.send_room(stream),
+    lambda end, stream: end.consume(stream, 1),
+    lambda end, stream: end.reset(stream, 1),
+    lambda end, stream: end.withdraw(stream),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_calls_for_a_stream_that_is_over_do_nothing(call: Callable[[Multiplexer, int], object]) -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.client.receive_data(reset_frame(stream, 1), 0.0)
+    assert not call(pair.client, stream)
+    assert not pair.client.has_output
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_calls_for_a_stream_that_never_was(call: Callable[[Multiplexer, int], object], stream: int) -> None:
+    with pytest.raises(LocalProtocolError, match=f"stream {stream} was never opened"):
+        call(make(), stream)
+
+
+@pytest.mark.parametrize("call", CALLS[:4])
+def test_nothing_is_sent_after_the_end(call: Callable[[Multiplexer, int], object]) -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.send_fin(stream)
+    for _ in range(2):  # before FIN has left, and after
+        with pytest.raises(LocalProtocolError, match=r"whose own half is (ENDING|CLOSED)"):
+            call(pair.server, stream)
+        assert pair.server.send_room(stream) == 0
+        pair.to_client()
+
+
+# -- goaway ------------------------------------------------------------------------------------
+
+
+def test_goaway() -> None:
+    pair = Pair()
+    kept = pair.opened()
+    crossed = pair.server.open_stream(HTTP)
+    pair.client.goaway(9)
+    pair.client.goaway(10)
+    assert pair.to_client() == []
+    assert pair.to_server() == [Reset(crossed, ResetCode.REFUSED), GoAway(kept, 9)]
+    assert not pair.client.has_output
+    assert not pair.server.can_open
+    with pytest.raises(GoingAway) as caught:
+        pair.server.open_stream(HTTP)
+    assert caught.value.code == "going_away"
+    assert pair.client.open_stream(HTTP) == 1  # the other direction goes on
+    pair.settle()
+    assert sorted(pair.server.streams) == [1, kept]
+
+
+# -- sending -----------------------------------------------------------------------------------
+
+
+def test_send_room_and_room_events() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    assert pair.client.send_room(stream) == SMALL.send_buffer
+    pair.client.send_data(stream, bytes(SMALL.send_buffer - 10))
+    assert pair.client.send_room(stream) == 10
+    pair.client.send_data(stream, bytes(10))
+    assert pair.client.send_room(stream) == 0
+    pair.to_server(20 * KIB)
+    assert pair.client.take_room_events() == []
+    pair.to_server(20 * KIB)
+    assert pair.client.take_room_events() == [Room(stream)]
+    assert pair.client.take_room_events() == []
+    assert pair.client.send_room(stream) > 30 * KIB
+
+
+def test_no_room_event_for_a_stream_that_is_over() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.client.send_data(stream, bytes(SMALL.send_buffer))
+    assert pair.client.send_room(stream) == 0
+    pair.to_server()
+    pair.client.reset(stream, 1)
+    assert pair.client.take_room_events() == []
+
+
+def test_near_exhaustion_a_turn_may_still_be_buffered() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.client_budget.charge(pair.client_budget.spare - 5)
+    assert pair.client.send_room(stream) == SMALL.frame_payload + 5
+    pair.client_budget.charge(5)
+    assert pair.client.send_room(stream) == SMALL.frame_payload
+    pair.client.send_data(stream, bytes(SMALL.frame_payload - 7))
+    assert pair.client.send_room(stream) == 7
+    pair.client.send_data(stream, bytes(7))
+    assert pair.client.send_room(stream) == 0
+    pair.to_server()
+    assert pair.client.take_room_events() == [Room(stream)]
+
+
+def test_what_is_buffered_is_counted_until_it_leaves() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    used = pair.client_budget.used
+    pair.client.send_data(stream, bytes(40 * KIB))
+    assert pair.client_budget.used == used + 24 * KIB
+    pair.to_server()
+    assert pair.client_budget.used == used
+
+
+def test_data_of_nothing_sends_nothing() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.send_data(stream, b"")
+    assert not pair.server.has_output
+    pair.server.send_data(stream, b"", fin=True)
+    assert pair.settle() == [Data(stream, b"", True)]
+
+
+@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"xabc")[1:]])
+def test_any_buffer_may_be_sent(data: bytes | bytearray | memoryview) -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.send_data(stream, data)
+    assert pair.settle() == [Data(stream, b"abc", False)]
+
+
+def test_a_head_too_large_is_our_own_mistake() -> None:
+    end = make()
+    stream = end.open_stream(HTTP)
+    end.send_head(stream, bytes(SMALL.head_block_limit))
+    with pytest.raises(LocalProtocolError, match="too large"):
+        end.send_head(stream, bytes(SMALL.head_block_limit + 1))
+
+
+# -- pulling -----------------------------------------------------------------------------------
+
+
+def test_control_leaves_first_and_alone_when_asked() -> None:
+    pair = Pair()
+    stream, other = pair.opened(), pair.opened()
+    pair.client.send_data(stream, b"data")
+    pair.client.reset(other, 1)
+    assert codes(join(pair.client.control_to_send(100))) == [(0x500, other)]
+    assert (pair.client.has_control, pair.client.has_output) == (False, True)
+    pair.client.goaway()
+    assert codes(join(pair.client.frames_to_send(2000))) == [(0x600, other), (DATA, stream)]
+    assert not pair.client.has_output
+
+
+@pytest.mark.parametrize("limit", [2100, 4072, 5000, 65_512, 1 << 20])
+def test_a_pull_keeps_its_limit_and_always_progresses(limit: int) -> None:
+    pair = Pair()
+    streams = [pair.opened() for _ in range(8)]
+    for stream in streams:
+        pair.client.send_head(stream, bytes(300))
+        pair.client.send_data(stream, bytes(50 * KIB), fin=True)
+    total = 0
+    while pair.client.has_output:
+        size = len(join(pair.client.frames_to_send(limit)))
+        assert 0 < size <= limit
+        total += size
+    assert total > 8 * 50 * KIB
+
+
+def test_a_pull_with_too_little_room_gives_nothing() -> None:
+    end = make()
+    end.open_stream(HTTP)
+    assert end.frames_to_send(21) == []
+    assert end.has_output
+
+
+def test_the_end_of_a_message_is_not_filled_with_crumbs() -> None:
+    pair = Pair()
+    first, second = pair.opened(), pair.opened()
+    pair.client.send_data(first, bytes(3000))
+    pair.client.send_head(second, bytes(2000))
+    assert codes(join(pair.client.frames_to_send(3500))) == [(DATA, first)]
+
+
+# -- consuming ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [-1, 6])
+def test_only_what_is_held_can_be_consumed(size: int) -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.server.send_data(stream, b"hello")
+    pair.settle()
+    with pytest.raises(LocalProtocolError, match="which holds 5"):
+        pair.client.consume(stream, size)
+
+
+# -- the whole ---------------------------------------------------------------------------------
+
+
+def test_close_gives_everything_back() -> None:
+    pair = Pair()
+    for _ in range(4):
+        stream = pair.opened()
+        pair.client.send_data(stream, bytes(60 * KIB))
+        pair.client.reset(pair.opened(), 1)
+    pair.client.goaway()
+    pair.client.close()
+    assert (pair.client.active_streams, pair.client_budget.used, pair.client.has_output) == (0, 0, False)
+    pair.client.close()
+
+
+def test_repr() -> None:
+    assert repr(make(client=True)).startswith("Multiplexer(client, streams=0, pool=")
+    assert repr(make()).startswith("Multiplexer(server, ")
+
+
+def test_memoryviews_may_be_received() -> None:
+    end = make()
+    flow = memoryview(opening(1) + frame(DATA_FIN, 1, b"x") + credit(1, 1 << 20) + encode_goaway(0, 0))
+    assert [type(event) for event in end.receive_data(flow, 0.0)] == [Opened, Data, Progress, GoAway]
+
+
+def test_limits_of_both_ends_may_differ() -> None:
+    server = make(limits=replace(SMALL, stream_floor=4 * KIB), peer_floor=20 * KIB)
+    client = make(client=True, limits=replace(SMALL, stream_floor=20 * KIB), peer_floor=4 * KIB)
+    stream = server.open_stream(HTTP)
+    server.send_data(stream, bytes(64 * KIB))
+    events = client.receive_data(join(server.frames_to_send(1 << 20)), 0.0)
+    assert sum(len(event.data) for event in events if isinstance(event, Data)) == 20 * KIB
