@@ -144,11 +144,7 @@ class _Rule:
     pattern: str
     regexp: Compiled
     node: patterns.Node
-
-    @property
-    def tcp(self) -> bool:
-        """For byte streams, and for nothing else: ".*" was hardly meant to open every TCP port."""
-        return patterns.leading_text(self.node).startswith("tcp://")
+    tcp: bool  # for byte streams, and for nothing else
 
     def allows(self, origin: HostOrigin) -> bool:
         if self.tcp != (origin.scheme in TCP_SCHEMES):
@@ -208,7 +204,8 @@ def _compile(text: str, compiler: Callable[[str], Compiled], linear_time: bool, 
     if not linear_time and (reason := patterns.explosive(node)) is not None:
         problem = f"'{text}' {reason}: a hostile X-Host could keep it busy for long"
         raise ConfigError(name, problem, "rewrite it, or install tunnelkit[re2]")
-    return _Rule(text, regexp, node)
+    # ".*" was hardly meant to open every TCP port: a pattern for these must begin with their scheme.
+    return _Rule(text, regexp, node, tcp=patterns.leading_text(node).startswith("tcp://"))
 
 
 _PAIR = re.compile(r"\\(.)", re.DOTALL)

@@ -87,7 +87,8 @@ _ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[
 # Escapes that stand for sets, with an example of each; what stands for a place rather than a character.
 _ESCAPED_SETS: Final = {"d": "1", "w": "a1", "s": " ", "D": "a", "W": "-", "S": "a1"}
 _PLACES: Final = frozenset("AbBZzG")
-_EXAMPLES: Final = "a1-.:/@_A "
+# The likeliest in an origin first, then all visible ones.
+_EXAMPLES: Final = "a1-.:/" + "".join(map(chr, range(0x20, 0x7F)))
 
 
 def read_pattern(pattern: str) -> Node:

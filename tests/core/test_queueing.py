@@ -1,0 +1,234 @@
+"""The tables and the policy; whole stories are in test_registry."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from tunnelkit.core.queueing import (
+    EXCHANGE_MOVES,
+    PLACE_MOVES,
+    Dispatch,
+    Entry,
+    ExchangeState,
+    Move,
+    Place,
+    PlaceState,
+    Pool,
+    Recall,
+    TokenQueue,
+)
+from tunnelkit.errors import LocalProtocolError
+
+EXCHANGE_MOVE_NAMES = sorted({move for _, move in EXCHANGE_MOVES})
+PLACE_MOVE_NAMES = sorted({move for _, move in PLACE_MOVES})
+
+
+def first(n: int) -> int:
+    assert n > 1, "a tie of one needs no random number"
+    return 0
+
+
+def make_queue() -> TokenQueue[str, str]:
+    return TokenQueue(b"digest", Pool(), first)
+
+
+def make_place(queue: TokenQueue[str, str], session: str = "s", max_streams: int = 10) -> Place[str, str]:
+    return Place(session=session, queue=queue, max_streams=max_streams)
+
+
+def make_entry(queue: TokenQueue[str, str], exchange: str, serial: int, until: float = 100.0) -> Entry[str, str]:
+    return Entry(exchange=exchange, queue=queue, serial=serial, until=until)
+
+
+@pytest.mark.parametrize(("state", "move"), list(product(ExchangeState, EXCHANGE_MOVE_NAMES)))
+def test_every_move_of_an_exchange(state: ExchangeState, move: str) -> None:
+    entry = make_entry(make_queue(), "x", 1)
+    entry.state = state
+    if (state, move) in EXCHANGE_MOVES:
+        entry.advance(move)
+        assert entry.state == EXCHANGE_MOVES[state, move]
+    else:
+        with pytest.raises(LocalProtocolError, match=f"cannot {move} an exchange that is {state.name}"):
+            entry.advance(move)
+        assert entry.state == state
+
+
+@pytest.mark.parametrize(("state", "move"), list(product(PlaceState, PLACE_MOVE_NAMES)))
+def test_every_move_of_a_session(state: PlaceState, move: str) -> None:
+    place = make_place(make_queue())
+    place.state = state
+    if (state, move) in PLACE_MOVES:
+        place.advance(move)
+        assert place.state is PLACE_MOVES[state, move]
+    else:
+        with pytest.raises(LocalProtocolError, match=f"cannot {move} a session that is {state.name}"):
+            place.advance(move)
+        assert place.state is state
+
+
+def test_nothing_leads_out_of_the_last_states() -> None:
+    assert not [key for key in EXCHANGE_MOVES if key[0] is ExchangeState.GONE]
+    assert not [key for key in PLACE_MOVES if key[0] is PlaceState.REMOVED]
+
+
+@pytest.mark.parametrize(
+    ("attached", "limit", "admitted"), [(0, 1, True), (1, 1, False), (2, 1, False), (99, 0, True)]
+)
+def test_pool_admits(attached: int, limit: int, admitted: bool) -> None:
+    assert Pool().admits(attached, limit) is admitted
+
+
+def test_pool_takes_the_least_loaded_and_asks_for_ties_only() -> None:
+    queue = make_queue()
+    places = [make_place(queue, name) for name in "abc"]
+    places[0].load = 1
+    asked: list[int] = []
+
+    def last(n: int) -> int:
+        asked.append(n)
+        return n - 1
+
+    assert Pool().choose(places, last).session == "c"
+    places[1].load = 1
+    assert Pool().choose(places, last).session == "c"
+    assert asked == [2]
+
+
+@pytest.mark.parametrize(("load", "full", "has_room"), [(0, False, True), (0, True, False), (1, False, False)])
+def test_room(load: int, full: bool, has_room: bool) -> None:
+    place = make_place(make_queue(), max_streams=1)
+    place.load, place.full = load, full
+    assert place.has_room is has_room
+
+
+def test_an_empty_queue_is_idle_and_finds_nothing() -> None:
+    queue = make_queue()
+    assert queue.idle
+    assert queue.find() is None
+    assert queue.settle(0.0) == []
+    assert queue.admits(0)
+
+
+def test_waits_for_a_session_in_order() -> None:
+    queue = make_queue()
+    for serial, name in enumerate("abc"):
+        queue.enter(make_entry(queue, name, serial), None)
+    assert not queue.idle
+    place = make_place(queue, max_streams=2)
+    assert queue.attach(place, 1.0) == [Dispatch("a", "s"), Dispatch("b", "s")]
+    assert list(queue.waiting) == ["c"]
+    assert queue.leave(place.unsent["a"], "leave", 2.0) == [Dispatch("c", "s")]
+    assert place.load == 2
+
+
+def test_what_is_past_its_time_is_not_sent() -> None:
+    queue = make_queue()
+    queue.enter(make_entry(queue, "late", 1, until=1.0), None)
+    queue.enter(make_entry(queue, "early", 2, until=2.0), None)
+    assert queue.attach(make_place(queue), 1.0) == [Dispatch("early", "s")]
+    assert list(queue.waiting) == ["late"]
+
+
+def test_detached_sessions_hold_and_attached_ones_are_preferred() -> None:
+    queue = make_queue()
+    one, two = make_place(queue, "one"), make_place(queue, "two")
+    queue.attach(one, 0.0)
+    queue.detach(one, 0.0)
+    assert queue.find() is one
+    queue.enter(make_entry(queue, "a", 1), one)
+    assert list(queue.waiting) == ["a"]
+    assert queue.attach(two, 0.0) == [Move("a", "two")]
+    assert queue.find() is two
+    assert (one.load, two.load) == (0, 1)
+
+
+def test_what_a_detached_session_holds_stays_there_while_none_is_attached() -> None:
+    queue = make_queue()
+    one, two = make_place(queue, "one", max_streams=1), make_place(queue, "two")
+    for place in (one, two):
+        queue.attach(place, 0.0)
+    queue.enter(make_entry(queue, "a", 1), one)
+    assert queue.detach(two, 0.0) == []
+    assert queue.detach(one, 0.0) == []
+    assert list(queue.waiting) == ["a"]
+    assert queue.attach(one, 0.0) == []
+    assert not queue.waiting
+    assert one.unsent["a"].state is ExchangeState.PLACED
+
+
+def test_a_session_that_closes_gives_back_what_it_did_not_send() -> None:
+    queue = make_queue()
+    one, two = make_place(queue, "one"), make_place(queue, "two", max_streams=1)
+    queue.attach(one, 0.0)
+    for serial, name in enumerate("abc"):
+        queue.enter(make_entry(queue, name, serial), one)
+    queue.attach(two, 0.0)
+    assert queue.close(one, "retire", 0.0) == [Move("a", "two"), Recall("b"), Recall("c")]
+    assert list(queue.waiting) == ["b", "c"]
+    assert queue.sessions(PlaceState.RETIRED) == ["one"]
+    assert queue.close(one, "remove", 0.0) == []
+    assert list(queue.places) == ["two"]
+
+
+def test_put_back_takes_the_place_of_its_arrival() -> None:
+    queue = make_queue()
+    place = make_place(queue, max_streams=1)
+    queue.attach(place, 0.0)
+    entry = make_entry(queue, "a", 1)
+    queue.enter(entry, place)
+    queue.enter(make_entry(queue, "b", 2), None)
+    assert queue.put_back(entry, 0.0, full=True) == []
+    assert list(queue.waiting) == ["a", "b"]
+    place.full = False
+    assert queue.settle(0.0) == [Dispatch("a", "s")]
+
+
+def test_a_finished_stream_makes_a_full_session_try_again() -> None:
+    queue = make_queue()
+    place = make_place(queue)
+    queue.attach(place, 0.0)
+    entries = [make_entry(queue, name, serial) for serial, name in enumerate("ab")]
+    for entry in entries:
+        queue.enter(entry, place)
+    queue.put_back(entries[1], 0.0, full=True)
+    assert queue.leave(entries[0], "finish", 0.0) == [Dispatch("b", "s")]
+    assert queue.leave(entries[1], "finish", 0.0) == []
+    assert queue.exchanges == 0
+
+
+def test_one_that_waits_leaves_without_touching_others() -> None:
+    queue = make_queue()
+    entry = make_entry(queue, "a", 1)
+    queue.enter(entry, None)
+    assert queue.leave(entry, "leave", 0.0) == []
+    assert queue.idle
+
+
+def test_a_resumed_session_may_have_sent_before() -> None:
+    queue = make_queue()
+    place = make_place(queue)
+    queue.attach(place, 0.0)
+    queue.enter(make_entry(queue, "a", 1), place)
+    # Taken over before its loss was noticed: what is placed on it stays as it is.
+    assert queue.attach(place, 1.0) == []
+    assert place.unsent["a"].state is ExchangeState.PLACED
+    queue.close(place, "retire", 2.0)
+    assert queue.attach(place, 3.0) == []
+    assert place.state is PlaceState.RETIRED
+
+
+def test_several_sessions_share_by_load() -> None:
+    queue = make_queue()
+    places = [make_place(queue, name, max_streams=2) for name in ("one", "two")]
+    for place in places:
+        queue.attach(place, 0.0)
+    taken = []
+    for serial in range(4):
+        found = queue.find()
+        assert found is not None
+        queue.enter(make_entry(queue, str(serial), serial), found)
+        taken.append(found.session)
+    assert taken == ["one", "two", "one", "two"]
+    assert queue.find() is None
