@@ -560,7 +560,7 @@ async def test_an_early_answer_survives_what_the_caller_still_sends(fields: byte
             await anyio.wait_all_tasks_blocked()
 
 
-@pytest.mark.parametrize("limits", [Limits(linger_time=0.05), Limits(linger_bytes=10)])
+@pytest.mark.parametrize("limits", [Limits(linger_time=0.05), Limits(linger_time=0.05, linger_bytes=10)])
 async def test_lingering_is_bounded(limits: Limits) -> None:
     async with serving(ignore, limits=limits) as served:
         caller = served.connect()

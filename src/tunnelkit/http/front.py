@@ -205,12 +205,12 @@ class Front:
         connection.write_clock.clear()
         connection.read_clock.set(anyio.current_time() + self._limits.linger_time)
         left = self._limits.linger_bytes
-        while left > 0 and not connection.late:
-            data = connection.stream.receive_nowait()
+        while not connection.late:
+            data = connection.stream.receive_nowait() if left > 0 else None
             if data == b"":
                 return
-            if data is None:
-                await connection.stream.wait(readable=True)
+            if data is None:  # with enough read, TCP holds the rest back until our time is over
+                await connection.stream.wait(readable=left > 0)
             else:
                 left -= len(data)
 
