@@ -379,6 +379,19 @@ def test_a_connection_with_its_own_liveness_gets_no_pings() -> None:
     assert session.next_timer() is None
 
 
+def test_asking_for_a_sign_of_life() -> None:
+    """A silent client is asked before a newcomer is refused."""
+    session = make(pings=False)
+    session.ask()
+    assert ready(session)
+    assert split_header(session.data_to_send(0.0, ROOM))[0] == Kind.PING
+    assert not ready(session)
+    session.detach(0.0)
+    session.ask()
+    session.attach(3, 0, 1.0, max_message=ROOM)
+    assert not ready(session)
+
+
 def test_two_idle_ends_exchange_nothing_but_pings() -> None:
     pair = Pair()
     pair.attach()

@@ -60,12 +60,13 @@ class Outbound:
     @property
     def has_output(self) -> bool:
         """Whether ``message`` would give one."""
+        open_ = not self._held_back()
         if self.replay.pending:
-            return True
+            return open_
         source = self._source
         if not source.has_output:
             return False
-        if self.replay.room >= LEAST_ROOM and not self._starved:
+        if open_ and self.replay.room >= LEAST_ROOM and not self._starved:
             return True
         return source.has_control and self._control_room() >= LEAST_CONTROL_ROOM
 
@@ -101,9 +102,9 @@ class Outbound:
 
     def message(self, epoch: int, ack: int, now: float, limit: int) -> bytes:
         """The next DATA message, at most ``limit`` bytes, or ``b""``."""
-        room = min(limit, self._max_message, self.pace.size) - HEADER_SIZE
+        room = min(limit, self._max_message, self.pace.message_size) - HEADER_SIZE
         if self.replay.pending:
-            return self._old_bytes(epoch, ack, now, room)
+            return b"" if self._held_back() else self._old_bytes(epoch, ack, now, room)
         if self._source.has_output:
             return self._new_bytes(epoch, ack, now, room)
         return b""
@@ -133,7 +134,7 @@ class Outbound:
     def _pull(self, room: int) -> list[Buffer]:
         replay = self.replay
         space = replay.room
-        if space >= LEAST_ROOM:
+        if space >= LEAST_ROOM and not self._held_back():
             wanted = room if room < space else space
             allowed = self._share.allow(replay.end - replay.acked, wanted)
             if allowed >= min(wanted, LEAST_ROOM):
@@ -143,6 +144,11 @@ class Outbound:
         if self._source.has_control and control >= LEAST_CONTROL_ROOM:
             return self._source.control_to_send(min(room, control))
         return []
+
+    def _held_back(self) -> bool:
+        """Whether enough is on its way, for now."""
+        limit = self.pace.in_flight.bytes
+        return limit is not None and self.replay.pointer - self.replay.acked >= limit
 
     def _control_room(self) -> int:
         """What control frames may use of the peer's window though the buffer is full."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..config import KIB, Limits
+from .inflight import InFlightLimit
 
 __all__ = ["FIRST_MESSAGE", "Pace"]
 
@@ -25,18 +26,26 @@ class Pace:
         self._limits = limits
         self.rate: float | None = None  # bytes a second
         self.round_trip: float | None = None  # smoothed, seconds
+        self.in_flight = InFlightLimit()
         self.size = max(FIRST_MESSAGE, limits.min_message)
         self._largest = self.size
-        self._acked = 0
+        self.acked = 0
         self._probe_end: int | None = None
         self._probe_busy = False
         self._probe_from = 0
         self._probe_sent = 0.0
 
+    @property
+    def message_size(self) -> int:
+        """``size``, or less while little may be in flight."""
+        limit = self.in_flight.bytes
+        return self.size if limit is None or limit >= self.size else limit
+
     def attached(self, acked: int, max_message: int) -> None:
         """A new connection. Size and rate carry over: most often it goes the same way as the last."""
-        self._acked = acked
+        self.acked = acked
         self._largest = max_message
+        self.in_flight.reset()
         self._resize()
         self._probe_end = None
 
@@ -52,12 +61,12 @@ class Pace:
         if self._probe_end is None:
             self._probe_end = end
             self._probe_busy = busy
-            self._probe_from = self._acked
+            self._probe_from = self.acked
             self._probe_sent = now
 
     def acknowledged(self, acked: int, now: float) -> None:
         """The peer has everything below ``acked``."""
-        self._acked = acked
+        self.acked = acked
         if self._probe_end is None or acked < self._probe_end:
             return
         elapsed = now - self._probe_sent
@@ -66,19 +75,21 @@ class Pace:
         self._probe_end = None
         self.observe_round_trip(elapsed)
         if elapsed > 0:
-            self._observe_rate(delivered / elapsed, busy=busy)
+            rate = self._observe_rate(delivered / elapsed, busy=busy)
+            self.in_flight.observe(now, elapsed, rate)
 
     def observe_round_trip(self, sample: float) -> None:
         """Smoothed as TCP does (RFC 6298 2.3)."""
         self.round_trip = sample if self.round_trip is None else self.round_trip + (sample - self.round_trip) / 8
 
-    def _observe_rate(self, sample: float, *, busy: bool) -> None:
+    def _observe_rate(self, sample: float, *, busy: bool) -> float:
         """Up at once, down slowly; a sender with little to send shows nothing about what would pass."""
         if self.rate is None or sample > self.rate:
             self.rate = sample
         elif busy:
             self.rate += (sample - self.rate) / 4
         self._resize()
+        return self.rate
 
     def _resize(self) -> None:
         limits = self._limits

@@ -1,0 +1,70 @@
+"""How much may be unacknowledged, once a queue on the way shows itself (design, section 5).
+
+A slow link hides a second of bulk in the sockets and routers before it, and every small answer waits behind that.
+A round trip far above the shortest one seen is such a queue: from then on what is in flight is held to about two
+round trips' worth at the rate that acknowledgements show. A fast link shows no such queue and meets no limit.
+
+1. No limit until a round trip exceeds the *target*: twice the shortest, and ``SLACK`` for delayed acks and for
+   programs that were busy.
+2. From then on the limit is what passes in the target, and at least ``FLOOR``. It starves nobody: a rate that was
+   held down by it is at most half of what fits in the shortest round trip, so it doubles with every round trip.
+3. The shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
+   with it. Then the queue is drained, to measure it anew: were it kept for ever, a way that grew longer would be
+   taken for a queue and starved; were it only replaced, a standing queue would be taken for the way and grow.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..config import KIB
+
+__all__ = ["BASE_LIFETIME", "DRAINED", "FLOOR", "SLACK", "InFlightLimit"]
+
+SLACK: Final = 0.100  # seconds
+FLOOR: Final = 16 * KIB
+DRAINED: Final = 4 * KIB
+BASE_LIFETIME: Final = 10.0  # seconds
+_NEAR: Final = 0.75
+
+
+class InFlightLimit:
+    """``bytes`` may be unacknowledged on this connection; None is no limit."""
+
+    __slots__ = ("_base", "_base_at", "_best_rate", "_draining_since", "bytes")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """A new connection, perhaps on another way."""
+        self.bytes: int | None = None
+        self._base: float | None = None
+        self._base_at = 0.0
+        self._best_rate = 0.0
+        self._draining_since: float | None = None
+
+    def observe(self, now: float, round_trip: float, rate: float) -> None:
+        """A message was acknowledged ``round_trip`` after it left, while ``rate`` bytes passed a second."""
+        base = self._measure_base(now, round_trip)
+        self._best_rate = max(self._best_rate, rate)
+        if self._draining_since is None and self.bytes is not None and self._is_stale(now, rate):
+            self._draining_since = now
+        target = 2 * base + SLACK
+        if self._draining_since is not None:
+            self.bytes = max(DRAINED, int(rate * base / 8))
+        elif self.bytes is not None or round_trip > target:
+            self.bytes = max(FLOOR, int(rate * target))
+
+    def _measure_base(self, now: float, round_trip: float) -> float:
+        """The shortest round trip. While draining, only a message that left into the drained way counts."""
+        drained = self._draining_since is not None and now - round_trip >= self._draining_since
+        if drained:
+            self._draining_since = None
+            self._best_rate = 0.0
+        if self._base is None or round_trip <= self._base or drained:
+            self._base, self._base_at = round_trip, now
+        return self._base
+
+    def _is_stale(self, now: float, rate: float) -> bool:
+        return now - self._base_at > BASE_LIFETIME or rate < _NEAR * self._best_rate

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from tunnelkit.core.inflight import BASE_LIFETIME, DRAINED, FLOOR, SLACK, InFlightLimit
+
+RATE = 1e6
+
+
+def observed(*samples: tuple[float, float]) -> InFlightLimit:
+    """After round trips at the given seconds, at a constant rate."""
+    limit = InFlightLimit()
+    for now, round_trip in samples:
+        limit.observe(now, round_trip, RATE)
+    return limit
+
+
+def held() -> InFlightLimit:
+    """A queue showed itself at second 1."""
+    return observed((0.0, 0.1), (1.0, 0.5))
+
+
+def test_without_a_queue_there_is_no_limit() -> None:
+    assert InFlightLimit().bytes is None
+    assert observed((0.0, 0.1), (1.0, 2 * 0.1 + SLACK), (100.0, 0.2)).bytes is None
+
+
+def test_a_queue_is_held_to_two_round_trips_and_the_slack() -> None:
+    assert held().bytes == int(RATE * (2 * 0.1 + SLACK))
+
+
+def test_a_shorter_round_trip_shortens_the_queue() -> None:
+    limit = held()
+    limit.observe(2.0, 0.05, RATE)
+    assert limit.bytes == int(RATE * (2 * 0.05 + SLACK))
+
+
+def test_a_higher_rate_raises_the_limit_at_once() -> None:
+    limit = held()
+    limit.observe(2.0, 0.2, 2 * RATE)
+    assert limit.bytes == int(2 * RATE * (2 * 0.1 + SLACK))
+
+
+def test_there_is_a_floor() -> None:
+    limit = InFlightLimit()
+    limit.observe(0.0, 0.01, 1000.0)
+    limit.observe(1.0, 5.0, 1000.0)
+    assert limit.bytes == FLOOR
+
+
+def test_the_shortest_round_trip_is_measured_anew() -> None:
+    limit = held()
+    limit.observe(BASE_LIFETIME, 0.3, RATE)
+    assert limit.bytes == int(RATE * (2 * 0.1 + SLACK))
+    start = BASE_LIFETIME + 0.1
+    limit.observe(start, 0.3, RATE)
+    assert limit.bytes == int(RATE * 0.1 / 8)
+    limit.observe(start + 0.2, 0.3, RATE)  # it left before
+    assert limit.bytes == int(RATE * 0.1 / 8)
+    limit.observe(start + 0.3, 0.15, RATE)
+    assert limit.bytes == int(RATE * (2 * 0.15 + SLACK))
+    limit.observe(start + 0.5, 0.3, RATE)
+    assert limit.bytes == int(RATE * (2 * 0.15 + SLACK))
+
+
+def test_a_fallen_rate_measures_it_at_once() -> None:
+    """The way may have grown longer: then the limit is what keeps the rate down."""
+    limit = held()
+    limit.observe(2.0, 0.6, RATE * 0.8)
+    assert limit.bytes == int(RATE * 0.8 * (2 * 0.1 + SLACK))
+    limit.observe(3.0, 0.6, RATE * 0.7)
+    assert limit.bytes == int(RATE * 0.7 * 0.1 / 8)
+    limit.observe(3.6, 0.6, RATE * 0.6)
+    assert limit.bytes == int(RATE * 0.6 * (2 * 0.6 + SLACK))
+
+
+def test_a_drained_way_still_carries_a_message() -> None:
+    limit = InFlightLimit()
+    for now, round_trip in ((0.0, 0.01), (1.0, 1.0), (20.0, 1.0)):
+        limit.observe(now, round_trip, 10_000.0)
+    assert limit.bytes == DRAINED
+
+
+def test_a_new_connection_starts_without() -> None:
+    limit = held()
+    limit.reset()
+    assert limit.bytes is None
+    limit.observe(100.0, 5.0, RATE)
+    assert limit.bytes is None

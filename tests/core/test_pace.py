@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import pytest
+
+from tunnelkit.config import Limits
+from tunnelkit.core.pace import FIRST_MESSAGE, Pace
+
+from .link_simulation import SimulatedLink
+from .session_pair import KIB
+
+LIMITS = Limits()
+LARGEST = 64 * KIB
+
+
+def attached() -> Pace:
+    pace = Pace(LIMITS)
+    pace.attached(0, LARGEST)
+    return pace
+
+
+def sample(pace: Pace, delivered: int, seconds: float, *, busy: bool = True) -> None:
+    """A message is sent at second 0 and acknowledged later, with ``delivered`` bytes in between."""
+    start = pace.acked
+    pace.sent(start + delivered, 0.0, busy=busy)
+    pace.acknowledged(start + delivered, seconds)
+
+
+class TestSize:
+    def test_it_begins_at_a_size_that_every_link_passes(self) -> None:
+        assert attached().size == FIRST_MESSAGE
+
+    @pytest.mark.parametrize(
+        ("rate", "size"), [(1_000, LIMITS.min_message), (200_000, 20_000), (10_000_000, LARGEST)]
+    )
+    def test_it_is_what_passes_in_a_tenth_of_a_second(self, rate: int, size: int) -> None:
+        pace = attached()
+        sample(pace, rate, 1.0)
+        assert pace.size == size
+
+    def test_it_keeps_to_the_connection(self) -> None:
+        pace = attached()
+        sample(pace, 10_000_000, 1.0)
+        pace.attached(pace.acked, 8 * KIB)
+        assert pace.size == 8 * KIB
+        pace.attached(pace.acked, 1024 * KIB)
+        assert pace.size == 1_000_000
+
+    def test_it_rises_at_once_and_falls_slowly(self) -> None:
+        pace = attached()
+        sample(pace, 100_000, 1.0)
+        sample(pace, 200_000, 1.0)
+        assert pace.rate == 200_000
+        sample(pace, 100_000, 1.0)
+        assert pace.rate == 175_000
+
+    def test_a_sender_with_little_to_send_lowers_nothing(self) -> None:
+        pace = attached()
+        sample(pace, 200_000, 1.0)
+        sample(pace, 100, 1.0, busy=False)
+        assert pace.rate == 200_000
+        sample(pace, 300_000, 1.0, busy=False)
+        assert pace.rate == 300_000
+
+    def test_a_link_without_delay_gives_no_rate(self) -> None:
+        pace = attached()
+        sample(pace, 100, 0.0)
+        assert pace.rate is None
+        assert pace.size == FIRST_MESSAGE
+
+    def test_a_stuck_connection_makes_messages_small(self) -> None:
+        pace = attached()
+        sample(pace, 200_000, 1.0)
+        pace.detached(stuck=False)
+        assert pace.size == 20_000
+        pace.detached(stuck=True)
+        assert pace.size == LIMITS.min_message
+        pace.attached(0, LARGEST)
+        assert pace.size == LIMITS.min_message
+
+    def test_little_in_flight_makes_messages_small(self) -> None:
+        pace = attached()
+        sample(pace, 10_000_000, 1.0)
+        assert pace.message_size == LARGEST
+        pace.in_flight.bytes = 5000
+        assert pace.message_size == 5000
+        pace.in_flight.bytes = LARGEST + 1
+        assert pace.message_size == LARGEST
+
+
+class TestProbe:
+    def test_one_message_at_a_time_is_measured(self) -> None:
+        pace = attached()
+        pace.sent(1000, 0.0, busy=True)
+        pace.sent(2000, 0.5, busy=True)
+        round_trips = []
+        for acked, now in ((999, 0.9), (2000, 1.0), (3000, 2.0)):
+            pace.acknowledged(acked, now)
+            round_trips.append(pace.round_trip)
+        assert round_trips == [None, 1.0, 1.0]
+        assert pace.rate == 2000
+
+    def test_what_was_acknowledged_before_is_not_counted(self) -> None:
+        pace = attached()
+        pace.acknowledged(5000, 0.0)
+        pace.sent(6000, 1.0, busy=True)
+        pace.acknowledged(6000, 2.0)
+        assert pace.rate == 1000
+
+    def test_a_lost_connection_ends_it(self) -> None:
+        pace = attached()
+        pace.sent(1000, 0.0, busy=True)
+        pace.detached(stuck=False)
+        pace.attached(0, LARGEST)
+        pace.acknowledged(1000, 50.0)
+        assert pace.round_trip is None
+
+    def test_round_trips_are_smoothed(self) -> None:
+        pace = attached()
+        pace.observe_round_trip(0.8)
+        pace.observe_round_trip(1.6)
+        assert pace.round_trip == pytest.approx(0.9)
+
+
+def received_in(link: SimulatedLink, seconds: float) -> int:
+    before = link.pair.server.session.received
+    link.run(seconds)
+    return link.pair.server.session.received - before
+
+
+class TestSimulation:
+    """Two sessions over a link on a virtual clock. The share is of what the link could carry."""
+
+    @pytest.mark.parametrize(
+        ("rate", "one_way", "max_message", "share"),
+        [
+            (32e3, 0.005, 64 * KIB, 0.97),
+            (125e3, 0.050, 64 * KIB, 0.96),
+            (125e3, 0.050, 1024 * KIB, 0.96),
+            (1.25e6, 0.020, 64 * KIB, 0.97),
+        ],
+    )
+    def test_slow_links_are_used(self, rate: float, one_way: float, max_message: int, share: float) -> None:
+        link = SimulatedLink(rate=rate, one_way=one_way, max_message=max_message)
+        link.pair.client.write(bytes(int(rate * 40)))
+        assert received_in(link, 30.0) >= share * rate * (30.0 - one_way)
+
+    @pytest.mark.parametrize("max_message", [64 * KIB, 1024 * KIB])
+    def test_a_fast_link_is_used(self, max_message: int) -> None:
+        link = SimulatedLink(rate=1e9, one_way=0.0001, max_message=max_message)
+        link.pair.client.write(bytes(60_000_000))
+        assert received_in(link, 0.05) >= 0.95 * 0.05 * 1e9
+        assert link.sizes[-1] > 60 * KIB
+        assert link.pair.client.session.has_output
+
+    def test_a_fast_and_long_link_is_used_as_far_as_the_window_goes(self) -> None:
+        link = SimulatedLink(rate=1e9, one_way=0.050)
+        link.pair.client.write(bytes(60_000_000))
+        assert received_in(link, 1.05) >= 0.9 * LIMITS.replay_limit / 0.1
+
+    def test_messages_shrink_to_a_tenth_of_a_second(self) -> None:
+        link = SimulatedLink(rate=125e3, one_way=0.050)
+        link.pair.client.write(bytes(2_000_000))
+        link.run(10.0)
+        assert all(size <= 0.120 * 125e3 for size in link.sizes[-10:])
+
+    def test_a_small_request_beside_bulk(self) -> None:
+        """Without a limit on what is in flight it waits for a full socket: 1.3 s."""
+        link = SimulatedLink(rate=125e3, one_way=0.050)
+        link.pair.client.write(bytes(6_000_000))
+        link.run(12.0)
+        delays = link.small_request_delays(60, 0.3)
+        assert delays[30] < 0.5
+        assert delays[-4] < 0.7
+        assert delays[-1] < 1.0
+
+    def test_a_way_that_grows_longer_is_not_starved(self) -> None:
+        link = SimulatedLink(rate=1.25e6, one_way=0.001)
+        link.pair.client.write(bytes(45_000_000))
+        link.run(5.0)
+        link.one_way = 0.200
+        link.run(6.0)
+        assert received_in(link, 15.0) >= 0.85 * 15.0 * 1.25e6
