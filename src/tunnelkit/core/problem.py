@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
@@ -28,52 +29,61 @@ class Code:
     title: str
 
 
-# Codes of the caller's requests, then of clients' registrations.
+# First what callers are told, then what tunnel clients are.
 CODES = MappingProxyType(
     {
         "bad_request": Code(400, "http_request_error", "The request is malformed"),
+        "bad_chunk": Code(400, "http_request_error", "A chunk of the request's body is malformed"),
         "bad_field": Code(400, "http_request_error", "A field of the request is malformed"),
         "bad_framing": Code(400, "http_request_error", "The length of the request's body is ambiguous"),
+        "bad_head": Code(400, "http_request_error", "The request's head cannot be read"),
         "bad_host": Code(400, "http_request_error", "The Host field is missing or malformed"),
+        "bad_line_end": Code(400, "http_request_error", "A line of the request does not end with CR LF"),
         "bad_target": Code(400, "http_request_error", "The request target is malformed"),
+        "bad_trailer": Code(400, "http_request_error", "A trailer of the request is malformed"),
         "bad_x_host": Code(400, "http_request_error", "The X-Host field is malformed"),
-        "x_host_refused": Code(403, "http_request_denied", "The tunnel's owner does not allow this X-Host"),
+        "folded_line": Code(400, "http_request_error", "A field is folded over several lines"),
+        "incomplete_request": Code(400, "http_request_error", "The request broke off"),
+        "tls_on_plain_port": Code(400, "http_request_error", "This port speaks plain HTTP"),
+        "x_host_refused": Code(403, "http_request_denied", "The tunnel does not lead to this X-Host"),
         "no_tunnel": Code(404, "destination_not_found", "The request names no tunnel that is known here"),
+        "not_found": Code(404, "http_request_denied", "There is nothing at this path"),
         "method_not_allowed": Code(405, "http_request_denied", "The method is refused"),
         "request_timeout": Code(408, "http_request_error", "The request did not arrive in time"),
         "body_too_large": Code(413, "http_request_denied", "The request's body is too large"),
         "uri_too_long": Code(414, "http_request_error", "The request line is too long"),
-        "expectation_failed": Code(417, "http_request_error", "The expectation is not understood"),
-        "too_many_requests": Code(429, "http_request_denied", "Too many requests from this address"),
         "head_too_large": Code(431, "http_request_error", "The request's head is too large"),
         "internal_error": Code(500, "proxy_internal_error", "Something went wrong here"),
         "method_not_implemented": Code(501, "http_request_denied", "The method is not implemented"),
         "transfer_coding": Code(501, "http_request_error", "The transfer coding is not implemented"),
+        "bad_answer": Code(502, "http_protocol_error", "The tunnel client's answer cannot be passed on"),
         "bad_response": Code(502, "http_protocol_error", "The origin's response is malformed"),
-        "incomplete_response": Code(502, "http_response_incomplete", "The origin's response broke off"),
-        "origin_unreachable": Code(502, "destination_unavailable", "The origin cannot be reached"),
+        "no_response": Code(502, "http_response_incomplete", "The origin closed without a response"),
+        "origin_failed": Code(502, "connection_terminated", "The origin failed before it answered"),
         "origin_tls": Code(502, "tls_protocol_error", "No secure connection to the origin"),
-        "origin_failed": Code(502, "connection_terminated", "The origin broke its connection off"),
-        "session_lost": Code(502, "connection_terminated", "The connection to the tunnel client was lost"),
-        "stream_reset": Code(502, "connection_terminated", "The tunnel client gave the request up"),
+        "origin_unreachable": Code(502, "destination_unavailable", "The origin cannot be reached"),
+        "refused": Code(502, "destination_unavailable", "The tunnel client refused the request"),
+        "response_too_large": Code(502, "http_response_body_size", "The response is too large"),
+        "truncated_response": Code(502, "http_response_incomplete", "The origin's response broke off"),
+        "tunnel_lost": Code(502, "connection_terminated", "The tunnel client was lost before it answered"),
         "draining": Code(503, "proxy_internal_response", "The server is shutting down"),
         "no_client": Code(503, "destination_unavailable", "No tunnel client is connected"),
-        "queue_full": Code(503, "connection_limit_reached", "Too many requests are waiting for this tunnel"),
-        "overloaded": Code(503, "connection_limit_reached", "The server has no room for this request"),
+        "overloaded": Code(503, "connection_limit_reached", "The server has no room for this"),
+        "queue_full": Code(503, "connection_limit_reached", "Too many requests wait for this tunnel"),
         "queue_timeout": Code(504, "connection_timeout", "No tunnel client took the request in time"),
         "response_timeout": Code(504, "http_response_timeout", "The origin did not answer in time"),
         "http_version": Code(505, "http_request_error", "This version of HTTP is not spoken here"),
         "loop": Code(508, "proxy_loop_detected", "The request runs in a loop"),
         "unauthorized": Code(401, "http_request_denied", "The credentials are missing or wrong"),
         "forbidden": Code(403, "http_request_denied", "This is not allowed"),
-        "unknown_session": Code(404, "http_request_denied", "The session is not known here"),
-        "unknown_transport": Code(404, "http_request_denied", "The transport is not offered here"),
+        "unknown_transport": Code(404, "http_request_denied", "This transport is not served here"),
         "name_taken": Code(409, "http_request_denied", "The name belongs to another tunnel"),
-        "superseded": Code(409, "http_request_denied", "A newer client has taken this place"),
-        "version": Code(426, "http_request_denied", "No common version of tunnelkit's protocol"),
+        "stale_epoch": Code(409, "http_request_denied", "A later connection has this session"),
+        "superseded": Code(409, "http_request_denied", "A newer client has taken this one's place"),
+        "unknown_session": Code(410, "http_request_denied", "The session is not known here"),
+        "version": Code(426, "http_request_denied", "No version of the protocol is common to both ends"),
+        "rate_limited": Code(429, "http_request_denied", "Too many failed attempts"),
         "too_many_clients": Code(429, "http_request_denied", "The tunnel has as many clients as it may"),
-        "too_many_registrations": Code(429, "http_request_denied", "Too many failed registrations"),
-        "too_many_sessions": Code(503, "connection_limit_reached", "The server has no room for this session"),
     }
 )
 
@@ -153,6 +163,9 @@ _JSON_RANGES = {b"application/problem+json": 3, b"application/json": 3, b"applic
 _TEXT_RANGES = {b"text/plain": 3, b"text/*": 2, b"*/*": 1}
 
 
+_QVALUE = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+
+
 def _prefers_json(head: RequestHead) -> bool:
     """RFC 9110 12.5.1: the higher weight wins, then the more specific range, then text."""
     ranges = _accepted(field_values(head.fields, b"accept"))
@@ -170,10 +183,7 @@ def _accepted(values: list[bytes]) -> dict[bytes, float]:
 def _quality(parameters: list[bytes]) -> float:
     for parameter in parameters:
         if parameter.startswith(b"q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
+            return float(parameter[2:]) if _QVALUE.fullmatch(parameter, 2) else 0.0
     return 1.0
 
 
