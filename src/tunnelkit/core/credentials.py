@@ -31,6 +31,7 @@ __all__ = [
     "hash_password",
     "parse_password_lines",
     "parse_passwords",
+    "password_table",
     "verify_hash",
     "withdrawn",
 ]
@@ -138,43 +139,54 @@ def parse_passwords(text: str, *, name: str = "passwords") -> dict[bytes, Passwo
 
     Raises ``ConfigError`` naming the field ``name`` and the pair by its number, never by its contents.
     """
-    return _parse_pairs(name, [(f"pair {number}", pair) for number, pair in enumerate(text.split(","), 1)])
+    pairs = [(f"pair {number}", pair) for number, pair in enumerate(text.split(","), 1)]
+    return _table(name, [_split(name, where, pair) for where, pair in pairs])
 
 
 def parse_password_lines(text: str, *, name: str = "passwords_file") -> dict[bytes, Password]:
     """``token:password``, one a line; empty lines and those that begin with ``#`` are skipped."""
     lines = [(f"line {number}", line.lstrip()) for number, line in enumerate(text.splitlines(), 1)]
-    return _parse_pairs(name, [(where, line) for where, line in lines if line and not line.startswith("#")])
+    return _table(name, [_split(name, where, line) for where, line in lines if line and not line.startswith("#")])
 
 
-def _parse_pairs(name: str, pairs: list[tuple[str, str]]) -> dict[bytes, Password]:
+def password_table(passwords: Mapping[str, str], *, name: str = "passwords") -> dict[bytes, Password]:
+    """The table from a mapping of tokens to passwords, plain or hashed. Raises ``ConfigError`` as the parsers do."""
+    return _table(name, [(f"pair {number}", *pair) for number, pair in enumerate(passwords.items(), 1)])
+
+
+def _split(name: str, where: str, pair: str) -> tuple[str, str, str]:
+    token, colon, password = pair.lstrip().partition(":")
+    if not colon:
+        raise ConfigError(name, f"{where} {'has no colon' if token else 'is empty'}", _PAIR_FIX)
+    return where, token, password
+
+
+_PAIR_FIX: Final = "give token:password"
+
+
+def _table(name: str, pairs: list[tuple[str, str, str]]) -> dict[bytes, Password]:
     table: dict[bytes, Password] = {}
-    for where, pair in pairs:
-        token, password = _parse_pair(name, where, pair)
-        if token in table:
+    for where, token, password in pairs:
+        digest = _parse_token(name, where, token)
+        if digest in table:
             raise ConfigError(name, f"{where} repeats the token of an earlier one")
-        table[token] = password
+        table[digest] = _parse_password(name, where, password)
     return table
 
 
-def _parse_pair(name: str, where: str, pair: str) -> tuple[bytes, Password]:
-    token, colon, password = pair.lstrip().partition(":")
-    if not token and not colon:
-        raise ConfigError(name, f"{where} is empty", "give token:password")
-    if not colon:
-        raise ConfigError(name, f"{where} has no colon", "give token:password")
+def _parse_token(name: str, where: str, token: str) -> bytes:
     if not token:
-        raise ConfigError(name, f"{where} has no token", "give token:password")
-    if not password:
-        raise ConfigError(name, f"{where} has no password", "give token:password")
+        raise ConfigError(name, f"{where} has no token", _PAIR_FIX)
     try:
         check_token(token)
     except ConfigError as error:
         raise ConfigError(name, f"the token of {where}: {error.problem}", error.fix) from None
-    return token_digest(token), _parse_password(name, where, password)
+    return token_digest(token)
 
 
 def _parse_password(name: str, where: str, password: str) -> Password:
+    if not password:
+        raise ConfigError(name, f"{where} has no password", _PAIR_FIX)
     if len(_encode(password)) > PASSWORD_LIMIT:
         raise ConfigError(name, f"the password of {where} is longer than {PASSWORD_LIMIT} bytes")
     if not password.startswith("scrypt$"):
