@@ -14,14 +14,14 @@ def test_floors_may_use_all_of_it() -> None:
     assert budget.used == 800
 
 
-def test_what_is_above_a_floor_leaves_the_last_eighth() -> None:
+def test_what_is_above_a_floor_leaves_the_last_quarter() -> None:
     budget = Budget(800)
-    assert budget.spare == 700
-    assert not budget.reserve_spare(701)
-    assert budget.reserve_spare(700)
-    assert (budget.free, budget.spare) == (100, 0)
+    assert budget.spare == 600
+    assert not budget.reserve_spare(601)
+    assert budget.reserve_spare(600)
+    assert (budget.free, budget.spare) == (200, 0)
     assert not budget.reserve_spare(1)
-    assert budget.reserve(100)
+    assert budget.reserve(200)
 
 
 def test_charge_never_says_no_and_leaves_nothing_negative() -> None:

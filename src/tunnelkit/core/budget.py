@@ -5,8 +5,8 @@ bytes kept for replay. Who holds them reserves first and releases after; the sum
 for what ``charge`` was called for.
 
 1. ``reserve`` is for floors: what a session or a stream needs to work at all. It may use the whole capacity.
-2. ``reserve_spare`` is for what is above a floor: speed. It leaves the last eighth to the floors, so that
-   greedy sessions never keep others from working.
+2. ``reserve_spare`` is for what is above a floor: speed. It leaves the last quarter to the floors, so
+   that greedy sessions never keep others from working: with the defaults that is room for 2,000 streams more.
 3. ``charge`` never says no. It is for bytes that are in memory already and are bounded by a limit elsewhere.
 """
 
@@ -25,7 +25,7 @@ class Budget:
     def __init__(self, max_buffered_bytes: int) -> None:
         self.capacity = max_buffered_bytes
         self.used = 0
-        self._soft = max_buffered_bytes - max_buffered_bytes // 8
+        self._soft = max_buffered_bytes - max_buffered_bytes // 4
 
     def __repr__(self) -> str:
         return f"Budget(used={self.used}, capacity={self.capacity})"
