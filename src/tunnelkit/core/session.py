@@ -211,7 +211,7 @@ class Session:
     def receive_message(self, message: bytes, now: float) -> list[bytes | memoryview]:
         """One message in; the bytes of the stream that are new and in order out.
 
-        Raises ``RemoteProtocolError``: the connection is to be dropped, the session may resume on another. In any
+        Raises ``RemoteProtocolError`` when the peer broke a rule; nothing of the message was handed out. In any
         state but ATTACHED the message comes late and is ignored.
         """
         if self._state is not _ATTACHED:
