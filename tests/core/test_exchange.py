@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.config import Limits
-from tunnelkit.core.exchange import REQUEST, RESPONSE, Delivery, Exchange, Move, State, may_dispatch_again
+from tunnelkit.core.exchange import REQUEST, RESPONSE, Delivery, Exchange, Move, State, Table, may_dispatch_again
 from tunnelkit.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from tunnelkit.heads import (
     Fields,
@@ -490,3 +491,36 @@ def test_a_peer_can_only_break_rules(client: bool, events: list[tuple[bytes | in
                 end.receive_data(event, fin=fin)
     except RemoteProtocolError:
         assert not end.complete or end.delivery is Delivery.ANSWERED
+
+
+# -- the documentation -------------------------------------------------------------------------
+
+COLUMNS = {
+    "head": Move.HEAD,
+    "head that offers an upgrade": Move.OFFER,
+    "request head seen": Move.ASKED,
+    "interim head": Move.INTERIM,
+    "final head": Move.FINAL,
+    "101": Move.SWITCH,
+    "101 comes back": Move.SWITCH,
+    "another final head comes back": Move.REFUSE,
+    "data": Move.DATA,
+    "trailers": Move.TRAILERS,
+    "FIN": Move.FIN,
+}
+
+
+@pytest.mark.parametrize(("title", "table"), [("request half", REQUEST), ("response half", RESPONSE)])
+def test_the_documentation_shows_the_tables(title: str, table: Table) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+    rows = text[text.index(f"| {title} |") :].split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    shown = {
+        State[state.upper()]: {
+            COLUMNS[column]: State[target.upper()]
+            for column, target in zip(cells[0][1:], targets, strict=True)
+            if target
+        }
+        for state, *targets in cells[2:]
+    }
+    assert shown == table

@@ -35,7 +35,7 @@ from ..heads import (
     validate_trailers,
 )
 
-__all__ = ["REQUEST", "RESPONSE", "Delivery", "Exchange", "Move", "Record", "State", "may_dispatch_again"]
+__all__ = ["REQUEST", "RESPONSE", "Delivery", "Exchange", "Move", "Record", "State", "Table", "may_dispatch_again"]
 
 
 # -- tables ------------------------------------------------------------------------------------
