@@ -422,6 +422,22 @@ async def test_writing_to_a_caller_that_left() -> None:
             await anyio.wait_all_tasks_blocked()
 
 
+async def test_what_comes_in_crumbs_is_held_in_pieces() -> None:
+    async def handler(request: FrontRequest) -> None:
+        while not request.received:
+            await request.wait(readable=True)
+        assert len(request._body) <= 3
+        await echo(request)
+
+    async with serving(handler) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Content-Length: 2000\r\n\r\n")
+        for _ in range(200):
+            await caller.send(b"x" * 10)
+            await anyio.lowlevel.checkpoint()
+        assert (await read_until(caller, b"x" * 2000)).endswith(b"/" + b"x" * 2000)
+
+
 async def test_bodies_are_taken_in_small_pieces() -> None:
     async def handler(request: FrontRequest) -> None:
         pieces = [request.receive_body_nowait(2) for _ in range(4)]

@@ -22,6 +22,9 @@ from .writing import GATHER, Outgoing
 
 __all__ = ["CallerConnection", "FrontRequest"]
 
+# Body pieces below this are joined to the next: a body that comes byte by byte must not cost an object a byte.
+SMALL_PIECE = 1024
+
 
 class CallerConnection:
     """Stream, codec, what waits to be written, and the clocks. All of it synchronous but ``drain_output``."""
@@ -239,13 +242,19 @@ class FrontRequest(CallerRequest):
         codec = self._connection.codec
         try:
             while isinstance(event := codec.next_event(), Body):
-                self._body.append(event.data)
-                self._held += len(event.data)
+                self._hold(event.data)
         except HeadError as error:
             self._failure = error
         else:
             if isinstance(event, End):
                 self.trailers = event.trailers
+
+    def _hold(self, data: bytes) -> None:
+        self._held += len(data)
+        if self._body and len(self._body[-1]) < SMALL_PIECE:
+            self._body[-1] += data
+        else:
+            self._body.append(data)
 
     # -- the response --------------------------------------------------------------------------
 

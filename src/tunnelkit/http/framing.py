@@ -46,13 +46,19 @@ class FramingFields:
 
 
 def framing_fields(fields: Fields) -> FramingFields:
-    """Read them in one pass."""
+    """What ``fields`` say. Not to be changed: heads that say nothing, which are most, share one."""
+    names = [name.lower() for name, _ in fields]
+    if _FIELDS.keys().isdisjoint(names):
+        return _NOTHING
     found = FramingFields()
-    for name, value in fields:
-        read = _FIELDS.get(name.lower())
+    for name, (_, value) in zip(names, fields, strict=True):
+        read = _FIELDS.get(name)
         if read is not None:
             read(found, value)
     return found
+
+
+_NOTHING = FramingFields()
 
 
 def _content_length(found: FramingFields, value: bytes) -> None:
