@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from .options import Option, Refused
 from .parsing import Settings, UsageError, help_text, parse
 
 __all__ = ["Stop", "fail", "run_program", "timing", "warn"]
+
+logger = logging.getLogger("tunnelkit")
 
 Options = Sequence[Option | Refused]
 MIN_TIMEOUT, MAX_TIMEOUT = 3.0, 600.0
@@ -71,7 +74,9 @@ class Stop:
             task_status.started()
             async for number in signals:
                 if number in (signal.SIGTERM, signal.SIGINT):
-                    (self.cut if self.drain.is_set() else self.drain).set()
+                    event, what = (self.cut, "cutting") if self.drain.is_set() else (self.drain, "draining")
+                    logger.info("%s: %s", signal.Signals(number).name, what)
+                    event.set()
                 elif reload is not None:
                     await reload()
 

@@ -1,0 +1,203 @@
+"""What the flags become: arguments of TunnelServer and TunnelClient. WStunnel's own lines first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunnel_client
+import tunnel_server
+from cli.options import CLIENT, SERVER, TOKEN, TUNNEL
+from cli.parsing import Settings, UsageError, parse
+from tunnelkit import ConfigError, TunnelClient, TunnelServer
+
+LINES = json.loads((Path(__file__).parent.parent / "data" / "readme_lines.json").read_text())["lines"]
+TOKEN_TEXT = "my_b!g_$secret!!"
+TUNNEL_FLAGS = ["--tunnel", "ws://127.0.0.1:1", "--server", "http://127.0.0.1:2", "--token", TOKEN_TEXT]
+
+
+def server(*arguments: str, **environment: str) -> Settings:
+    return parse(SERVER, arguments, environment, {"token": TOKEN})
+
+
+def client(*arguments: str, **environment: str) -> Settings:
+    return parse(CLIENT, arguments, environment, {"tunnel": TUNNEL})
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join([line["program"], *line["arguments"]])[:60])
+def test_the_lines_of_wstunnels_readmes(line: dict[str, Any]) -> None:
+    """Each builds the object that the library then runs, or gets exactly the message in the data file."""
+    arguments = [*line["arguments"], *line.get("added", [])]
+    environment = line.get("environment", {})
+
+    def build() -> TunnelServer | TunnelClient:
+        if line["program"] == "srv":
+            return tunnel_server.make_server(server(*arguments, **environment))
+        return tunnel_client.make_client(client(*arguments, **environment), environment)
+
+    if line["error"] is None:
+        assert build() is not None
+    else:
+        with pytest.raises(UsageError) as raised:
+            build()
+        assert str(raised.value) == line["error"]
+
+
+# -- the server -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "addresses"),
+    [
+        ([], ["127.0.0.1:8080"]),
+        (["--listen", "[::1]:0", "--listen", "127.0.0.1:0"], ["[::1]:0", "127.0.0.1:0"]),
+        (["--port", "8080"], ["0.0.0.0:8080"]),
+        (["--host", "10.0.0.1"], ["10.0.0.1:80"]),
+        (["--host", "::", "--port", "0"], ["[::]:0"]),
+    ],
+)
+def test_where_the_server_listens(arguments: list[str], addresses: list[str]) -> None:
+    assert tunnel_server.listen_addresses(server(*arguments)) == addresses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--listen", "127.0.0.1:1", "--port", "2"], "--listen: contradicts --host and --port"),
+        (["--tls-key", "k"], "--tls-key: is of no use without --tls-cert; add it"),
+        (["--client-ca", "k"], "--client-ca: is of no use without --tls-cert; add it"),
+        (["--known-tokens-only"], "--known-tokens-only: no token is listed; add --passwords-file"),
+        (["--passwords-file", "/none"], "--passwords-file: cannot read /none"),
+        (["--admin-password-file", "/none"], "--admin-password-file: cannot read /none"),
+    ],
+)
+def test_settings_of_the_server_that_do_not_go_together(arguments: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        tunnel_server.make_server(server(*arguments))
+    assert str(raised.value).startswith(text)
+
+
+def test_a_certificate_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"cert\.pem"):
+        tunnel_server.make_server(server("--tls-cert", str(path)))
+
+
+def test_tls_files(tls_files: dict[str, Path]) -> None:
+    flags = ["--tls-cert", str(tls_files["cert"]), "--tls-key", str(tls_files["key"])]
+    assert tunnel_server.make_server(server(*flags, "--client-ca", str(tls_files["ca"]))) is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "used", "warned"), [("30", 30, False), ("1", 3, True), ("6", 6, False), ("3600", 600, True)]
+)
+def test_wstimeout(seconds: str, used: float, warned: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = tunnel_server.limits(server("--wstimeout", seconds))
+    assert limits.ping_idle_silence == pytest.approx(used * 2 / 3)
+    assert limits.ping_idle_timeout == pytest.approx(used / 3)
+    assert limits.detection_active == min(10, used)
+    assert ("--wstimeout: " in capsys.readouterr().err) is warned
+
+
+def test_other_limits() -> None:
+    limits = tunnel_server.limits(
+        server("--httptimeout", "1200", "--max-requests-per-tunnel", "7", "--max-clients-per-token", "2")
+    )
+    assert (limits.queue_timeout, limits.response_head_timeout) == (1200, 1200)
+    assert (limits.max_requests_per_tunnel, limits.max_clients_per_token) == (7, 2)
+    assert tunnel_server.limits(server("--drain-timeout", "5")).drain_timeout == 5
+
+
+def test_passwords_are_read_again(tmp_path: Path) -> None:
+    passwords, config = tmp_path / "passwords", tmp_path / "server.toml"
+    passwords.write_text(f"{TOKEN_TEXT}:one\n")
+    config.write_text(
+        f'[[token]]\ntoken = "{TOKEN_TEXT}2:two"\n[[token]]\ntoken = "{TOKEN_TEXT}3"\npassword = "three"\n'
+    )
+    settings = server(
+        "--config", str(config), "--passwords-file", str(passwords), "--passwords", f"{TOKEN_TEXT}4:four"
+    )
+    read = tunnel_server.password_source(settings)
+    assert read is not None
+    assert read() == {
+        TOKEN_TEXT: "one",
+        f"{TOKEN_TEXT}2": "two",
+        f"{TOKEN_TEXT}3": "three",
+        f"{TOKEN_TEXT}4": "four",
+    }
+    passwords.write_text("")
+    config.write_text("")
+    assert read() == {f"{TOKEN_TEXT}4": "four"}
+    passwords.write_text("nonsense")
+    with pytest.raises(ConfigError, match="line 1 has no colon"):
+        read()
+
+
+def test_tokens_without_passwords(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text(f'known_tokens_only = true\n[[token]]\ntoken = "{TOKEN_TEXT}"\n')
+    settings = server("--config", str(config))
+    assert tunnel_server.known_tokens(settings) == [TOKEN_TEXT]
+    assert tunnel_server.make_server(settings) is not None
+
+
+# -- the client -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "--tunnel: is missing"),
+        (TUNNEL_FLAGS[:2], "--token: is missing; give --token or --token-file"),
+        ([*TUNNEL_FLAGS[:2], *TUNNEL_FLAGS[4:]], "--server: is missing"),
+        ([*TUNNEL_FLAGS[:4], "--token-file", "/none"], "--token-file: cannot read /none"),
+        ([*TUNNEL_FLAGS, "--ask-password"], "--ask-password: there is no terminal to ask on"),
+    ],
+)
+def test_settings_that_the_client_misses(arguments: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        tunnel_client.make_client(client(*arguments), {})
+    assert str(raised.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("token", "variables", "password"),
+    [
+        (TOKEN_TEXT, {}, None),
+        (TOKEN_TEXT, {"WSTUNNEL_PASSWORD": "old"}, "old"),
+        (TOKEN_TEXT, {"WSTUNNEL_PASSWORD": "old", "TUNNELKIT_PASSWORD": "new"}, "new"),
+        (f"{TOKEN_TEXT}:own", {"WSTUNNEL_PASSWORD": "old", "TUNNELKIT_PASSWORD": "new"}, "own"),
+    ],
+)
+def test_where_the_password_comes_from(token: str, variables: dict[str, str], password: str | None) -> None:
+    settings = client("--token", token, **variables)
+    assert tunnel_client.credentials(settings, variables) == (TOKEN_TEXT, password)
+
+
+def test_a_token_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN_TEXT}:word\n")
+    assert tunnel_client.credentials(client("--token-file", str(path)), {}) == (TOKEN_TEXT, "word")
+
+
+def test_several_tunnels(tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(
+        f'[[tunnel]]\ntoken = "{TOKEN_TEXT}"\nserver = "http://127.0.0.1:1"\n'
+        f'[[tunnel]]\ntoken = "{TOKEN_TEXT}2"\nserver = "http://127.0.0.1:2"\ntunnel = "wss://other.example.com/base"\n'
+    )
+    each = tunnel_client.tunnels(client("--config", str(config), "--tunnel", "ws://one.example.com"))
+    made = [tunnel_client.make_client(settings, {}) for settings in each]
+    assert [one.masked_url for one in made] == [
+        "http://one.example.com/_token/my_b!g_$.../",
+        "https://other.example.com/base/_token/my_b!g_$.../",
+    ]
+
+
+def test_one_tunnel_without_tables() -> None:
+    settings = client(*TUNNEL_FLAGS)
+    assert tunnel_client.tunnels(settings) == [settings]

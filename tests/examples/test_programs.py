@@ -1,0 +1,264 @@
+"""The command lines as processes: lines on stdout, signals, files, exit statuses."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+TOKEN = "my_b!g_$secret!!"
+WAIT = 15.0
+
+
+class Program:
+    """A running command line, and what it says."""
+
+    def __init__(self, script: str, *arguments: str | Path, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", str(EXAMPLES / script), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self._errors: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self._errors.append(line.rstrip("\n"))
+                self._news.notify_all()
+
+    def said(self, start: str) -> str:
+        """The next line on stdout, which must begin with ``start``; the rest of it."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().rstrip("\n")
+        assert line.startswith(start), (line, self._errors)
+        return line.removeprefix(start)
+
+    def logged(self, text: str) -> str:
+        """The first line on stderr that holds ``text``, once it is there."""
+
+        def line() -> str | None:
+            return next((line for line in self._errors if text in line), None)
+
+        with self._news:
+            found = self._news.wait_for(line, WAIT)
+        assert found is not None, self._errors
+        return found
+
+    @property
+    def errors(self) -> list[str]:
+        return self._errors
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(WAIT)
+        self._reader.join(WAIT)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def program(script: str, *arguments: str | Path, **environment: str) -> Iterator[Program]:
+    running = Program(script, *arguments, **environment)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+class Origin(http.server.BaseHTTPRequestHandler):
+    """Answers at once; below /slow only when the test says so."""
+
+    asked = threading.Event()
+    answer = threading.Event()
+
+    def do_GET(self) -> None:
+        if self.path == "/slow":
+            self.asked.set()
+            self.answer.wait(WAIT)
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        with suppress(OSError):  # a cut
+            self.wfile.write(b"hello")
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def origin() -> Iterator[str]:
+    Origin.asked.clear()
+    Origin.answer.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        Origin.answer.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(anyio_backend_name: str) -> Iterator[Program]:
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", "--backend", anyio_backend_name) as running:
+        yield running
+
+
+def client_flags(url: str, origin: str, backend: str = "asyncio") -> list[str]:
+    tunnel = url.replace("http", "ws", 1)
+    return ["--tunnel", tunnel, "--server", origin, "--token", TOKEN, "--backend", backend]
+
+
+def get(url: str, path: str, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=WAIT)
+    try:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_request_goes_through(server: Program, origin: str, anyio_backend_name: str, tmp_path: Path) -> None:
+    url = server.said("listening on ")
+    pid, status = tmp_path / "pid", tmp_path / "status"
+    flags = [*client_flags(url, origin, anyio_backend_name), "--pidfile", str(pid), "--statusfile", str(status)]
+    with program("tunnel_client.py", *flags, "--check-origin") as client:
+        assert client.said("ready ") == f"{url}/_token/my_b!g_$.../"
+        assert int(pid.read_text()) == client.process.pid
+        assert get(url, f"/_token/{TOKEN}/") == (200, b"hello")
+        assert get(url, "/", X_Token=TOKEN) == (200, b"hello")
+        assert client.end() == 0
+        assert not pid.exists()
+        assert status.read_text().startswith("Unix: ")
+    for event in ("HTTP RCV", "WS   SND", "WS   RCV", "HTTP RET"):
+        assert " INFO " in server.logged(event)
+    assert server.end() == 0
+    assert not any(TOKEN in line for line in server.errors)
+
+
+def test_sigterm_lets_running_requests_finish(server: Program, origin: str) -> None:
+    url = server.said("listening on ")
+    with program("tunnel_client.py", *client_flags(url, origin)) as client:
+        client.said("ready ")
+        answers: list[tuple[int, bytes]] = []
+        caller = threading.Thread(target=lambda: answers.append(get(url, f"/_token/{TOKEN}/slow")))
+        caller.start()
+        assert Origin.asked.wait(WAIT)
+        server.process.send_signal(signal.SIGTERM)
+        Origin.answer.set()
+        caller.join(WAIT)
+        assert answers == [(200, b"hello")]
+        assert server.wait() == 0
+
+
+def test_a_second_sigterm_cuts(server: Program, origin: str) -> None:
+    url = server.said("listening on ")
+    with program("tunnel_client.py", *client_flags(url, origin)) as client:
+        client.said("ready ")
+        statuses: list[int] = []
+        caller = threading.Thread(target=lambda: statuses.append(get(url, f"/_token/{TOKEN}/slow")[0]))
+        caller.start()
+        assert Origin.asked.wait(WAIT)
+        server.process.send_signal(signal.SIGTERM)
+        server.logged("draining")
+        assert server.end() == 0
+        caller.join(WAIT)
+        assert statuses == [502]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP on this system")
+def test_sighup_reads_the_passwords_again(origin: str, tmp_path: Path, anyio_backend_name: str) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text(f"{TOKEN}:right\n")
+    passwords.chmod(0o644)
+    flags = ["--listen", "127.0.0.1:0", "--passwords-file", str(passwords), "--backend", anyio_backend_name]
+    with program("tunnel_server.py", *flags) as server:
+        url = server.said("listening on ")
+        assert f"warning: {passwords} holds secrets" in server.logged("warning: ")
+        with program("tunnel_client.py", *client_flags(url, origin), TUNNELKIT_PASSWORD="sesame") as client:
+            assert client.wait() == 1
+            assert len([line for line in client.errors if line.startswith("tunnel_client.py: error: ")]) == 1
+            assert "unauthorized" in client.errors[-1]
+            assert "sesame" not in client.errors[-1]
+        passwords.write_text("nonsense")
+        server.process.send_signal(signal.SIGHUP)
+        server.logged("reload failed")
+        with program("tunnel_client.py", *client_flags(url, origin), WSTUNNEL_PASSWORD="right") as client:
+            client.said("ready ")
+            passwords.write_text("")
+            server.process.send_signal(signal.SIGHUP)
+            server.logged("reloaded")
+            client.logged("token_withdrawn")
+
+
+def test_tls_and_a_wrong_scheme(origin: str, tls_files: dict[str, Path]) -> None:
+    flags = ["--listen", "127.0.0.1:0", "--tls-cert", str(tls_files["cert"]), "--tls-key", str(tls_files["key"])]
+    with program("tunnel_server.py", *flags) as server:
+        url = server.said("listening on ")
+        assert url.startswith("https://")
+        with program("tunnel_client.py", *client_flags(url, origin), "--cafile", tls_files["ca"]) as client:
+            assert client.said("ready ").startswith(f"{url}/_token/")
+        with program("tunnel_client.py", *client_flags(url, origin), "--insecure") as client:
+            client.said("ready ")
+            client.logged("--insecure: no certificate is verified")
+
+
+def test_a_port_in_use(anyio_backend_name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with program("tunnel_server.py", "--listen", address, "--backend", anyio_backend_name) as server:
+            assert server.wait() == 2
+            assert len(server.errors) == 1
+            assert server.errors[0].startswith("tunnel_server.py: error: --listen: ")
+            assert address in server.errors[0]
+
+
+def test_logs_as_json_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    flags = ["--listen", "127.0.0.1:0", "--log-format", "json", "--logfile", str(path), "--log-level", "debug"]
+    with program("tunnel_server.py", *flags) as server:
+        url = server.said("listening on ")
+        assert get(url, "/_health_check") == (200, b"WSTUNSRV RUNNING\n")
+        assert server.end() == 0
+        assert server.errors == []
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_the_client_keeps_dialling(origin: str) -> None:
+    """A server that is not there yet is no mistake: the client says so, and comes when the server does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with program("tunnel_client.py", *client_flags(f"http://127.0.0.1:{port}", origin)) as client:
+        client.logged(f"127.0.0.1:{port}")
+        with program("tunnel_server.py", "--listen", f"127.0.0.1:{port}") as server:
+            server.said("listening on ")
+            client.said("ready ")
