@@ -60,13 +60,12 @@ class Outbound:
     @property
     def has_output(self) -> bool:
         """Whether ``message`` would give one."""
-        open_ = not self._held_back()
         if self.replay.pending:
-            return open_
+            return not self._held_back()
         source = self._source
         if not source.has_output:
             return False
-        if open_ and self.replay.room >= LEAST_ROOM and not self._starved:
+        if self.replay.room >= LEAST_ROOM and not self._starved and not self._held_back():
             return True
         return source.has_control and self._control_room() >= LEAST_CONTROL_ROOM
 
