@@ -6,8 +6,8 @@ connection, joined by nothing that loses bytes by itself. It runs on both backen
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias
 
 import anyio
@@ -16,12 +16,12 @@ import pytest
 from tunnelkit.errors import ConnectionLost, LocalProtocolError
 from tunnelkit.transports.base import Connection
 
-__all__ = ["ConnectionSuite", "Pair", "PairMaker", "fill", "lost", "pump"]
+__all__ = ["ConnectionSuite", "Pair", "PairMaker", "clogged", "lost", "pump", "receive_all"]
 
 Pair: TypeAlias = tuple[Connection, Connection]
 PairMaker: TypeAlias = Callable[[], AbstractAsyncContextManager[Pair]]
 
-# What one direction may hold in this process and its kernel before ``ready`` blocks.
+# More than one direction may hold, in this process and in its kernel, before its sender is held up.
 MOST_BUFFERED = 64 * 1024 * 1024
 
 
@@ -32,18 +32,50 @@ async def pump(connection: Connection, messages: list[bytes]) -> None:
         await connection.send(message)
 
 
-async def fill(connection: Connection) -> int:
-    """Send until ``ready`` blocks; how many messages that took."""
-    sent = 0
-    message = b"x" * connection.max_message
-    while sent * len(message) < MOST_BUFFERED:
-        with anyio.move_on_after(0.2) as scope:
-            await connection.ready()
-        if scope.cancelled_caught:
-            return sent
-        await connection.send(message)
-        sent += 1
-    raise AssertionError("the connection takes messages without end")
+class Clog:
+    """A sender that went on until the connection took no more. It is stuck in ``ready`` or ``send``, and stops once
+    it comes out."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.message = b"x" * connection.max_message
+        self.count = 0  # messages given to ``send``
+        self.sending = False
+        self.end: ConnectionLost | None = None
+        self.scope = anyio.CancelScope()
+        self._connection = connection
+        self._stopped = False
+
+    async def run(self) -> None:
+        with self.scope:
+            try:
+                await self._send()
+            except ConnectionLost as end:
+                self.end = end
+
+    async def _send(self) -> None:
+        while self.count * len(self.message) < MOST_BUFFERED:
+            await self._connection.ready()
+            if self._stopped:
+                return
+            self.count += 1
+            self.sending = True
+            await self._connection.send(self.message)
+            self.sending = False
+        raise AssertionError("the connection takes messages without end")
+
+    async def settle(self) -> None:
+        await anyio.wait_all_tasks_blocked()
+        self._stopped = True
+
+
+@asynccontextmanager
+async def clogged(connection: Connection) -> AsyncIterator[Clog]:
+    clog = Clog(connection)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clog.run)
+        await clog.settle()
+        yield clog
+        clog.scope.cancel()
 
 
 async def lost(call: Awaitable[object]) -> ConnectionLost:
@@ -147,18 +179,18 @@ class ConnectionSuite:
 
     async def test_ready_blocks_while_the_peer_does_not_read(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):
-            async with make_pair() as (one, other):
-                sent = await fill(one)
-                assert sent > 0
-                expected = {b"x" * one.max_message}
-                for _ in range(sent):
-                    assert {await other.receive()} == expected
+            async with make_pair() as (one, other), clogged(one) as clog:
+                assert clog.count > 0
+                received = 0
+                while received < clog.count:
+                    assert await other.receive() == clog.message
+                    received += 1
+                await anyio.wait_all_tasks_blocked()
                 await one.ready()
 
     async def test_a_blocked_direction_does_not_block_the_other(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):
-            async with make_pair() as (one, other):
-                await fill(one)
+            async with make_pair() as (one, other), clogged(one):
                 await pump(other, [b"here"])
                 await receive_until(one, b"here")
 
@@ -179,38 +211,27 @@ class ConnectionSuite:
     async def test_a_cancelled_ready_changes_nothing(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):
             async with make_pair() as (one, other):
-                sent = await fill(one)  # ends with a cancelled ready
-                for _ in range(sent):
-                    await other.receive()
-                await pump(one, [b"after"])
-                await receive_until(other, b"after")
+                for i in range(20):
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await one.ready()
+                    await pump(one, [bytes([i])])
+                    await receive_until(other, bytes([i]))
 
-    async def test_a_send_cancelled_half_way_ends_the_connection(self, make_pair: PairMaker) -> None:
-        """Never a torn message: the peer gets whole ones, then the loss."""
+    async def test_a_cancelled_sender_never_leaves_a_torn_message(self, make_pair: PairMaker) -> None:
+        """Cancelled in ``ready``, nothing happened; cancelled in ``send``, the connection is dead."""
         with anyio.fail_after(10):
             async with make_pair() as (one, other):
-                if not await self.cancel_a_send(one):
-                    return  # this transport's send never waits
-                await lost(one.send(b"late"))
-                await lost(one.ready())
+                async with clogged(one) as clog:
+                    clog.scope.cancel()
+                if clog.sending:
+                    await lost(one.send(b"late"))
+                    await lost(one.ready())
+                else:
+                    one.abort()
                 got, end = await receive_all(other)
-                assert set(got) <= {b"x" * one.max_message}
+                assert set(got) <= {clog.message}
                 assert not end.clean
-
-    async def cancel_a_send(self, connection: Connection) -> bool:
-        """Whether a send could be brought to wait, and be cancelled."""
-        message = b"x" * connection.max_message
-        for _ in range(MOST_BUFFERED // len(message)):
-            with anyio.move_on_after(0.2) as scope:
-                await connection.ready()
-            blocked = scope.cancelled_caught
-            with anyio.move_on_after(0.2) as scope:
-                await connection.send(message)
-            if scope.cancelled_caught:
-                return True
-            if blocked:
-                return False
-        raise AssertionError("the connection takes messages without end")
 
     # -- liveness ------------------------------------------------------------------------------
 
@@ -254,8 +275,7 @@ class ConnectionSuite:
 
     async def test_close_is_bounded_when_the_peer_is_silent(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):
-            async with make_pair() as (one, _):
-                await fill(one)
+            async with make_pair() as (one, _), clogged(one):
                 before = anyio.current_time()
                 await one.aclose()
                 assert anyio.current_time() - before < 4
@@ -264,33 +284,33 @@ class ConnectionSuite:
     async def test_a_cancelled_close_is_an_abort(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):
             async with make_pair() as (one, other):
-                await fill(one)
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await one.aclose()
+                async with clogged(one):
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await one.aclose()
                 await lost(one.receive())
                 await receive_all(other)
 
     @pytest.mark.parametrize("ending", ["abort", "aclose"])
     async def test_pending_calls_end_with_the_connection(self, make_pair: PairMaker, ending: str) -> None:
         with anyio.fail_after(10):
-            async with make_pair() as (one, _):
-                await fill(one)
-                ended: list[ConnectionLost] = []
+            async with make_pair() as (one, _), clogged(one) as clog:
+                received: list[ConnectionLost] = []
 
-                async def wait_for(call: Callable[[], Awaitable[object]]) -> None:
-                    ended.append(await lost(call()))
+                async def receive() -> None:
+                    received.append(await lost(one.receive()))
 
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(wait_for, one.ready)
-                    tasks.start_soon(wait_for, one.receive)
+                    tasks.start_soon(receive)
                     await anyio.wait_all_tasks_blocked()
                     if ending == "abort":
                         one.abort()
                         one.abort()  # idempotent
                     else:
                         await one.aclose()
-                assert len(ended) == 2
+                await anyio.wait_all_tasks_blocked()
+                assert received
+                assert clog.end is not None
 
     async def test_an_abort_is_no_orderly_close(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):

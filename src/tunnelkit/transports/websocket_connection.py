@@ -145,9 +145,9 @@ class WebSocketConnection(Connection):
         except FrameError as exc:
             # RFC 6455 7.1.7: say why, and read no further; ``aclose`` does the rest.
             self._queue_close(exc.close_code, str(exc))
-            self._lose(ConnectionLost(f"the peer broke the protocol: {exc}", code=exc.close_code))
+            why = self._lose(ConnectionLost(f"the peer broke the protocol: {exc}", code=exc.close_code))
             self._answer()
-            return None
+            raise why from exc
 
     def _handle_control(self, event: Ping | Close) -> None:
         if isinstance(event, Ping):
@@ -249,7 +249,7 @@ class WebSocketConnection(Connection):
         while self._waiting:
             await self._wait_for_others()
         try:
-            while not self._flush():
+            while not self._push():
                 await self._stream.wait(writable=True)
             while not failed and not self._close_received and await self._skip():
                 pass
@@ -284,24 +284,23 @@ class WebSocketConnection(Connection):
             self._pong = None
             self._close = self._writer.close(code, reason)
 
-    def _lose(self, why: ConnectionLost) -> None:
-        """The first reason stands."""
-        if self._lost is None:
-            self._lost = why
-
-    def _check(self) -> None:
-        if self._lost is not None:
-            raise self._error(self._lost)
+    def _lose(self, why: ConnectionLost) -> ConnectionLost:
+        """The connection is over; what to raise. The first reason stands."""
+        self._lost = self._lost or why
+        return _again(self._lost)
 
     def _broken(self, exc: StreamBroken) -> ConnectionLost:
         """The stream's failure is the connection's."""
-        why = self._lost = self._lost or ConnectionLost(str(exc))
-        return self._error(why)
+        return self._lose(ConnectionLost(str(exc)))
 
-    @staticmethod
-    def _error(why: ConnectionLost) -> ConnectionLost:
-        """A fresh one for every call: a raised exception collects its tracebacks."""
-        return ConnectionLost(why.reason, clean=why.clean, code=why.code)
+    def _check(self) -> None:
+        if self._lost is not None:
+            raise _again(self._lost)
+
+
+def _again(why: ConnectionLost) -> ConnectionLost:
+    """A fresh one for every call: a raised exception collects its tracebacks."""
+    return ConnectionLost(why.reason, clean=why.clean, code=why.code)
 
 
 def _describe(close: Close) -> str:

@@ -1,0 +1,482 @@
+"""Open websockets: the suite over memory and sockets, and what RFC 6455 asks beyond it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelkit.errors import ConnectionLost
+from tunnelkit.net.adopt import adopt
+from tunnelkit.net.memory import MemoryStream, memory_pair
+from tunnelkit.net.stream import ByteStream
+from tunnelkit.net.tls import TlsStream
+from tunnelkit.transports.websocket_connection import CLOSE_TIMEOUT, WebSocketConnection
+from tunnelkit.transports.websocket_frames import MAX_MESSAGE, FrameWriter
+
+from .conformance import ConnectionSuite, Pair, PairMaker, clogged, lost, pump, receive_all
+from .test_websocket_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+
+pytestmark = pytest.mark.anyio
+
+
+def websockets(client: ByteStream, server: ByteStream) -> Pair:
+    return WebSocketConnection(client, client=True), WebSocketConnection(server, client=False)
+
+
+@asynccontextmanager
+async def over_memory() -> AsyncIterator[Pair]:
+    yield websockets(*memory_pair())
+
+
+async def socket_pair() -> tuple[ByteStream, ByteStream]:
+    one, other = socket.socketpair()
+    for end in (one, other):
+        end.setblocking(False)
+    return await adopt(one), await adopt(other)
+
+
+@asynccontextmanager
+async def over_sockets() -> AsyncIterator[Pair]:
+    pair = websockets(*await socket_pair())
+    try:
+        yield pair
+    finally:
+        for connection in pair:
+            connection.abort()
+        await anyio.wait_all_tasks_blocked()  # asyncio closes a transport in the loop's next turn
+
+
+class TestOverMemory(ConnectionSuite):
+    @pytest.fixture
+    def make_pair(self) -> PairMaker:
+        return over_memory
+
+
+class TestOverSockets(ConnectionSuite):
+    @pytest.fixture
+    def make_pair(self) -> PairMaker:
+        return over_sockets
+
+
+class TestOverTls(ConnectionSuite):
+    @pytest.fixture
+    def make_pair(self, client_ssl_context: ssl.SSLContext, server_ssl_context: ssl.SSLContext) -> PairMaker:
+        @asynccontextmanager
+        async def over_tls() -> AsyncIterator[Pair]:
+            below = await socket_pair()
+            ends: dict[str, ByteStream] = {}
+
+            async def accept() -> None:
+                ends["server"] = await TlsStream.server(below[1], server_ssl_context)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(accept)
+                ends["client"] = await TlsStream.client(below[0], client_ssl_context, server_hostname="localhost")
+            pair = websockets(ends["client"], ends["server"])
+            try:
+                yield pair
+            finally:
+                for connection in pair:
+                    connection.abort()
+                await anyio.wait_all_tasks_blocked()
+
+        return over_tls
+
+
+# -- one websocket against raw bytes -------------------------------------------------------------
+
+
+class Raw:
+    """A server's or client's websocket (``connection``) and the bare stream of its peer."""
+
+    def __init__(self, *, client: bool = False, capacity: int = 64 * 1024, early: bytes = b"") -> None:
+        stream, self.stream = memory_pair(capacity)
+        self.inner: MemoryStream = stream
+        self.connection = WebSocketConnection(stream, client=client, early=early)
+
+    async def expect(self, data: bytes) -> None:
+        got = b""
+        while len(got) < len(data):
+            piece = await self.stream.receive(len(data) - len(got))
+            assert piece, f"the end behind {got!r}"
+            got += piece
+        assert got == data
+
+    async def expect_end(self) -> None:
+        assert await self.stream.receive() == b""
+
+
+async def test_a_ping_is_answered_without_showing() -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        await raw.stream.send(frame(PING, b"there?") + frame(BINARY, b"m"))
+        assert await raw.connection.receive() == b"m"
+        await raw.expect(b"\x8a\x06there?")
+
+
+async def test_bytes_that_came_early_count() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(early=frame(PING, b"p") + frame(BINARY, b"early") + frame(BINARY, b"torn")[:3])
+        assert await raw.connection.receive() == b"early"
+        await raw.stream.send(frame(BINARY, b"torn")[3:])
+        assert await raw.connection.receive() == b"torn"
+        await raw.expect(b"\x8a\x01p")
+
+
+async def test_a_flood_of_pings_leaves_one_pong_pending() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=8)
+        await raw.inner.send(b"12345678")  # the way to the peer is full
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            for i in range(2000):
+                await raw.stream.send(frame(PING, b"%04d" % i))
+            await anyio.wait_all_tasks_blocked()
+            await raw.expect(b"12345678")
+            await raw.expect(b"\x8a\x040000")  # was under way already
+            await raw.expect(b"\x8a\x041999")
+            await anyio.wait_all_tasks_blocked()
+            assert raw.stream.receive_nowait() is None
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_ping_is_answered_while_a_message_waits_to_be_sent() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=100)
+        message = FrameWriter(client=False).message(b"x" * 1000)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            tasks.start_soon(pump, raw.connection, [b"x" * 1000, b"y"])
+            await anyio.wait_all_tasks_blocked()
+            await raw.stream.send(frame(PING, b"p"))
+            await anyio.wait_all_tasks_blocked()
+            await raw.expect(message)
+            await raw.expect(b"\x8a\x01p")  # behind the frame under way, before the next
+            await raw.expect(b"\x82\x01y")
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_sender_takes_over_from_a_receiver_that_waits_to_answer() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=100)
+        await raw.inner.send(b"f" * 100)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            await raw.stream.send(frame(PING, b"p"))
+            await anyio.wait_all_tasks_blocked()  # the receiver waits for room for its pong
+            tasks.start_soon(pump, raw.connection, [b"m"])
+            await anyio.wait_all_tasks_blocked()
+            await raw.expect(b"f" * 100)
+            await raw.expect(b"\x8a\x01p\x82\x01m")
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_receiver_answers_though_the_sender_that_waited_was_cancelled() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=100)
+        await raw.inner.send(b"f" * 100)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            sender = anyio.CancelScope()
+
+            async def ready() -> None:
+                with sender:
+                    await raw.connection.ready()
+
+            await raw.stream.send(frame(PING, b"p"))
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(ready)
+            await anyio.wait_all_tasks_blocked()
+            sender.cancel()
+            await anyio.wait_all_tasks_blocked()
+            await raw.expect(b"f" * 100)
+            await raw.expect(b"\x8a\x01p")
+            tasks.cancel_scope.cancel()
+
+
+async def test_ready_waits_for_the_frame_under_way() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=10)
+        await raw.inner.send(b"12345678")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            await raw.stream.send(frame(PING, b"p"))  # the pong is cut after two bytes
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        is_ready = anyio.Event()
+
+        async def ready() -> None:
+            assert await raw.connection.ready() == MAX_MESSAGE
+            is_ready.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ready)
+            await anyio.wait_all_tasks_blocked()
+            assert not is_ready.is_set()
+            await raw.expect(b"12345678\x8a\x01p")
+
+
+async def test_others_get_their_turn_while_the_socket_takes_everything() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=1 << 30)
+        with anyio.move_on_after(0.05) as scope:
+            while True:
+                await pump(raw.connection, [b"x"])
+        assert scope.cancelled_caught
+
+
+# -- the closing handshake -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "echoed", "code", "text"),
+    [
+        (frame(CLOSE, b"\x03\xe9bye"), b"\x88\x02\x03\xe9", 1001, "code 1001: bye"),
+        (frame(CLOSE, b"\x10\x00"), b"\x88\x02\x10\x00", 4096, "code 4096"),
+        (frame(CLOSE), b"\x88\x00", None, "no code"),  # 1005 is never sent
+    ],
+)
+async def test_the_peers_close_is_echoed_and_the_server_ends_the_stream_first(
+    sent: bytes, echoed: bytes, code: int | None, text: str
+) -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        await raw.stream.send(frame(BINARY, b"last") + sent + frame(BINARY, b"never seen"))
+        assert await raw.connection.receive() == b"last"
+        end = await lost(raw.connection.receive())
+        assert (end.clean, end.code) == (True, code)
+        assert text in end.reason
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose)
+            await raw.expect(echoed)
+            await raw.expect_end()
+            await raw.stream.aclose()
+        await lost(raw.connection.ready())
+
+
+async def test_a_client_waits_for_the_server_to_end_the_stream() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(client=True)
+        await raw.stream.send(frame(CLOSE, b"\x03\xe8", masked=False))
+        await lost(raw.connection.receive())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose)
+            await anyio.wait_all_tasks_blocked()
+            assert len(await raw.stream.receive()) == 8  # masked: 2 + 4 + 2
+            assert raw.stream.receive_nowait() is None
+            await raw.stream.send_eof()
+            await raw.expect_end()
+
+
+async def test_close_drops_messages_until_the_peers_close_comes() -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose, 1011, "sorry")
+            await raw.expect(b"\x88\x07\x03\xf3sorry")
+            await raw.stream.send(frame(BINARY, b"m" * 1000) + frame(PING, b"no pong behind a close"))
+            await anyio.wait_all_tasks_blocked()
+            assert raw.stream.receive_nowait() is None
+            await raw.stream.send(frame(CLOSE, b"\x03\xf3"))
+            await raw.expect_end()
+            await raw.stream.aclose()
+
+
+async def test_close_ends_early_when_the_peer_breaks_the_protocol() -> None:
+    with anyio.fail_after(CLOSE_TIMEOUT / 2):
+        raw = Raw()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose)
+            await raw.expect(b"\x88\x02\x03\xe8")
+            await raw.stream.send(frame(0xF))
+            await raw.expect_end()
+            await raw.stream.aclose()
+
+
+async def test_close_ends_early_when_the_stream_breaks() -> None:
+    with anyio.fail_after(CLOSE_TIMEOUT / 2):
+        raw = Raw()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose)
+            await raw.expect(b"\x88\x02\x03\xe8")
+            raw.stream.abort()
+
+
+async def test_close_lets_the_frame_under_way_out_first() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=100)
+        async with anyio.create_task_group() as tasks:
+
+            async def send() -> None:
+                await lost(raw.connection.send(b"x" * 1000))
+
+            tasks.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(raw.connection.aclose)
+            await raw.expect(FrameWriter(client=False).message(b"x" * 1000))
+            await raw.expect(b"\x88\x02\x03\xe8")
+            await raw.stream.send(frame(CLOSE, b"\x03\xe8"))
+            await raw.expect_end()
+            await raw.stream.aclose()
+
+
+@pytest.mark.parametrize("code", [1005, 1006, 1015])
+async def test_codes_for_local_use_are_never_sent(code: int) -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose, code)
+            await raw.expect(b"\x88\x02\x03\xe8")
+            raw.stream.abort()
+
+
+# -- a peer that breaks the rules ----------------------------------------------------------------
+
+HOSTILE = [
+    (frame(BINARY, b"x", masked=False), 1002),
+    (frame(BINARY, b"x", reserved=4), 1002),
+    (frame(0xB), 1002),
+    (frame(CONTINUATION, b"x"), 1002),
+    (frame(PING, b"x", fin=False), 1002),
+    (frame(CLOSE, b"\x03"), 1002),
+    (frame(CLOSE, b"\x03\xee"), 1002),
+    (frame(CLOSE, b"\x03\xe8\xff"), 1007),
+    (frame(TEXT, b"hello"), 1003),
+    (frame(BINARY, length=1 << 40), 1009),
+    (frame(BINARY, b"x" * 60_000, fin=False) + frame(CONTINUATION, length=60_000), 1009),
+]
+
+
+@pytest.mark.parametrize(("data", "code"), HOSTILE)
+@pytest.mark.parametrize("step", [1, 1 << 20])
+async def test_a_broken_rule_costs_the_connection_with_its_code(data: bytes, code: int, step: int) -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        ends: list[ConnectionLost] = []
+
+        async def follow() -> None:
+            ends.append((await receive_all(raw.connection))[1])
+            await raw.connection.aclose()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            await raw.stream.send(frame(BINARY, b"fine"))
+            for start in range(0, len(data), step if len(data) < 1000 else len(data)):
+                await raw.stream.send(data[start : start + (step if len(data) < 1000 else len(data))])
+            close = await raw.stream.receive()
+            assert close[0] == 0x88
+            assert int.from_bytes(close[2:4]) == code
+            await raw.expect_end()
+            await raw.stream.aclose()
+        assert not ends[0].clean
+        assert ends[0].code == code
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 5, 6, 7, 20])
+async def test_an_end_without_close_is_a_loss(cut: int) -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        await raw.stream.send(frame(BINARY, b"whole") + frame(BINARY, b"x" * 100)[:cut])
+        await raw.stream.send_eof()
+        assert await raw.connection.receive() == b"whole"
+        end = await lost(raw.connection.receive())
+        assert not end.clean
+        assert ("middle of a frame" in end.reason) is (cut > 0)
+
+
+async def test_a_cut_is_a_loss_for_every_call() -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        raw.stream.cut()
+        for call in (raw.connection.receive, raw.connection.ready):
+            assert not (await lost(call())).clean
+        await lost(raw.connection.send(b"x"))
+        await raw.connection.aclose()
+
+
+async def test_a_cut_is_a_loss_for_the_sender_alone_too() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=10)
+        async with anyio.create_task_group() as tasks:
+
+            async def send() -> None:
+                await lost(raw.connection.send(b"x" * 100))
+
+            tasks.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            raw.stream.cut()
+
+
+async def test_a_pong_that_meets_a_broken_stream_is_a_loss() -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        await raw.stream.send(frame(PING) + frame(BINARY, b"m"))
+        await raw.stream.aclose()
+        await lost(raw.connection.receive())
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_cost_only_their_own_connection(data: bytes) -> None:
+    async def run() -> None:
+        with anyio.fail_after(10):
+            raw = Raw()
+            await raw.stream.send(data)
+            await raw.stream.send_eof()
+            await receive_all(raw.connection)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(raw.connection.aclose)
+                while await raw.stream.receive():
+                    pass
+                await raw.stream.aclose()
+
+    anyio.run(run)
+
+
+async def test_unasked_pongs_and_empty_messages_are_harmless() -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        await raw.stream.send(frame(PONG, b"p") + frame(BINARY) + frame(BINARY, b"m"))
+        assert [await raw.connection.receive(), await raw.connection.receive()] == [b"", b"m"]
+
+
+async def test_a_connection_shows_its_state() -> None:
+    raw = Raw(client=True)
+    assert repr(raw.connection) == "<WebSocketConnection client open>"
+    raw.connection.abort()
+    assert repr(raw.connection) == "<WebSocketConnection client lost>"
+    assert Raw().connection.last_received <= anyio.current_time()
+
+
+async def test_memory_stays_bounded_under_a_message_that_never_ends() -> None:
+    """Fragments without end, each small: the sum is judged, not the frame."""
+    with anyio.fail_after(10):
+        raw = Raw()
+        taken = 0
+        async with anyio.create_task_group() as tasks:
+
+            async def follow() -> None:
+                _, end = await receive_all(raw.connection)
+                assert end.code == 1009
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(follow)
+            await raw.stream.send(frame(BINARY, fin=False))
+            while True:
+                await raw.stream.send(frame(CONTINUATION, b"x" * 1000, fin=False))
+                taken += 1000
+                assert taken < 4 * MAX_MESSAGE
+
+
+async def test_a_full_sender_does_not_stop_the_receiver() -> None:
+    with anyio.fail_after(10):
+        raw = Raw()
+        async with clogged(raw.connection):
+            await raw.stream.send(frame(BINARY, b"in"))
+            assert await raw.connection.receive() == b"in"
