@@ -199,7 +199,11 @@ class GatewayExchange:
 
     def _withdraw_or_reset(self, code: int) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None and not stream.withdraw():
+        if stream is None:
+            return
+        if stream.withdraw():
+            self._exchange.fail(was_sent=False)
+        else:
             stream.reset(code)
 
     # -- the request's body --------------------------------------------------------------------
@@ -399,7 +403,8 @@ class GatewayExchange:
         if self.status:
             request.abort()
         else:
-            head, body = problem(status, code, detail=detail, head=request.head, retry_after=retry_after)
+            outcome = str(self._exchange.outcome) if status >= 502 else None
+            head, body = problem(status, code, detail, request.head, retry_after=retry_after, outcome=outcome)
             self.status = status
             self._sent_bytes = len(body)
             request.send_head(head)
