@@ -19,6 +19,7 @@ from tunnelkit.core.credentials import (
     hash_password,
     parse_password_lines,
     parse_passwords,
+    password_table,
     verify_hash,
     withdrawn,
 )
@@ -99,7 +100,7 @@ def test_bad_hashes(text: str, problem: str) -> None:
         ScryptHash.parse(text)
 
 
-@pytest.mark.parametrize(("n", "r", "p"), [(2**14, 8, 16), (2**17, 8, 1), (2, 2**18, 1), (2, 1, 16)])
+@pytest.mark.parametrize(("n", "r", "p"), [(2**10, 8, 16), (2**17, 8, 1), (2, 2**16, 1), (2, 1, 16)])
 def test_what_is_accepted_can_be_computed(n: int, r: int, p: int) -> None:
     assert ScryptHash.parse(f"scrypt${n}${r}${p}${S}${H}").matches("x") is False
 
@@ -137,6 +138,16 @@ def test_bad_pairs(text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_passwords(text)
     assert str(caught.value) == problem
+
+
+def test_passwords_as_a_mapping() -> None:
+    assert password_table({}) == {}
+    table = password_table({TOKEN: "with:colon, comma", OTHER: str(CHEAP)})
+    assert table == {token_digest(TOKEN): PlainPassword.of("with:colon, comma"), token_digest(OTHER): CHEAP}
+    with pytest.raises(ConfigError, match=r"the token of pair 1: .*':'"):
+        password_table({f"{TOKEN}:x": "y"})
+    with pytest.raises(ConfigError, match="tokens: pair 1 has no password"):
+        password_table({TOKEN: ""}, name="tokens")
 
 
 @pytest.mark.parametrize(

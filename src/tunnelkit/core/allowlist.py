@@ -251,11 +251,15 @@ def _doubts(rule: _Rule) -> list[tuple[str, str]]:
     return doubts
 
 
+# With a dot before them and without, with a port for tcp and without.
+_STRANGERS: Final = tuple(f"{dot}attacker.example{port}" for dot in (".", "") for port in ("", ":22"))
+
+
 def _stranger(rule: _Rule) -> str | None:
     """Somebody else's host under the pattern's own beginning, should it match."""
     for prefix in patterns.prefixes(rule.node):
         if prefix.partition("://")[2]:
-            for suffix in (".attacker.example", "attacker.example", ".attacker.example:22"):
+            for suffix in _STRANGERS:
                 if _is_allowed(rule, prefix + suffix):
                     return prefix + suffix
     return None
