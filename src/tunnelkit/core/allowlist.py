@@ -240,13 +240,14 @@ _MADE_UP: Final = ("http://host.example", "https://host.example", "http://10.1.2
 
 
 def _doubts(rule: _Rule) -> list[tuple[str, str]]:
-    if not any(_is_allowed(rule, text) for text in (*patterns.samples(rule.node), *_MADE_UP)):
+    stranger = _stranger(rule)
+    if stranger is None and not any(_is_allowed(rule, text) for text in (*patterns.samples(rule.node), *_MADE_UP)):
         hint = "it is matched against scheme://host[:port] in lower case, without path"
         return [(rule.pattern, f"seems to match no origin: {hint}")]
     doubts = []
     if patterns.stray_dots(rule.node):
         doubts.append((rule.pattern, r"has a dot that matches any character: write \. for a dot"))
-    if (stranger := _stranger(rule)) is not None:
+    if stranger is not None:
         doubts.append((rule.pattern, f"also matches {stranger}: end it with the host's last label or the port"))
     return doubts
 
