@@ -42,9 +42,6 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
     token, password = credentials(settings, environment)
     timers: dict[str, Any] = timing("timeout", settings["timeout"])
     certificate = settings["client_cert"]
-    optional: dict[str, Any] = {}
-    if settings["client_ports"] is not None:
-        optional["local_ports"] = settings["client_ports"]
     return TunnelClient(
         url,
         token=token,
@@ -55,11 +52,11 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         proxy=settings["proxy"],
         cafile=settings["cafile"],
         insecure=settings["insecure"],
+        local_ports=settings["client_ports"] or (),
         client_certificate=ClientCertificate(cert=certificate) if certificate else None,
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
         limits=Limits(**timers, drain_timeout=settings["drain_timeout"]),
-        **optional,
     )
 
 

@@ -57,6 +57,8 @@ class TunnelClient(AsyncContextManagerMixin):
         The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one.
     ``proxy``
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
+    ``local_ports``
+        Dial from the first of these that is free, where a firewall lets only some ports out.
 
     Raises ConfigError naming the argument. Use it as ``async with`` or by ``await group.start(client.run)``.
     """
@@ -78,6 +80,7 @@ class TunnelClient(AsyncContextManagerMixin):
         client_certificate: ClientCertificate | None = None,
         origin_cafile: str | os.PathLike[str] | None = None,
         origin_insecure: bool = False,
+        local_ports: Sequence[int] = (),
         instance: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -105,7 +108,13 @@ class TunnelClient(AsyncContextManagerMixin):
             way=Way(
                 url=self._server,
                 transports={chosen.name: chosen},
-                dialler=Dial(ssl_context=ssl_context, proxy=proxy, environ=os.environ, timeout=limits.dial_timeout),
+                dialler=Dial(
+                    ssl_context=ssl_context,
+                    proxy=proxy,
+                    environ=os.environ,
+                    timeout=limits.dial_timeout,
+                    local_ports=local_ports,
+                ),
                 user_agent=_USER_AGENT,
             ),
             announce=Handshake(

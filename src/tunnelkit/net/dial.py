@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import anyio
@@ -28,6 +28,7 @@ class Dial:
     ``proxy`` is a proxy's URL, "" for none, or None to choose by ``environ`` (the caller passes ``os.environ`` where
     the environment counts; by default it does not). ``ssl_context`` is for the server (default: verifying, with the
     system's authorities), ``proxy_ssl_context`` for an ``https://`` proxy. ``timeout`` covers the whole way.
+    ``local_ports``: dial from the first of these that is free.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Dial:
         environ: Mapping[str, str] = _NO_ENVIRONMENT,
         proxy_ssl_context: ssl.SSLContext | None = None,
         timeout: float = DEFAULT_LIMITS.dial_timeout,
+        local_ports: Sequence[int] = (),
     ) -> None:
         self._ssl_context = ssl_context
         # Parsed here, so that a mistake in it shows at once.
@@ -45,6 +47,7 @@ class Dial:
         self._environ = environ
         self._proxy_ssl_context = proxy_ssl_context
         self._timeout = timeout
+        self._local_ports = tuple(local_ports)
 
     async def __call__(self, host: str, port: int, *, tls: bool) -> ByteStream:
         """Raises ``DialError``, and ``ConfigError`` for a broken variable of the environment. Nothing stays open when
@@ -53,7 +56,7 @@ class Dial:
         deadline = anyio.current_time() + self._timeout
         proxy = self._proxy_for(host, port, tls)
         if proxy is None:
-            stream = await connect_tcp(host, port, timeout=self._timeout)
+            stream = await connect_tcp(host, port, timeout=self._timeout, local_ports=self._local_ports)
         else:
             stream = await self._connect_through(proxy, host, port, deadline)
         return await _start_tls(stream, self._context(), host, deadline) if tls else stream
@@ -76,7 +79,8 @@ class Dial:
 
     async def _connect_to(self, proxy: Proxy, deadline: float) -> ByteStream:
         try:
-            stream = await connect_tcp(proxy.host, proxy.port, timeout=_rest(deadline))
+            rest = _rest(deadline)
+            stream = await connect_tcp(proxy.host, proxy.port, timeout=rest, local_ports=self._local_ports)
             if proxy.scheme == "https":
                 stream = await _start_tls(stream, self._proxy_context(), proxy.host, deadline)
         except DialError as exc:

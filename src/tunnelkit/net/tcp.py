@@ -22,6 +22,9 @@ Address: TypeAlias = tuple[int, Any]  # family and what socket.connect takes
 _HEAD_START = 0.25  # RFC 8305 5: Connection Attempt Delay
 _BUSY_UNIX_PAUSE = 0.01
 
+# A local port, or the pair of it and the server's, is in use; or the port is not ours to use.
+_PORT_TAKEN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+
 _HINTS = {
     errno.ECONNREFUSED: "is the server running, and is the port right?",
     errno.ETIMEDOUT: "a firewall may drop the packets",
@@ -30,15 +33,17 @@ _HINTS = {
 }
 
 
-async def connect_tcp(host: str, port: int, *, timeout: float | None = None) -> ByteStream:
-    """A connection to ``host``. Raises ``DialError`` (stage ``resolve`` or ``connect``). Nothing stays open when it
-    fails or is cancelled."""
+async def connect_tcp(
+    host: str, port: int, *, timeout: float | None = None, local_ports: Sequence[int] = ()
+) -> ByteStream:
+    """A connection to ``host``, from the first free one of ``local_ports`` where a firewall wants that. Raises
+    ``DialError`` (stage ``resolve`` or ``connect``). Nothing stays open when it fails or is cancelled."""
     stage, where = "resolve", f"{f'[{host}]' if ':' in host else host}:{port}"
     try:
         with anyio.fail_after(timeout):
             addresses = await _resolve(host, port)
             stage = "connect"
-            return await adopt(await _connect_first(addresses, where))
+            return await adopt(await _connect_first(addresses, where, local_ports))
     except TimeoutError as exc:
         hint = "is the network's name server reachable?" if stage == "resolve" else _HINTS[errno.ETIMEDOUT]
         raise DialError(stage, f"no answer from {where} within {timeout:g} s", hint=hint) from exc
@@ -77,9 +82,9 @@ def _interleave(addresses: Iterable[Address]) -> list[Address]:
     return [address for address in chain.from_iterable(zip_longest(*by_family.values())) if address is not None]
 
 
-async def _connect_first(addresses: Sequence[Address], where: str) -> socket.socket:
+async def _connect_first(addresses: Sequence[Address], where: str, local_ports: Sequence[int] = ()) -> socket.socket:
     failures: list[OSError] = []
-    sock = await (_connect_one if len(addresses) == 1 else _race)(addresses, failures)
+    sock = await (_connect_one if len(addresses) == 1 else _race)(addresses, local_ports, failures)
     if sock is not None:
         return sock
     reasons = "; ".join(dict.fromkeys(reason_of(exc) for exc in failures))
@@ -87,20 +92,24 @@ async def _connect_first(addresses: Sequence[Address], where: str) -> socket.soc
     raise DialError("connect", f"cannot connect to {where}: {reasons}", hint=hint) from failures[0]
 
 
-async def _connect_one(addresses: Sequence[Address], failures: list[OSError]) -> socket.socket | None:
+async def _connect_one(
+    addresses: Sequence[Address], local_ports: Sequence[int], failures: list[OSError]
+) -> socket.socket | None:
     try:
-        return await _connect(*addresses[0])
+        return await _connect_from(local_ports, *addresses[0])
     except OSError as exc:
         failures.append(exc)
         return None
 
 
-async def _race(addresses: Sequence[Address], failures: list[OSError]) -> socket.socket | None:
+async def _race(
+    addresses: Sequence[Address], local_ports: Sequence[int], failures: list[OSError]
+) -> socket.socket | None:
     """The first that connects. Each gets a head start on the next, which ends when it fails."""
     connected: list[socket.socket] = []
 
     async def attempt(address: Address, failed: anyio.Event) -> None:
-        sock = await _connect_one([address], failures)
+        sock = await _connect_one([address], local_ports, failures)
         if sock is None:
             failed.set()
         else:
@@ -126,10 +135,25 @@ def _close_all(sockets: Iterable[socket.socket]) -> None:
         sock.close()
 
 
-async def _connect(family: int, address: Any) -> socket.socket:
+async def _connect_from(local_ports: Sequence[int], family: int, address: Any) -> socket.socket:
+    """From the first local port that is free, or whichever the system picks when none is named."""
+    for port in local_ports[:-1]:
+        try:
+            return await _connect(family, address, port)
+        except OSError as exc:
+            if exc.errno not in _PORT_TAKEN:
+                raise
+    return await _connect(family, address, local_ports[-1] if local_ports else 0)
+
+
+async def _connect(family: int, address: Any, local_port: int = 0) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        if local_port:
+            # Without this, a port stays unusable for a minute after its last connection (TIME-WAIT).
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", local_port))
         await (_connect_unix_socket if family == socket.AF_UNIX else _connect_socket)(sock, address)
     except BaseException:
         sock.close()
