@@ -2,7 +2,7 @@
 
 Validation is one layer behind whichever parser is installed, and runs at *both* ends: neither end trusts what
 the other's frames hold. It judges what a parsed head still shows; the rest (bare CR, line ends, chunks) is the
-parser's. Every rule is a row of ``docs/http-conformance.md``.
+parser's.
 """
 
 from __future__ import annotations

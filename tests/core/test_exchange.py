@@ -365,6 +365,13 @@ def test_101_must_have_been_asked_for(request_head: RequestHead, fin: bool) -> N
         pair.client.send_response(ACCEPT)
 
 
+def test_values_that_look_like_names_change_nothing() -> None:
+    pair = Pair()
+    pair.request(get(*[(b"A", name) for name in (b"Transfer-Encoding", b"Content-Length", b"Upgrade")]))
+    assert pair.client.request.expected is None
+    assert pair.client.request.state is State.BODY
+
+
 def test_an_unvalidated_length_of_our_own_does_not_crash() -> None:
     end = Exchange(client=False)
     end.send_request(get((b"Content-Length", b"x")))

@@ -29,6 +29,7 @@ from ..heads import (
     encode_request,
     encode_response,
     encode_trailers,
+    field_values,
     is_interim,
     validate_request,
     validate_response,
@@ -218,13 +219,13 @@ class Exchange:
     def send_request(self, head: RequestHead, *, fin: bool = False) -> bytes:
         """The block of the request's head, for a HEAD frame. ``fin``: it has no body."""
         block = encode_request(head)
-        self._take_request(self._outgoing(self.request), head, fin)
+        self._take_request(self._outgoing(self.request), head, block.lower(), fin)
         return block
 
     def send_response(self, head: ResponseHead, *, fin: bool = False) -> bytes:
         """The block of an interim head, or of the final one, or of 101."""
         block = encode_response(head)
-        self._take_response(self._outgoing(self.response), head, fin)
+        self._take_response(self._outgoing(self.response), head, block.lower(), fin)
         return block
 
     def send_data(self, size: int, *, fin: bool = False) -> None:
@@ -263,10 +264,10 @@ class Exchange:
         try:
             if isinstance(head, RequestHead):
                 validate_request(head, self._limits, ADDED_FIELDS)
-                self._take_request(half, head, fin)
+                self._take_request(half, head, block.lower(), fin)
             else:
                 validate_response(head, self._limits, ADDED_FIELDS)
-                self._take_response(half, head, fin)
+                self._take_response(half, head, block.lower(), fin)
         except HeadError as error:
             raise RemoteProtocolError(error.detail, code="bad_head") from error
         return head
@@ -290,10 +291,12 @@ class Exchange:
 
     # -- both ways -----------------------------------------------------------------------------
 
-    def _take_request(self, half: _Half, head: RequestHead, fin: bool) -> None:
-        expected = _promised(head.fields, half.error)
+    # ``lowered`` is the head's block in lower case: a field whose name is not in it need not be looked for.
+
+    def _take_request(self, half: _Half, head: RequestHead, lowered: bytes, fin: bool) -> None:
+        expected = _promised(head.fields, lowered, half.error)
         # An upgrade's half stays open for the raw bytes; with FIN on the head there could be none.
-        offer = not fin and upgrade_of(head) is not None
+        offer = not fin and b"\nupgrade\n" in lowered and upgrade_of(head) is not None
         half.move(Move.OFFER if offer else Move.HEAD)
         self.response.move(Move.ASKED)
         self.method = head.method
@@ -301,8 +304,8 @@ class Exchange:
         if fin:
             half.end()
 
-    def _take_response(self, half: _Half, head: ResponseHead, fin: bool) -> None:
-        expected = _promised(head.fields, half.error)
+    def _take_response(self, half: _Half, head: ResponseHead, lowered: bytes, fin: bool) -> None:
+        expected = _promised(head.fields, lowered, half.error)
         if is_interim(head.status):
             half.move(Move.INTERIM)
         elif head.status == 101:
@@ -381,14 +384,10 @@ class Exchange:
         )
 
 
-def _promised(fields: Fields, error: type[ProtocolError]) -> int | None:
+def _promised(fields: Fields, lowered: bytes, error: type[ProtocolError]) -> int | None:
     """What Content-Length promises. Frames end bodies, so no head inside a stream has a transfer coding; one that
     had would be framed twice where it is written."""
-    length = None
-    for name, value in fields:
-        lowered = name.lower()
-        if lowered == b"content-length" and value.isdigit():
-            length = int(value)
-        elif lowered == b"transfer-encoding":
-            raise error("a Transfer-Encoding field inside a stream", code="bad_head")
-    return length
+    if b"\ntransfer-encoding\n" in lowered and field_values(fields, b"transfer-encoding"):
+        raise error("a Transfer-Encoding field inside a stream", code="bad_head")
+    values = field_values(fields, b"content-length") if b"\ncontent-length\n" in lowered else []
+    return int(values[0]) if values and values[0].isdigit() else None
