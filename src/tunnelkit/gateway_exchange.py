@@ -226,6 +226,8 @@ class GatewayExchange:
                     self._body_done = True
                     self._end_body(stream)
         except HeadError as error:
+            if self.request.gone:
+                return  # a body cut short by its caller's leaving, which the task notices
             self._withdraw_or_reset(ResetCode.CANCEL)
             self._fail(error.status, error.code, error.detail)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol
 
@@ -30,6 +31,8 @@ __all__ = ["Link", "OpenField", "Stream", "StreamHandler"]
 
 # Seconds that a last message (BYE) and an orderly close may take.
 CLOSE_TIMEOUT = 1.0
+# Bytes that any transport takes in one message.
+LAST_WORD_LIMIT = 4096
 
 
 class OpenField(IntEnum):
@@ -133,10 +136,11 @@ class Stream:
 class _Run:
     """One connection's time on the link."""
 
-    __slots__ = ("connection", "failure", "scope")
+    __slots__ = ("connection", "failure", "farewell", "scope")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.farewell = b""  # the message to close with
         self.scope = anyio.CancelScope()
         self.failure: Exception | None = None
 
@@ -304,8 +308,24 @@ class Link:
     async def _guard(self, run: _Run, part: Callable[..., object], *args: object) -> None:
         try:
             await part(run, *args)  # type: ignore[misc]
-        except (ConnectionLost, RemoteProtocolError, ConnectionFailed, SessionGone) as error:
+        except ConnectionFailed as error:  # of this connection alone: the session resumes
+            run.end(ConnectionLost(str(error)))
+        except RemoteProtocolError as error:
+            self._break_off(run, error)
+        except (ConnectionLost, SessionGone) as error:
             run.end(error)
+
+    def _break_off(self, run: _Run, error: RemoteProtocolError) -> None:
+        """The peer broke a rule of the wire: what the ends believe of each other cannot be trusted any more."""
+        self._logger.warning("session ended: the peer broke the protocol: %s (%s)", error, error.code)
+        if self._run is run:
+            run.farewell = self._last_word(error.code)
+        run.end(error)
+
+    def _last_word(self, code: str) -> bytes:
+        """BYE, taken while the session still has this connection."""
+        self.end(code)
+        return self.session.data_to_send(anyio.current_time(), LAST_WORD_LIMIT)
 
     async def _read(self, run: _Run, unread: bytes | None) -> None:
         receive = run.connection.receive
@@ -378,27 +398,15 @@ class Link:
 
     async def _close(self, run: _Run, failure: Exception) -> None:
         """Tell the peer why, as far as that is possible in a moment, and close."""
-        if isinstance(failure, ConnectionLost | ConnectionFailed):
+        if isinstance(failure, ConnectionLost):
             run.connection.abort()
             return
-        code = 1000
-        if isinstance(failure, RemoteProtocolError):
-            code = 1002
-            self._logger.warning("session ended: the peer broke the protocol: %s (%s)", failure, failure.code)
-            if not self.gone:
-                self.end(failure.code)
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            await self._send_last(run.connection)
-            await run.connection.aclose(code)
+        with anyio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionLost):
+            if run.farewell:
+                await run.connection.ready()
+                await run.connection.send(run.farewell)
+            await run.connection.aclose(1002 if isinstance(failure, RemoteProtocolError) else 1000)
         run.connection.abort()
-
-    async def _send_last(self, connection: Connection) -> None:
-        message = self.session.data_to_send(anyio.current_time(), connection.max_message)
-        if message:
-            try:
-                await connection.send(message)
-            except ConnectionLost:
-                return
 
     # -- events --------------------------------------------------------------------------------
 
