@@ -147,12 +147,15 @@ def _retry_after(fields: Fields) -> float | None:
 def _hint(status: int, fields: Fields, body: bytes, *, tls: bool) -> str:
     if 300 <= status <= 399:
         return _redirect_hint(fields, tls=tls)
-    if status == 400 and not tls and b"https port" in body.lower():
+    if status == 400 and not tls and any(complaint in body.lower() for complaint in _PLAIN_TO_TLS):
         return "that port speaks TLS: use wss://"
     if status == 426:
         return "something in between, such as a reverse proxy, must be told to pass the Upgrade field"
     return _HINTS.get(status, "") or ("the tunnel server may be down" if status >= 500 else "")
 
+
+# What nginx and Apache, and servers in Go, say to plain HTTP on a port for TLS.
+_PLAIN_TO_TLS = (b"plain http", b"http request to an https server")
 
 _HINTS = {
     200: "a captive portal or a proxy in between may have answered with a page of its own",
