@@ -154,8 +154,8 @@ def _hint(status: int, fields: Fields, body: bytes, *, tls: bool) -> str:
     return _HINTS.get(status, "") or ("the tunnel server may be down" if status >= 500 else "")
 
 
-# What nginx and Apache, and servers in Go, say to plain HTTP on a port for TLS.
-_PLAIN_TO_TLS = (b"plain http", b"http request to an https server")
+# What is said to plain HTTP on a port for TLS by nginx and Apache, by servers in Go, and by tunnelkit's.
+_PLAIN_TO_TLS = (b"plain http", b"http request to an https server", b"tls is required")
 
 _HINTS = {
     200: "a captive portal or a proxy in between may have answered with a page of its own",
