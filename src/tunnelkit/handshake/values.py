@@ -162,7 +162,7 @@ def _encode_text(text: str) -> bytes:
     """As it is where HTTP carries it unharmed, else a byte sequence (RFC 9651 3.3.5) of its UTF-8."""
     if re.fullmatch(r"[!-9;-~](?:[ -~]*[!-~])?", text):
         return text.encode("ascii")
-    return b":" + base64.b64encode(text.encode("utf-8", "surrogatepass")) + b":"
+    return b":" + base64.b64encode(_raw(text)) + b":"
 
 
 def _encode_seconds(seconds: float) -> bytes:
@@ -179,30 +179,29 @@ def _checked(values: dict[str, bytes]) -> dict[str, bytes]:
 # -- messages to values and back -----------------------------------------------------------------
 
 
-def _ascii(text: str) -> bytes:
-    # What is not ASCII becomes "?", which no grammar of these fields knows: _checked says which one.
-    return text.encode("ascii", "replace")
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # what is not ASCII is in no grammar: _checked says where
 
 
 def handshake_values(handshake: Handshake) -> dict[str, bytes]:
     values = {
         "Tunnelkit-Version": b"%d-%d" % (handshake.version_min, handshake.version_max),
-        "Tunnelkit-Token": handshake.token.encode("utf-8", "surrogatepass"),
+        "Tunnelkit-Token": _raw(handshake.token),
     }
     if handshake.password is not None:
         values["Tunnelkit-Password"] = _encode_text(handshake.password)
     if handshake.authorization is not None:
-        values["Authorization"] = handshake.authorization.encode("utf-8", "surrogatepass")
+        values["Authorization"] = _raw(handshake.authorization)
     if handshake.features:
-        values["Tunnelkit-Features"] = _ascii(",".join(sorted(handshake.features)))
+        values["Tunnelkit-Features"] = _raw(",".join(sorted(handshake.features)))
     if handshake.client_version:
         values["Tunnelkit-Client"] = _encode_text(handshake.client_version)
     if handshake.instance:
-        values["Tunnelkit-Instance"] = _ascii(handshake.instance)
+        values["Tunnelkit-Instance"] = _raw(handshake.instance)
     if handshake.name is not None:
         values["Tunnelkit-Name"] = _encode_text(handshake.name)
     if handshake.policy is not None:
-        values["Tunnelkit-Policy"] = _ascii(handshake.policy)
+        values["Tunnelkit-Policy"] = _raw(handshake.policy)
     values |= _resume_values(handshake.resume, "Tunnelkit-Session", "Tunnelkit-")
     values |= _resume_values(handshake.gives_up, "Tunnelkit-Gives-Up", "Tunnelkit-Gives-Up-")
     return _checked(values)
@@ -212,7 +211,7 @@ def _resume_values(resume: Resume | None, session: str, prefix: str) -> dict[str
     if resume is None:
         return {}
     return {
-        session: _ascii(resume.session_id),
+        session: _raw(resume.session_id),
         f"{prefix}Epoch": b"%d" % resume.epoch,
         f"{prefix}Proof": resume.proof.hex().encode(),
     }
@@ -261,7 +260,7 @@ def _resume(values: Values, session: str, prefix: str) -> Resume | None:
 
 def grant_values(grant: Grant) -> dict[str, bytes]:
     values = {
-        "Tunnelkit-Session": _ascii(grant.session_id),
+        "Tunnelkit-Session": _raw(grant.session_id),
         "Tunnelkit-Version": b"%d" % grant.version,
         "Tunnelkit-Replay-Window": b"%d" % grant.replay_window,
         "Tunnelkit-Stream-Floor": b"%d" % grant.stream_floor,
@@ -271,9 +270,9 @@ def grant_values(grant: Grant) -> dict[str, bytes]:
     if grant.resume_key is not None:
         values["Tunnelkit-Resume-Key"] = grant.resume_key.hex().encode()
     if grant.features:
-        values["Tunnelkit-Features"] = _ascii(",".join(sorted(grant.features)))
+        values["Tunnelkit-Features"] = _raw(",".join(sorted(grant.features)))
     if grant.public_url:
-        values["Tunnelkit-Public-Url"] = _ascii(grant.public_url)
+        values["Tunnelkit-Public-Url"] = _raw(grant.public_url)
     return _checked(values)
 
 
@@ -297,7 +296,7 @@ def to_grant(values: Values) -> Grant:
 def refusal_values(refusal: Refusal) -> dict[str, bytes]:
     values = {
         "status": b"%d" % refusal.status,
-        "code": _ascii(refusal.code),
+        "code": _raw(refusal.code),
         "detail": _encode_text(refusal.detail[:DETAIL_LIMIT]),
     }
     if refusal.retry_after is not None:
