@@ -45,7 +45,7 @@ def complaint(url: str, *flags: str | Path, text: str) -> str:
 
 
 def test_ws_to_a_tls_port(tls_files: dict[str, Path]) -> None:
-    tls = ["--tls-cert", tls_files["cert"], "--tls-key", tls_files["key"]]
+    tls = ["--tls-cert", str(tls_files["cert"]), "--tls-key", str(tls_files["key"])]
     with program("tunnel_server.py", "--listen", "127.0.0.1:0", *tls) as server:
         url = server.said("listening on ").replace("https", "http")
         assert "wss://" in complaint(url, text="TLS")
