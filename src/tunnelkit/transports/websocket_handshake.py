@@ -10,7 +10,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from wsproto.utilities import generate_accept_token
 
@@ -46,6 +46,7 @@ SUBPROTOCOL: Final = b"tunnelkit.v1"
 MOUNT: Final = "/_tunnel"  # where transports live on the server's port, below its base path
 
 _VERSION: Final = b"13"
+_PATH: Final = "/%:@!$&'()*+,;=~"  # beside letters, digits and "-._": RFC 3986 3.3
 
 
 def _switches_to_websocket(fields: Fields) -> bool:
@@ -80,7 +81,8 @@ class Target:
         tls = parts.scheme == "https"
         default = 443 if tls else 80
         port = port or default
-        return cls(parts.hostname, port, tls, parts.path.rstrip("/") + MOUNT, _authority(parts, port, default))
+        path = quote(parts.path.rstrip("/"), safe=_PATH) + MOUNT
+        return cls(parts.hostname, port, tls, path, _authority(parts, port, default))
 
 
 def _authority(parts: SplitResult, port: int, default: int) -> bytes:
