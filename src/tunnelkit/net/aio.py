@@ -160,7 +160,9 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
     # -- writing -------------------------------------------------------------------------------
 
     def try_send(self, data: Buffer) -> int:
-        self._check_writable()
+        self._check_open()
+        if self._eof_sent:
+            raise StreamBroken("the sending half is closed")
         transport = self._transport
         room = WRITE_BUFFER - transport.get_write_buffer_size()
         if room >= len(data):
@@ -177,17 +179,15 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         return taken
 
     async def send_eof(self) -> None:
-        self._check_writable()
+        self._check_open()
         self._eof_sent = True
         try:
-            self._transport.write_eof()
+            self._transport.write_eof()  # idempotent too
         except OSError as exc:  # reset a moment ago: the loop does not know yet
             raise stream_broken(exc) from exc
         await checkpoint()
 
-    def _check_writable(self) -> None:
-        if self._eof_sent and not self._closed:
-            raise StreamBroken("the sending half is closed")
+    def _check_open(self) -> None:
         if self._closed or self._transport.is_closing():
             raise stream_broken(self._failure)
 

@@ -32,6 +32,10 @@ class MemoryStream(ByteStream):
         self._waiters: list[_Waiter] = []
         self._last_received = anyio.current_time()
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "failed" if self._broken else "open"
+        return f"<MemoryStream {state} held={len(self._held)}>"
+
     # -- faults --------------------------------------------------------------------------------
 
     def stall(self) -> None:
@@ -57,9 +61,10 @@ class MemoryStream(ByteStream):
         if self._stalled:
             return None
         if self._held:
-            self._peer._ring()
+            data = self._held.take(max_bytes)
             self._last_received = anyio.current_time()
-            return self._held.take(max_bytes)
+            self._peer._ring()
+            return data
         return b"" if self._eof_received else None
 
     # -- writing -------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ class PrefixedStream(ByteStream):
         self._early = ReadBuffer()
         self._early.append(early)
 
+    def __repr__(self) -> str:
+        return f"<PrefixedStream {len(self._early)} before {self._stream!r}>"
+
     def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
         return self._early.take(max_bytes) or self._stream.receive_nowait(max_bytes)
 

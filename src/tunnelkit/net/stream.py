@@ -64,7 +64,7 @@ class ByteStream(ABC):
 
     @abstractmethod
     async def send_eof(self) -> None:
-        """Half-close: the peer reads the end after what was sent. A TLS stream sends close_notify."""
+        """Half-close: the peer reads the end after what was sent. A TLS stream sends close_notify. Idempotent."""
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -85,7 +85,8 @@ class ByteStream(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Close at once and drop what is buffered (a TCP peer sees RST). Idempotent, synchronous."""
+        """Close at once and drop what is buffered (a TCP peer sees RST, a unix socket's peer only an end). Idempotent,
+        synchronous."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -198,15 +198,23 @@ class TlsStream(ByteStream):
     # -- writing -------------------------------------------------------------------------------
 
     def try_send(self, data: Buffer) -> int:
-        self._check_writable()
+        self._check_open()
+        if self._eof_sent:
+            raise StreamBroken("the sending half is closed")
         view = memoryview(data)
         taken = 0
         while taken < len(view) and self._push():
             taken += self._encrypt(view[taken : taken + _CHUNK])
         if not self._push() and self._waiting and not (self._writers or self._pushing):
             self._stream.wake()  # for the waiting task to push the rest
-        self._check_writable()
+        self._check_open()
         return taken
+
+    async def send(self, data: Buffer) -> None:
+        await super().send(data)
+        # Nobody may wait for this stream next, and then nobody would push the rest.
+        while not self._push():
+            await self.wait(writable=True)
 
     def _encrypt(self, plaintext: memoryview) -> int:
         try:
@@ -232,9 +240,10 @@ class TlsStream(ByteStream):
         return True
 
     async def send_eof(self) -> None:
-        self._check_writable()
-        self._announce_end()
-        self._eof_sent = True
+        self._check_open()
+        if not self._eof_sent:
+            self._eof_sent = True
+            self._announce_end()
         while not self._push():
             await self.wait(writable=True)
         await checkpoint()
@@ -252,13 +261,11 @@ class TlsStream(ByteStream):
         if early:
             self._incoming.write(early)
 
-    def _check_writable(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise StreamBroken("closed")
         if self._failure is not None:
             raise StreamBroken(self._failure)
-        if self._eof_sent:
-            raise StreamBroken("the sending half is closed")
 
     # -- waiting -------------------------------------------------------------------------------
 

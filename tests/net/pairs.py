@@ -1,0 +1,131 @@
+"""Pairs of joined byte streams of every kind, for the tests of this directory."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import trustme
+from anyio.lowlevel import checkpoint
+
+from tunnelkit.net.adopt import adopt
+from tunnelkit.net.memory import memory_pair
+from tunnelkit.net.sockets import SocketStream
+from tunnelkit.net.stream import ByteStream
+from tunnelkit.net.tls import TlsStream
+
+KINDS = ("native", "sockets", "unix", "tls-native", "tls-sockets", "tls-memory", "memory")
+Pair = tuple[ByteStream, ByteStream]
+
+
+class Certificates:
+    """An authority of the tests' own, with contexts for both ends of 127.0.0.1 and localhost."""
+
+    def __init__(self) -> None:
+        self.ca = trustme.CA()
+        self.client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.ca.configure_trust(self.client)
+        self.server = self.server_for("localhost", "127.0.0.1")
+
+    def server_for(self, *names: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.ca.issue_cert(*names).configure_cert(context)
+        return context
+
+
+CERTIFICATES = Certificates()
+
+
+def tcp_sockets() -> tuple[socket.socket, socket.socket]:
+    """Two joined TCP sockets on loopback, non-blocking."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1)
+        one = socket.create_connection(listening.getsockname())
+        other, _ = listening.accept()
+    one.setblocking(False)
+    other.setblocking(False)
+    return one, other
+
+
+def unix_sockets() -> tuple[socket.socket, socket.socket]:
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    other.setblocking(False)
+    return one, other
+
+
+async def open_plain_pair(kind: str) -> Pair:
+    if kind == "memory":
+        return memory_pair()
+    one, other = unix_sockets() if kind == "unix" else tcp_sockets()
+    if kind == "sockets":
+        return SocketStream(one), SocketStream(other)
+    return await adopt(one), await adopt(other)
+
+
+async def open_tls_pair(client: ByteStream, server: ByteStream) -> tuple[TlsStream, TlsStream]:
+    ends: list[TlsStream] = []
+
+    async def serve() -> None:
+        ends.append(await TlsStream.server(server, CERTIFICATES.server, timeout=10))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        client = await TlsStream.client(client, CERTIFICATES.client, server_hostname="localhost", timeout=10)
+    return client, ends[0]
+
+
+async def open_pair(kind: str) -> Pair:
+    under = kind.removeprefix("tls-")
+    plain = await open_plain_pair(under)
+    return await open_tls_pair(*plain) if under != kind else plain
+
+
+@asynccontextmanager
+async def pair_of(kind: str) -> AsyncIterator[Pair]:
+    """Both ends are aborted at the end."""
+    one, other = await open_pair(kind)
+    try:
+        yield one, other
+    finally:
+        one.abort()
+        other.abort()
+        await checkpoint()  # asyncio closes a socket a turn later
+
+
+async def read_all(stream: ByteStream) -> bytes:
+    pieces = []
+    while piece := await stream.receive():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def read_exactly(stream: ByteStream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await stream.receive(count - len(data))
+        assert piece, f"the end after {len(data)} of {count} bytes"
+        data += piece
+    return data
+
+
+async def fill(stream: ByteStream, data: bytes = bytes(range(256)) * 1024) -> int:
+    """Send until nothing more is taken, with the loop running in between; how much was taken."""
+    taken = 0
+    idle = 0
+    while idle < 2:
+        count = stream.try_send(data[taken % 256 :])
+        taken += count
+        idle = 0 if count else idle + 1
+        with suppress(TimeoutError), anyio.fail_after(0.005):
+            await stream.wait(writable=True)
+    return taken
+
+
+def pattern(count: int) -> bytes:
+    """The first ``count`` of the bytes that ``fill`` sends."""
+    return (bytes(range(256)) * (count // 256 + 1))[:count]
