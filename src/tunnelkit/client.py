@@ -80,8 +80,8 @@ class TunnelClient(AsyncContextManagerMixin):
         client_certificate: ClientCertificate | None = None,
         origin_cafile: str | os.PathLike[str] | None = None,
         origin_insecure: bool = False,
-        local_ports: Sequence[int] = (),
         instance: str | None = None,
+        local_ports: Sequence[int] = (),
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         check_token(token)
