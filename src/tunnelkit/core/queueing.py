@@ -66,7 +66,7 @@ Decision: TypeAlias = Dispatch[S, E] | Move[S, E] | Recall[E]
 # -- state tables: a missing key is an illegal move ------------------------------------------------
 
 
-class ExchangeState(enum.Enum):
+class ExchangeState(enum.IntEnum):  # an int hashes much faster, and each exchange is looked up thrice
     QUEUED = enum.auto()  # on no session
     HELD = enum.auto()  # on a session that cannot send now
     PLACED = enum.auto()  # on an attached session, nothing sent yet
@@ -93,7 +93,7 @@ EXCHANGE_MOVES: Final[dict[tuple[ExchangeState, str], ExchangeState]] = {
 }
 
 
-class PlaceState(enum.Enum):
+class PlaceState(enum.IntEnum):
     NEW = enum.auto()
     ATTACHED = enum.auto()
     DETACHED = enum.auto()
@@ -196,13 +196,15 @@ class TokenQueue(Generic[S, E]):
     or, where none is attached, without a session while a detached one has room.
     """
 
-    __slots__ = ("_pick", "_policy", "exchanges", "places", "token", "waiting")
+    __slots__ = ("_attached", "_detached", "_pick", "_policy", "exchanges", "places", "token", "waiting")
 
     def __init__(self, token: bytes, policy: Policy, pick: Callable[[int], int]) -> None:
         self.token = token
         self.places: dict[S, Place[S, E]] = {}
         self.waiting: dict[E, Entry[S, E]] = {}  # queued and held, oldest first
         self.exchanges = 0  # not gone, wherever they are
+        self._attached: list[Place[S, E]] = []  # of places; kept, because every exchange asks
+        self._detached: list[Place[S, E]] = []
         self._policy = policy
         self._pick = pick
 
@@ -222,17 +224,18 @@ class TokenQueue(Generic[S, E]):
 
     def find(self) -> Place[S, E] | None:
         """Where a new exchange goes: on an attached session; if all are detached, on one of these; or nowhere."""
-        for state in (PlaceState.ATTACHED, PlaceState.DETACHED):
-            places = [place for place in self.places.values() if place.state is state]
-            if places:
-                return self._choose(places)
-        return None
+        places = self._attached or self._detached
+        if len(places) == 1:
+            return places[0] if places[0].has_room else None
+        roomy = [place for place in places if place.has_room]
+        return self._policy.choose(roomy, self._pick) if roomy else None
 
     def enter(self, entry: Entry[S, E], place: Place[S, E] | None) -> None:
         """A new exchange, for which ``find`` found ``place``."""
         self.exchanges += 1
-        self.waiting[entry.exchange] = entry
-        if place is not None:
+        if place is None:
+            self.waiting[entry.exchange] = entry
+        else:
             self._put(entry, place)
 
     def leave(self, entry: Entry[S, E], move: str, now: float) -> list[Decision[S, E]]:
@@ -256,8 +259,7 @@ class TokenQueue(Generic[S, E]):
     # -- sessions ----------------------------------------------------------------------------------
 
     def attach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
-        place.advance("attach")
-        self.places[place.session] = place
+        self._change(place, "attach")
         if place.state is PlaceState.ATTACHED:
             for entry in place.unsent.values():
                 if entry.state is ExchangeState.HELD:
@@ -266,21 +268,19 @@ class TokenQueue(Generic[S, E]):
         return self.settle(now)
 
     def detach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
-        place.advance("detach")
+        self._change(place, "detach")
         self._hold(place)
         return self.settle(now)
 
     def close(self, place: Place[S, E], move: str, now: float) -> list[Decision[S, E]]:
         """The session takes nothing new (``move`` "retire") or is over ("remove"): what it did not send goes on."""
-        place.advance(move)
+        self._change(place, move)
         self._hold(place)
         decisions = self.settle(now)
         for entry in list(place.unsent.values()):
             entry.advance("recall")
             self._take_off(entry)
             decisions.append(Recall(entry.exchange))
-        if place.state is PlaceState.REMOVED:
-            del self.places[place.session]
         return decisions
 
     def settle(self, now: float) -> list[Decision[S, E]]:
@@ -288,9 +288,8 @@ class TokenQueue(Generic[S, E]):
         decisions: list[Decision[S, E]] = []
         if not self.waiting:
             return decisions
-        attached = any(place.state is PlaceState.ATTACHED for place in self.places.values())
         for entry in list(self.waiting.values()):
-            if entry.until <= now or (not attached and _on_detached(entry)):
+            if entry.until <= now or (not self._attached and _on_detached(entry)):
                 continue  # too late to be sent: ``expire`` takes it out; or well where it is
             place = self.find()
             if place is None:
@@ -300,11 +299,14 @@ class TokenQueue(Generic[S, E]):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _choose(self, places: list[Place[S, E]]) -> Place[S, E] | None:
-        places = [place for place in places if place.has_room]
-        if len(places) < 2:
-            return places[0] if places else None
-        return self._policy.choose(places, self._pick)
+    def _change(self, place: Place[S, E], move: str) -> None:
+        place.advance(move)
+        if place.state is PlaceState.REMOVED:
+            del self.places[place.session]
+        else:
+            self.places[place.session] = place
+        self._attached = [one for one in self.places.values() if one.state is PlaceState.ATTACHED]
+        self._detached = [one for one in self.places.values() if one.state is PlaceState.DETACHED]
 
     def _put(self, entry: Entry[S, E], place: Place[S, E]) -> Decision[S, E]:
         moved = entry.place is not None
@@ -315,9 +317,10 @@ class TokenQueue(Generic[S, E]):
         entry.place = place
         if place.state is PlaceState.ATTACHED:
             entry.advance("place")
-            del self.waiting[entry.exchange]
+            self.waiting.pop(entry.exchange, None)
         else:
             entry.advance("hold")
+            self.waiting[entry.exchange] = entry  # where it was, or at the end
         return Move(entry.exchange, place.session) if moved else Dispatch(entry.exchange, place.session)
 
     def _take_off(self, entry: Entry[S, E]) -> Place[S, E]:

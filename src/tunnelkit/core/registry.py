@@ -160,8 +160,10 @@ class Registry(Generic[S, E]):
 
     def next_timer(self) -> float | None:
         """When ``expire`` is to be called. It may change with every call of any method."""
-        timers = (self._deadlines.next(), self._retries.next())
-        return min((when for when in timers if when is not None), default=None)
+        due, retry = self._deadlines.next(), self._retries.next()
+        if due is None or retry is None:
+            return retry if due is None else due
+        return min(due, retry)
 
     # -- exchanges ---------------------------------------------------------------------------------
 
