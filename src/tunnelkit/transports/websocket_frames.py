@@ -153,7 +153,9 @@ class FrameReader:
         self._max_message = max_message
         self._decoder = _BoundedDecoder(client=client, max_message=max_message)
         self._messages = MessageDecoder()
-        self._partial = bytearray()  # of the message under way: at most max_message bytes
+        self._partial = bytearray()  # of a fragmented message: at most max_message bytes
+        self._begun = bytearray()  # a plain frame that is not there as a whole
+        self._missing = 0  # bytes of that
         self._data = b""  # fed, and not yet looked at
         self._position = 0
         self._between = True  # between two messages, and wsproto's decoder is empty
@@ -162,11 +164,18 @@ class FrameReader:
     @property
     def in_message(self) -> bool:
         """Whether the end of the stream now would tear a frame or a message."""
-        return not self._between
+        return not self._between or self._missing > 0
 
     def feed(self, data: bytes) -> None:
         if self._ended:
             return
+        if self._missing:
+            self._begun += data
+            self._missing = max(self._missing - len(data), 0)
+            if self._missing:
+                return
+            data = bytes(self._begun)
+            self._begun.clear()
         if self._between:
             self._data, self._position = data, 0
         else:
@@ -186,9 +195,9 @@ class FrameReader:
         return self._decode()
 
     def _whole_message(self) -> bytes | None:
-        """The fast path: an unfragmented binary frame that is there as a whole. None leaves it to wsproto.
+        """The fast path: a plain frame (binary, unfragmented), at a sixth of the cost of wsproto's way.
 
-        It is nearly all of the traffic, and costs a sixth of wsproto's way here.
+        None: there is none, or it is not there as a whole; what is left unread then is wsproto's.
         """
         data, start = self._data, self._position + 2
         if len(data) < start or data[start - 2] != _FIN_BINARY:
@@ -203,7 +212,12 @@ class FrameReader:
             return None
         body = start if self._client else start + 4
         end = body + length
-        if end > len(data) or length > self._max_message:
+        if length > self._max_message:
+            return None
+        if end > len(data):
+            self._begun += memoryview(data)[self._position :]
+            self._missing = end - len(data)
+            self._position = len(data)
             return None
         self._position = end
         if self._client:
@@ -259,6 +273,7 @@ class FrameReader:
         self._ended = True
         self._data = b""
         self._partial.clear()
+        self._begun.clear()
         self._decoder = _BoundedDecoder(client=self._client, max_message=self._max_message)
 
 

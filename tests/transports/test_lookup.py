@@ -1,0 +1,84 @@
+"""Transports by name."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+from tunnelkit.errors import ConfigError
+from tunnelkit.transports import lookup
+from tunnelkit.transports.base import Transport
+from tunnelkit.transports.lookup import ENTRY_POINT_GROUP, find_transport, transport_names
+from tunnelkit.transports.memory import MemoryTransport
+from tunnelkit.transports.websocket import WebSocketTransport
+
+
+class Carrier(Transport):
+    name = "carrier"
+
+
+class Future(Transport):
+    name = "future"
+    api_version = 2
+
+
+class Broken(Transport):
+    name = "broken"
+
+    def __init__(self) -> None:
+        raise RuntimeError("no pigeons today")
+
+
+CARRIER = Carrier()
+NO_TRANSPORT = object
+
+
+@pytest.fixture(autouse=True)
+def _announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if another package had been installed."""
+    names = {
+        "carrier": "Carrier",
+        "object": "CARRIER",
+        "future": "Future",
+        "broken": "Broken",
+        "nothing": "NO_TRANSPORT",
+        "missing": "Missing",
+        "websocket": "Carrier",
+    }
+    points = EntryPoints(EntryPoint(name, f"{__name__}:{value}", ENTRY_POINT_GROUP) for name, value in names.items())
+    monkeypatch.setattr(lookup, "entry_points", lambda *, group: points.select(group=group))
+
+
+def test_the_built_in_one_is_found_by_name_and_not_replaced() -> None:
+    assert isinstance(find_transport("websocket"), WebSocketTransport)
+
+
+def test_one_of_another_package_is_found() -> None:
+    assert isinstance(find_transport("carrier"), Carrier)
+    assert find_transport("object") is CARRIER
+    assert transport_names() == ["broken", "carrier", "future", "missing", "nothing", "object", "websocket"]
+
+
+def test_an_object_is_itself() -> None:
+    transport = MemoryTransport()
+    assert find_transport(transport) is transport
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ("carrierpigeon", r"carrierpigeon.*known are broken, carrier"),
+        ("memory", r"MemoryTransport object to both ends"),
+        ("future", r"version 2"),
+        ("broken", r"no pigeons today"),
+        ("nothing", r"is not a"),
+        ("missing", r"cannot be loaded"),
+        (Future(), r"version 2"),
+        (7, r"7 is not a"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_the_field(wanted: str | Transport, text: str) -> None:
+    with pytest.raises(ConfigError, match=text) as caught:
+        find_transport(wanted, field="transports")
+    assert caught.value.field == "transports"
