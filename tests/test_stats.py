@@ -111,6 +111,17 @@ def test_what_a_client_says_of_itself_stays_on_its_line() -> None:
     assert r"tunnel00_client_version=x\x0adead_tunnels=9" in lines
 
 
+def test_what_is_not_known_is_left_out() -> None:
+    row = TunnelRow(token="my_token...", req_pending=0, tun_addr="10.0.0.5:1")
+    lines = text(replace(SNAPSHOT, rows=[row])).splitlines()
+    assert [line.partition("=")[0] for line in lines if line.startswith("tunnel00_")] == [
+        "tunnel00_token",
+        "tunnel00_req_pending",
+        "tunnel00_tun_addr",
+        "tunnel00_idle_secs",
+    ]
+
+
 def test_numbers_beyond_two_digits() -> None:
     rows = [replace(SNAPSHOT.rows[0]) for _ in range(101)]
     assert "\ntunnel100_token=" in text(replace(SNAPSHOT, rows=rows))
