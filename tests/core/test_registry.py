@@ -227,6 +227,25 @@ def test_wait_0_leaves_when_its_session_is_lost_before_it_was_sent() -> None:
     assert (expired.exchange, *code(expired.rejected)) == ("a", 503, "no_client")
 
 
+@pytest.mark.parametrize("loss", ["detach", "retire", "remove"])
+def test_wait_0_leaves_at_once_whatever_took_its_session(loss: str) -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW)
+    registry.submit(TOKEN, "a", NOW, wait=0)
+    getattr(registry, loss)("s", NOW + 1)
+    assert registry.next_timer() == NOW + 1
+
+
+def test_wait_0_leaves_at_once_when_it_cannot_be_repeated() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW)
+    registry.submit(TOKEN, "a", NOW, wait=0)
+    registry.sent("a")
+    registry.remove("s", NOW + 1)
+    assert registry.again("a", NOW + 1) == []
+    assert registry.next_timer() == NOW + 1
+
+
 def test_wait_0_expires_as_a_timeout_on_a_session_that_does_not_send() -> None:
     registry = make()
     registry.attach(TOKEN, "s", NOW)
@@ -418,6 +437,15 @@ def test_the_oldest_known_token_goes_when_there_are_too_many() -> None:
     for number in range(3):
         registry.remove(str(number), NOW + number)
     assert registry.known_tokens(NOW + 3) == set(tokens[1:])
+
+
+def test_a_token_that_came_back_is_no_old_one() -> None:
+    registry = make(replace(LIMITS, known_tokens=2), listed=())
+    third = b"\x03" * 32
+    for now, token in enumerate([TOKEN, OTHER, TOKEN, third]):
+        registry.attach(token, "s", NOW + now)
+        registry.remove("s", NOW + now)
+    assert registry.known_tokens(NOW + 4) == {TOKEN, third}
 
 
 def test_known_tokens_are_forgotten_in_time() -> None:
