@@ -204,7 +204,6 @@ class FrameDecoder:
 
     def _cut(self, data: bytes | memoryview) -> list[Frame]:
         frames: list[Frame] = []
-        copied = isinstance(data, bytes)  # slices are bytes of their own
         start = HEADER_SIZE  # of the payload
         end = len(data)
         while start <= end:
@@ -215,8 +214,7 @@ class FrameDecoder:
             if stop > end:
                 break
             if code:
-                payload = data[start:stop]
-                frames.append((code, stream_id, payload if copied else bytes(payload)))
+                frames.append((code, stream_id, bytes(data[start:stop])))  # of bytes, this copies once only
             start = stop + HEADER_SIZE
         position = start - HEADER_SIZE
         if position < end:
