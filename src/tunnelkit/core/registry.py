@@ -2,7 +2,7 @@
 
 The server's one place for these decisions: synchronous, without clock, I/O or tokens in the clear (a token is its
 digest here, see ``core.tokens``). A method takes what happened and gives what is to be done, in order; the caller
-does all of it before it calls again. Each exchange leaves exactly once: by the ``Rejected`` of its ``submit``, by an
+does all of it before it tells more, but for ``again``, should a session turn out to have no room. Each exchange leaves exactly once: by the ``Rejected`` of its ``submit``, by an
 ``Expired``, by ``finished`` or by ``cancel``.
 """
 
@@ -180,6 +180,7 @@ class Registry(Generic[S, E]):
             return refusal
         queue = self._queues.get(token) or TokenQueue[S, E](token, self._policy, self._pick)
         place = queue.find()
+        # On an attached session it is on its way: only what waits for one counts as queued, or a burst would be refused.
         ready = place is not None and place.state is PlaceState.ATTACHED
         if not ready and wait is not None and wait <= 0:
             return _NO_CLIENT
@@ -290,8 +291,7 @@ class Registry(Generic[S, E]):
             decisions += self._expire(self._entries[exchange], now)
         for session in self._retries.expire(now):
             decisions += self.room(session, now)
-        while self._recent and (oldest := next(iter(self._recent))) and self._recent[oldest] <= now:
-            del self._recent[oldest]
+        self._forget_old(now)
         return decisions
 
     def relist(self, listed: frozenset[bytes], *, listed_only: bool) -> None:
@@ -373,6 +373,13 @@ class Registry(Generic[S, E]):
         self._recent[token] = now + self._limits.known_token_time
         if len(self._recent) > self._limits.known_tokens:
             del self._recent[next(iter(self._recent))]
+
+    def _forget_old(self, now: float) -> None:
+        while self._recent:
+            oldest = next(iter(self._recent))
+            if self._recent[oldest] > now:
+                break
+            del self._recent[oldest]
 
     def _forget_if_idle(self, queue: TokenQueue[S, E]) -> None:
         if queue.idle:
