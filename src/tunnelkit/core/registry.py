@@ -2,8 +2,10 @@
 
 The server's one place for these decisions: synchronous, without clock, I/O or tokens in the clear (a token is its
 digest here, see ``core.tokens``). A method takes what happened and gives what is to be done, in order; the caller
-does all of it before it tells more, but for ``again``, should a session turn out to have no room. Each exchange leaves exactly once: by the ``Rejected`` of its ``submit``, by an
-``Expired``, by ``finished`` or by ``cancel``.
+does all of it before it tells more, but for ``again``, should a session turn out to have no room.
+
+Each exchange leaves exactly once: by the ``Rejected`` of its ``submit``, by an ``Expired``, by ``finished`` or by
+``cancel``.
 """
 
 from __future__ import annotations
@@ -180,7 +182,7 @@ class Registry(Generic[S, E]):
             return refusal
         queue = self._queues.get(token) or TokenQueue[S, E](token, self._policy, self._pick)
         place = queue.find()
-        # On an attached session it is on its way: only what waits for one counts as queued, or a burst would be refused.
+        # On an attached session it is on its way. Only what waits for one is queued, or a burst would be refused.
         ready = place is not None and place.state is PlaceState.ATTACHED
         if not ready and wait is not None and wait <= 0:
             return _NO_CLIENT
