@@ -14,7 +14,7 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.transports.base import Accepted, Connection, DialRequest, Peer
 from tunnelkit.transports.memory import Faults, MemoryTransport, memory_pair
 
-from .conformance import ConnectionSuite, Pair, PairMaker, pump
+from .conformance import ConnectionSuite, Pair, PairMaker, lost, pump
 
 pytestmark = pytest.mark.anyio
 
@@ -243,6 +243,41 @@ async def test_an_end_that_alone_noticed_the_loss() -> None:
         with anyio.move_on_after(0.02) as scope:
             await other.receive()
         assert scope.cancelled_caught
+
+
+async def test_an_end_that_is_lost_stays_lost() -> None:
+    one, _ = memory_pair()
+    one.lose(ConnectionLost("first"))
+    one.lose(ConnectionLost("second"))
+    with pytest.raises(ConnectionLost, match="first"):
+        await one.ready()
+
+
+async def test_a_dial_cancelled_at_the_moment_of_its_answer_leaves_nothing_open() -> None:
+    transport, acceptance = MemoryTransport(), Acceptance()
+    served = anyio.Event()
+
+    async def serve(connection: Connection) -> None:
+        await lost(connection.receive())
+        served.set()
+
+    acceptance.serve = serve  # type: ignore[method-assign]
+    with anyio.fail_after(10):
+        dialling = anyio.CancelScope()
+        server = Server()
+
+        async def offer(handshake: Handshake, peer: Peer) -> Accepted | Refusal:
+            await anyio.wait_all_tasks_blocked()
+            dialling.cancel()  # and the answer comes before the dial has noticed
+            return acceptance
+
+        server.offer = offer  # type: ignore[method-assign]
+        async with listening(transport, server):
+            with dialling:
+                await transport.dial(request())
+            assert dialling.cancelled_caught
+            await served.wait()
+    assert not acceptance.abandoned
 
 
 async def test_repr_shows_the_state() -> None:

@@ -17,6 +17,7 @@ from tunnelkit.net.adopt import adopt
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.net.tls import TlsStream
+from tunnelkit.transports import websocket_connection
 from tunnelkit.transports.websocket_connection import CLOSE_TIMEOUT, WebSocketConnection
 from tunnelkit.transports.websocket_frames import MAX_MESSAGE, FrameWriter
 
@@ -53,18 +54,26 @@ async def over_sockets() -> AsyncIterator[Pair]:
         await anyio.wait_all_tasks_blocked()  # asyncio closes a transport in the loop's next turn
 
 
+@pytest.fixture
+def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_connection, "CLOSE_TIMEOUT", 0.1)
+
+
+@pytest.mark.usefixtures("_short_close")
 class TestOverMemory(ConnectionSuite):
     @pytest.fixture
     def make_pair(self) -> PairMaker:
         return over_memory
 
 
+@pytest.mark.usefixtures("_short_close")
 class TestOverSockets(ConnectionSuite):
     @pytest.fixture
     def make_pair(self) -> PairMaker:
         return over_sockets
 
 
+@pytest.mark.usefixtures("_short_close")
 class TestOverTls(ConnectionSuite):
     @pytest.fixture
     def make_pair(self, client_ssl_context: ssl.SSLContext, server_ssl_context: ssl.SSLContext) -> PairMaker:
@@ -132,14 +141,13 @@ async def test_bytes_that_came_early_count() -> None:
 
 async def test_a_flood_of_pings_leaves_one_pong_pending() -> None:
     with anyio.fail_after(10):
-        raw = Raw(capacity=8)
-        await raw.inner.send(b"12345678")  # the way to the peer is full
+        raw = Raw(capacity=100)
+        await raw.inner.send(b"f" * 100)  # the way to the peer is full
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(raw.connection.receive)
-            for i in range(2000):
-                await raw.stream.send(frame(PING, b"%04d" % i))
+            await raw.stream.send(b"".join(frame(PING, b"%04d" % i) for i in range(2000)))
             await anyio.wait_all_tasks_blocked()
-            await raw.expect(b"12345678")
+            await raw.expect(b"f" * 100)
             await raw.expect(b"\x8a\x040000")  # was under way already
             await raw.expect(b"\x8a\x041999")
             await anyio.wait_all_tasks_blocked()
@@ -199,6 +207,35 @@ async def test_a_receiver_answers_though_the_sender_that_waited_was_cancelled() 
             await raw.expect(b"f" * 100)
             await raw.expect(b"\x8a\x01p")
             tasks.cancel_scope.cancel()
+
+
+async def test_a_message_waits_for_the_frame_under_way() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=10)
+        await raw.inner.send(b"12345678")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            await raw.stream.send(frame(PING, b"p"))
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(raw.connection.send, b"m")  # without asking whether it is ready
+            await anyio.wait_all_tasks_blocked()
+            await raw.expect(b"12345678\x8a\x01p\x82\x01m")
+            tasks.cancel_scope.cancel()
+
+
+async def test_what_still_comes_behind_the_close_is_read_to_its_end() -> None:
+    """Or the kernel would answer it with RST, which can overtake the close frame."""
+    with anyio.fail_after(10):
+        raw = Raw(capacity=100)
+        await raw.stream.send(frame(0xF))
+        end = await lost(raw.connection.receive())
+        assert end.code == 1002
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose)
+            await raw.stream.send(b"x" * 1000)
+            assert (await raw.stream.receive())[:1] == b"\x88"
+            await raw.expect_end()
+            await raw.stream.aclose()
 
 
 async def test_ready_waits_for_the_frame_under_way() -> None:

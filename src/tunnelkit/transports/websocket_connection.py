@@ -207,8 +207,6 @@ class WebSocketConnection(Connection):
         self._waiting += 1
         try:
             await self._stream.wait(readable=readable, writable=writable)
-        except StreamBroken as exc:
-            raise self._broken(exc) from exc
         finally:
             self._waiting -= 1
             if self._left is not None:
