@@ -263,6 +263,15 @@ def test_a_head_beyond_the_limit_costs_its_stream() -> None:
     assert end.table.budget.used == 0
 
 
+def test_a_head_beyond_the_limit_in_one_frame() -> None:
+    end = End(replace(LIMITS, head_limit=KIB, head_block_limit=KIB))
+    end.get(opening(1), opening(3))
+    assert end.get(frame(HEAD, 1, bytes(KIB)), frame(HEAD, 3, bytes(KIB + 1)), frame(DATA, 3, b"x")) == [
+        HeadBlock(1, bytes(KIB), False),
+        Reset(3, ResetCode.LIMIT),
+    ]
+
+
 def test_a_head_beyond_the_credit_ends_the_session() -> None:
     end = End()
     end.fails("flow_control", opening(1), frame(HEAD, 1, bytes(16 * KIB + 1)))

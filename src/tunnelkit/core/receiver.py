@@ -123,12 +123,15 @@ class Receiver:
         size = len(payload)
         window.receive(size)
         if code == HEAD_MORE or before is _IN_HEAD:
-            if not self._table.keep_head(stream.id, payload):
-                self._table.abandon(stream, ResetCode.LIMIT)
-                self._tell_reset(stream, ResetCode.LIMIT, events)
-                return
-            if code != HEAD_MORE:
-                payload = self._table.drop_head(stream.id)
+            fits = self._table.keep_head(stream.id, payload)
+        else:
+            fits = size <= self._table.limits.head_block_limit
+        if not fits:
+            self._table.abandon(stream, ResetCode.LIMIT)
+            self._tell_reset(stream, ResetCode.LIMIT, events)
+            return
+        if before is _IN_HEAD and code != HEAD_MORE:
+            payload = self._table.drop_head(stream.id)
         ended = stream.remote is CLOSED
         if code != HEAD_MORE:
             events.append(HeadBlock(stream.id, payload, ended))
