@@ -153,7 +153,8 @@ class _Run:
 class Link:
     """``accept`` makes the handler of a stream that the peer opens, or None to refuse it.
 
-    ``changed`` is called (synchronously) when a stream ended, so that its place can be given to another.
+    ``changed`` is called (synchronously) when a stream ended, so that its place can be given to another;
+    ``going_away`` when the peer said that it takes no new streams.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Link:
         logger: logging.Logger,
         accept: Callable[[Stream, Opened], StreamHandler | None] | None = None,
         changed: Callable[[], None] | None = None,
+        going_away: Callable[[], None] | None = None,
     ) -> None:
         self.limits = limits
         self.mux = Multiplexer(
@@ -176,9 +178,9 @@ class Link:
         self.session = Session(source=self.mux, limits=limits, peer_window=peer_window, budget=budget)
         self.streams: dict[int, Stream] = {}
         self._unsent: list[Stream] = []  # opened by us, and no byte of them taken yet
-        self.going_away = False  # the peer said GOAWAY
         self._accept = accept
         self._changed = changed
+        self._going_away = going_away
         self._logger = logger
         self._run: _Run | None = None
         self._bell = anyio.Event()
@@ -415,7 +417,8 @@ class Link:
             self._open_by_peer(event)
             return
         if isinstance(event, GoAway):
-            self.going_away = True
+            if self._going_away is not None:
+                self._going_away()
             return
         stream = self.streams.get(event.stream_id)
         if stream is None:

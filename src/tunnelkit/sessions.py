@@ -114,6 +114,7 @@ class SessionTable:
         self._make_key = make_key
         self._started = started
         self._sessions: dict[str, ServerSession] = {}
+        self._by_token: dict[bytes, list[ServerSession]] = {}
         self._openings: set[_Opening] = set()
         self._served = 0  # connections
         self._then: Callable[[], None] | None = None
@@ -191,24 +192,27 @@ class SessionTable:
     def _supersede(self, handshake: Handshake, digest: bytes) -> None:
         """The same client object opens anew: it gave up its older sessions, whether it could say so or not."""
         if handshake.instance:
-            for session in self:
-                if session.digest == digest and session.instance == handshake.instance:
+            for session in self._of_token(digest):
+                if session.instance == handshake.instance:
                     self.end(session, "superseded")
+
+    def _of_token(self, digest: bytes) -> list[ServerSession]:
+        return list(self._by_token.get(digest, ()))
 
     async def _has_place(self, digest: bytes) -> bool:
         if self._count(digest) < (self.limits.max_clients_per_token or sys.maxsize):
             return True
         # A client that was killed behind a proxy is not known to be gone: ask before a newcomer is turned away.
         async with anyio.create_task_group() as group:
-            for session in self:
-                if session.digest == digest and session.attached:
+            for session in self._of_token(digest):
+                if session.attached:
                     group.start_soon(self._ask_silent, session)
         return self._count(digest) < self.limits.max_clients_per_token
 
     def _count(self, digest: bytes) -> int:
         """Clients of a token: attached ones, and those about to be. Detached ones never count."""
         opening = sum(1 for opening in self._openings if opening.session.digest == digest and opening.is_new)
-        return opening + sum(1 for session in self if session.digest == digest and session.attached)
+        return opening + sum(1 for session in self._of_token(digest) if session.attached)
 
     async def _ask_silent(self, session: ServerSession) -> None:
         link, connection = session.link, session.link.connection
@@ -224,8 +228,16 @@ class SessionTable:
             peer_floor=self.limits.stream_floor,
             peer_max_streams=self.limits.max_streams,
             logger=logger,
+            going_away=lambda: self._retire(session),
         )
-        return ServerSession(self._make_id(), handshake, peer, link, self._make_key())
+        session = ServerSession(self._make_id(), handshake, peer, link, self._make_key())
+        return session
+
+    def _retire(self, session: ServerSession) -> None:
+        """Its client drains: what runs goes on, and what was not sent goes elsewhere."""
+        if session.ended is None:
+            session.link.tell_sent()
+            self._execute(self._registry.retire(session, anyio.current_time()))
 
     def _open(self, session: ServerSession, epoch: int, *, resume_key: bytes | None) -> _Opening:
         grant = Grant(
@@ -260,10 +272,9 @@ class SessionTable:
         if session.grace is not None:
             session.grace.cancel()
             session.grace = None
-        self._sessions[session.id] = session
-        log_attached(session, connection, is_first)
         if is_first:
-            self._started(session)
+            self._add(session)
+        log_attached(session, connection, is_first)
         session.link.fence(ConnectionLost("a newer connection took over"))
         greeting = opening.greeting()
         self._execute(self._registry.attach(session.digest, session, anyio.current_time()))
@@ -298,6 +309,18 @@ class SessionTable:
             anyio.current_time() + self.limits.grace, lambda: self.end(session, "grace_expired")
         )
 
+    def _add(self, session: ServerSession) -> None:
+        self._sessions[session.id] = session
+        self._by_token.setdefault(session.digest, []).append(session)
+        self._started(session)
+
+    def _forget(self, session: ServerSession) -> None:
+        if self._sessions.pop(session.id, None) is not None:
+            siblings = self._by_token[session.digest]
+            siblings.remove(session)
+            if not siblings:
+                del self._by_token[session.digest]
+
     def end(self, session: ServerSession, code: str) -> None:
         """End a session for good. Its unanswered requests fail truthfully and at once. Idempotent."""
         if session.ended is not None:
@@ -305,7 +328,7 @@ class SessionTable:
         session.ended = code
         if session.grace is not None:
             session.grace.cancel()
-        self._sessions.pop(session.id, None)
+        self._forget(session)
         # First what was not sent goes elsewhere, then what was sent fails: in this order nothing fails needlessly.
         session.link.tell_sent()
         if session.epoch:
@@ -314,8 +337,8 @@ class SessionTable:
         logger.info("session ended: %s %r", code, session)
 
     def end_tokens(self, digests: Collection[bytes], code: str) -> None:
-        for session in self:
-            if session.digest in digests:
+        for digest in digests:
+            for session in self._of_token(digest):
                 self.end(session, code)
 
     def end_all(self, code: str) -> None:
