@@ -8,6 +8,7 @@
 ``/hold/NAME``           answers when the test calls ``release(NAME)``
 ``/half/N``              announces N bytes, sends half of them, and breaks off when released ("half")
 ``/early/N``             answers N without reading the body
+``/raw/NAME``            sends ``raw[NAME]`` as it is, and closes
 ``/upgrade``             101, some early bytes, then everything back as it came, until the end of it
 ``/info``                103 and 100, then 200
 ``/trailers``            a chunked answer with a trailer section
@@ -65,6 +66,7 @@ class TestOrigin:
 
     port: int = 0
     requests: list[Arrived] = field(default_factory=list)
+    raw: dict[str, bytes] = field(default_factory=dict)
     _released: dict[str, anyio.Event] = field(default_factory=dict)
     _news: anyio.Event = field(default_factory=anyio.Event)
 
@@ -87,7 +89,6 @@ class TestOrigin:
         assert callable(condition)
         with anyio.fail_after(20):
             while not condition():
-                self._news = anyio.Event()
                 await self._news.wait()
 
     async def arrived(self, target: str) -> Arrived:
@@ -96,7 +97,8 @@ class TestOrigin:
         return next(request for request in self.requests if request.target == target)
 
     def _happened(self) -> None:
-        self._news.set()
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     # -- serving -------------------------------------------------------------------------------
 
@@ -158,6 +160,9 @@ class TestOrigin:
             case "hold":
                 await self._hold(rest[0], stream)
                 await send_text(stream, f"held {rest[0]}")
+            case "raw":
+                await stream.send(self.raw[rest[0]])
+                return False
             case "half":
                 size = int(rest[0])
                 await send_head(stream, 200, size)
@@ -223,16 +228,22 @@ class TestOrigin:
         await stream.send(b"0\r\n\r\n")
 
     async def _hold(self, name: str, stream: SocketStream) -> None:
-        """Until released; noticed, too, when the connection ends meanwhile."""
+        """Until released. Raises when the connection ends meanwhile."""
+        failures: list[Exception] = []
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
-                await stream.receive(1)
-                raise AssertionError("bytes where none may come")
+                try:
+                    await stream.receive(1)
+                except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+                    failures.append(error)
+                group.cancel_scope.cancel()
 
             group.start_soon(watch)
             await self._event(name).wait()
             group.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
 
     async def _upgrade(self, request: Arrived, reader: BufferedByteReceiveStream, stream: SocketStream) -> bool:
         if not request.values("Upgrade"):
@@ -273,13 +284,12 @@ async def serve_origin(port: int = 0) -> AsyncIterator[TestOrigin]:
         except* (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
 
-    async with anyio.create_task_group() as group:
+    async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, handle)
         try:
             yield origin
         finally:
             group.cancel_scope.cancel()
-    await listener.aclose()
 
 
 async def main(port: int) -> None:

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
+from anyio.abc import TaskGroup
 
 from tunnelkit import Limits, TunnelClient, TunnelServer
 from tunnelkit.config import DEFAULT_LIMITS
+from tunnelkit.errors import StreamBroken
 from tunnelkit.net.dial import connect_tcp
 from tunnelkit.net.stream import ByteStream
 
 from .origin import TestOrigin, serve_origin
 from .relay import Relay, serve_relay
 
-__all__ = ["SHORT", "TOKEN", "Tunnel", "exchange", "open_tunnel", "parse_head", "read_head"]
+__all__ = [
+    "QUICK",
+    "SHORT",
+    "TOKEN",
+    "Call",
+    "Ends",
+    "Tunnel",
+    "ask",
+    "exchange",
+    "gather",
+    "open_ends",
+    "open_tunnel",
+    "parse_head",
+    "problem_of",
+    "read_head",
+    "until",
+]
+
+Answer: TypeAlias = "tuple[int, list[tuple[str, str]], bytes]"
 
 TOKEN = "a-token-for-the-tests"
 
@@ -34,13 +55,46 @@ SHORT = replace(
     grace=2.0,
 )
 
+# The shortest grace that its own check allows with clocks which a busy machine still keeps.
+QUICK = replace(
+    SHORT,
+    ping_active_silence=0.25,
+    ping_active_timeout=0.25,
+    dial_timeout=0.4,
+    retry_cap_resumable=0.1,
+    retry_cap=0.2,
+    grace=1.0,
+)
+
 
 @dataclass
-class Tunnel:
+class Ends:
+    """Origin and server; clients join as a test wants."""
+
     origin: TestOrigin
     server: TunnelServer
-    client: TunnelClient
-    relay: Relay | None
+    limits: Limits
+
+    @asynccontextmanager
+    async def join(
+        self, *, via: Relay | None = None, url: str = "", ready: bool = True, **options: Any
+    ) -> AsyncIterator[TunnelClient]:
+        """One more client, by a relay where one is given."""
+        known: dict[str, Any] = {"token": TOKEN, "origin": self.origin.url, "limits": self.limits}
+        async with TunnelClient(
+            url or f"ws://127.0.0.1:{via.port if via is not None else self.port}", **(known | options)
+        ) as client:
+            if ready:
+                await client.wait_ready(10)
+            yield client
+
+    async def pending(self, count: int) -> None:
+        """Wait until the server has this many requests, wherever they are."""
+        await until(lambda: self.server.snapshot().req_pending == count)
+
+    async def detached(self) -> None:
+        """Wait until the server has noticed that its clients lost their connections."""
+        await until(lambda: not any(session.attached for session in self.server.sessions()))
 
     @property
     def port(self) -> int:
@@ -59,14 +113,103 @@ class Tunnel:
         finally:
             stream.abort()
 
-    async def get(self, target: str, **fields: str) -> tuple[int, list[tuple[str, str]], bytes]:
+    async def get(self, target: str, **fields: str) -> Answer:
         """One GET through the tunnel, on a connection of its own."""
         return await exchange(self.port, "GET", self.path(target), fields=fields)
+
+    def call(
+        self,
+        group: TaskGroup,
+        target: str,
+        *,
+        method: str = "GET",
+        fields: dict[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Call:
+        """One request through the tunnel, in a task of ``group``."""
+        call = Call()
+        group.start_soon(call.run, self.port, method, self.path(target), fields, body)
+        return call
+
+
+@dataclass
+class Tunnel(Ends):
+    client: TunnelClient
+    relay: Relay | None
+
+
+class Call:
+    """A request under way."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        self._answer: Answer | None = None
+        self._failure: Exception | None = None
+
+    async def run(
+        self, port: int, method: str, target: str, fields: dict[str, str] | None = None, body: bytes = b""
+    ) -> None:
+        with self.scope:
+            try:
+                self._answer = await exchange(port, method, target, fields=fields, body=body)
+            except (AssertionError, StreamBroken) as error:
+                self._failure = error
+        self._ended.set()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    def leave(self) -> None:
+        """The caller goes away without waiting for its answer."""
+        self.scope.cancel()
+
+    async def answer(self) -> Answer:
+        """The final response, whole."""
+        with anyio.fail_after(20):
+            await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+        assert self._answer is not None
+        return self._answer
+
+    async def status(self) -> int:
+        return (await self.answer())[0]
+
+    async def broken_off(self) -> None:
+        """Wait until the connection ended before its response did."""
+        with anyio.fail_after(20):
+            await self._ended.wait()
+        assert self._failure is not None, f"a whole response: {self._answer}"
+
+
+async def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait for a condition inside the library that no event tells of."""
+    with anyio.fail_after(timeout):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+
+
+def problem_of(answer: Answer) -> dict[str, Any]:
+    """The problem that an answer tells, given as JSON."""
+    _, fields, body = answer
+    assert ("Content-Type", "application/problem+json") in fields, body
+    problem = json.loads(body)
+    assert isinstance(problem, dict)
+    assert problem["status"] == answer[0]
+    assert any(name == "Proxy-Status" and problem["code"] in value for name, value in fields)
+    return problem
+
+
+async def ask(port: int, target: str, **fields: str) -> Answer:
+    """One GET that likes its errors as JSON."""
+    return await exchange(port, "GET", target, fields={"Accept": "application/json"} | fields)
 
 
 async def exchange(
     port: int, method: str, target: str, *, fields: dict[str, str] | None = None, body: bytes = b""
-) -> tuple[int, list[tuple[str, str]], bytes]:
+) -> Answer:
     """One request on a connection of its own; status, fields and body of the final response.
 
     Raises ``AssertionError`` when the connection ends before the response is complete.
@@ -86,7 +229,7 @@ async def exchange(
         stream.abort()
 
 
-async def read_head(stream: ByteStream, data: bytes = b"") -> tuple[int, list[tuple[str, str]], bytes]:
+async def read_head(stream: ByteStream, data: bytes = b"") -> Answer:
     """Status, fields, and what came behind the head."""
     while b"\r\n\r\n" not in data:
         piece = await stream.receive()
@@ -145,6 +288,16 @@ async def _receive_more(stream: ByteStream) -> bytes:
 
 
 @asynccontextmanager
+async def open_ends(*, limits: Limits = DEFAULT_LIMITS, **server_options: Any) -> AsyncIterator[Ends]:
+    """Origin and server in this event loop, without a client."""
+    async with (
+        serve_origin() as origin,
+        TunnelServer("127.0.0.1:0", **({"limits": limits} | server_options)) as server,
+    ):
+        yield Ends(origin, server, limits)
+
+
+@asynccontextmanager
 async def open_tunnel(
     *,
     relay: bool = False,
@@ -155,18 +308,11 @@ async def open_tunnel(
 ) -> AsyncIterator[Tunnel]:
     """All parts in this event loop, ready for requests."""
     async with AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(serve_origin())
-        server = await stack.enter_async_context(
-            TunnelServer("127.0.0.1:0", **({"limits": limits} | (server_options or {})))
-        )
-        port = int(server.url.rpartition(":")[2])
-        between = await stack.enter_async_context(serve_relay(port)) if relay else None
-        options: dict[str, Any] = {"token": TOKEN, "origin": origin.url, "limits": limits} | (client_options or {})
-        url = f"ws://127.0.0.1:{between.port if between is not None else port}"
-        client = await stack.enter_async_context(TunnelClient(url, **options))
-        if ready:
-            await client.wait_ready(10)
-        yield Tunnel(origin, server, client, between)
+        ends = await stack.enter_async_context(open_ends(**({"limits": limits} | (server_options or {}))))
+        between = await stack.enter_async_context(serve_relay(ends.port)) if relay else None
+        options: dict[str, Any] = {"limits": limits, "via": between, "ready": ready} | (client_options or {})
+        client = await stack.enter_async_context(ends.join(**options))
+        yield Tunnel(ends.origin, ends.server, ends.limits, client, between)
 
 
 async def gather(*jobs: Callable[[], Awaitable[Any]]) -> list[Any]:
