@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -25,7 +25,7 @@ DIRECTIONS = [
 
 async def is_blocked(stream: ByteStream, **directions: bool) -> bool:
     """Whether ``wait`` does not return, but for spurious returns, as a driver sees them."""
-    for _ in range(3):
+    for _ in range(5):
         assert not directions.get("readable") or stream.receive_nowait() is None
         with anyio.move_on_after(0.005) as scope:
             await stream.wait(**directions)
@@ -41,11 +41,6 @@ def is_unix(stream: ByteStream) -> bool:
 
 class StreamContract:
     """Subclasses give the fixture ``pair``."""
-
-    @pytest.fixture
-    async def pair(self) -> AsyncIterator[Pair]:
-        raise NotImplementedError
-        yield
 
     # -- reading and writing -------------------------------------------------------------------
 
@@ -104,11 +99,12 @@ class StreamContract:
     async def test_max_bytes_holds(self, pair: Pair) -> None:
         one, other = pair
         await other.send(pattern(1000))
-        pieces = []
-        while sum(map(len, pieces)) < 1000:
-            pieces.append(await one.receive(7))
-        assert max(map(len, pieces)) == 7
-        assert b"".join(pieces) == pattern(1000)
+        received = b""
+        while len(received) < 1000:
+            piece = await one.receive(7)
+            assert 0 < len(piece) <= 7
+            received += piece
+        assert received == pattern(1000)
 
     async def test_an_empty_send_sends_nothing(self, pair: Pair) -> None:
         one, other = pair
@@ -266,10 +262,8 @@ class StreamContract:
             await other.aclose()
         with pytest.raises(StreamBroken):
             other.try_send(b"x")
-        with pytest.raises(StreamBroken):
-            while await one.receive():
-                pass
-            raise StreamBroken("what the kernel had taken before was all")
+        with suppress(StreamBroken):  # or an end: what was buffered may just have fitted into the kernel
+            await read_all(one)
 
     # -- failures ------------------------------------------------------------------------------
 
@@ -293,10 +287,14 @@ class StreamContract:
     async def test_sending_to_a_peer_that_is_gone_fails(self, pair: Pair) -> None:
         one, other = pair
         await other.aclose()
-        with pytest.raises(StreamBroken):
+
+        async def send_for_ever() -> None:
             while True:
                 await one.send(b"x" * 10_000)
                 await checkpoint()
+
+        with pytest.raises(StreamBroken):
+            await send_for_ever()
 
     @pytest.mark.parametrize("directions", DIRECTIONS)
     async def test_abort_ends_a_pending_wait(self, pair: Pair, directions: dict[str, bool]) -> None:
@@ -394,7 +392,8 @@ class StreamContract:
         one, _ = pair
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await one.wait(writable=True)
+            while True:
+                await one.wait(writable=True)
         assert scope.cancelled_caught
 
     async def test_a_busy_stream_lets_other_tasks_run(self, pair: Pair) -> None:

@@ -19,6 +19,7 @@ from tunnelkit.net.tls import TlsStream
 
 KINDS = ("native", "sockets", "unix", "tls-native", "tls-sockets", "tls-memory", "memory")
 Pair = tuple[ByteStream, ByteStream]
+KERNEL_BUFFER = 128 * 1024
 
 
 class Certificates:
@@ -40,12 +41,17 @@ CERTIFICATES = Certificates()
 
 
 def tcp_sockets() -> tuple[socket.socket, socket.socket]:
-    """Two joined TCP sockets on loopback, non-blocking."""
+    """Two joined TCP sockets on loopback, non-blocking, with kernel buffers that are small and keep their size."""
     with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
         listening.bind(("127.0.0.1", 0))
         listening.listen(1)
-        one = socket.create_connection(listening.getsockname())
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER)
+        one.connect(listening.getsockname())
         other, _ = listening.accept()
+    for sock in (one, other):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
     one.setblocking(False)
     other.setblocking(False)
     return one, other
@@ -75,8 +81,9 @@ async def open_tls_pair(client: ByteStream, server: ByteStream) -> tuple[TlsStre
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)
-        client = await TlsStream.client(client, CERTIFICATES.client, server_hostname="localhost", timeout=10)
-    return client, ends[0]
+        ends.insert(0, await TlsStream.client(client, CERTIFICATES.client, server_hostname="localhost", timeout=10))
+    one, other = ends
+    return one, other
 
 
 async def open_pair(kind: str) -> Pair:

@@ -6,7 +6,7 @@ Nothing is kept in user space: what is read was in the kernel, what is taken is 
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import anyio
@@ -113,39 +113,37 @@ class SocketStream(ByteStream):
         if self._woken or self._closed or self._failure is not None:
             await checkpoint()
         else:
-            await self._wait_for(readable, writable)
+            self._waiting += 1
+            try:
+                await self._wait_for(readable, writable)
+            except anyio.ClosedResourceError:
+                pass  # from notify_closing: this is how wake, abort and failure end it
+            finally:
+                self._waiting -= 1
         self._turn = _TURN
         # Only now: a cancelled wait must not swallow a wake.
         self._woken = False
 
-    async def _wait_for(self, readable: bool, writable: bool) -> None:
-        self._waiting += 1
-        try:
-            if readable and writable:
-                await self._wait_for_either()
-            elif readable:
-                await self._wait_for_one(anyio.wait_readable)
-            elif writable:
-                await self._wait_for_one(anyio.wait_writable)
-            else:
-                self._doorbell = self._doorbell or anyio.Event()
-                await self._doorbell.wait()
-        finally:
-            self._waiting -= 1
-
-    async def _wait_for_one(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
-        # notify_closing is how wake, abort and failure end it.
-        with suppress(anyio.ClosedResourceError):
-            await wait(self._socket)
+    def _wait_for(self, readable: bool, writable: bool) -> Awaitable[None]:
+        if readable and writable:
+            return self._wait_for_either()
+        if readable:
+            return anyio.wait_readable(self._socket)
+        if writable:
+            return anyio.wait_writable(self._socket)
+        self._doorbell = self._doorbell or anyio.Event()
+        return self._doorbell.wait()
 
     async def _wait_for_either(self) -> None:
-        async def writable() -> None:
-            await self._wait_for_one(anyio.wait_writable)
+        async def wait_writable() -> None:
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_writable(self._socket)
             tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(writable)
-            await self._wait_for_one(anyio.wait_readable)
+            tasks.start_soon(wait_writable)
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_readable(self._socket)
             tasks.cancel_scope.cancel()
 
     def wake(self) -> None:

@@ -55,12 +55,10 @@ class ByteStream(ABC):
 
     async def send(self, data: Buffer) -> None:
         """Send all of ``data``. Cancelled, some unknown part was sent: ``abort`` the stream."""
-        view = memoryview(data)
-        while True:
-            view = view[self.try_send(view) :]
-            if not view:
-                return
+        view = memoryview(data)[self.try_send(data) :]
+        while view:
             await self.wait(writable=True)
+            view = view[self.try_send(view) :]
 
     @abstractmethod
     async def send_eof(self) -> None:
@@ -85,8 +83,8 @@ class ByteStream(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Close at once and drop what is buffered (a TCP peer sees RST, a unix socket's peer only an end). Idempotent,
-        synchronous."""
+        """Close at once and drop what is buffered (a TCP peer sees RST, a unix socket's peer only an end).
+        Idempotent, synchronous."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -151,23 +151,27 @@ class TlsStream(ByteStream):
         """Fill ``room`` as far as what came goes, and say how far."""
         got = 0
         while got < len(room) and not self._ended and self._failure is None:
+            if not self._has_ciphertext() and (got or not self._take_ciphertext()):
+                break
             try:
                 count = _read_into(self._tls, room[got:])
             except ssl.SSLWantReadError:
                 self._send_answers()
-                if not self._take_ciphertext():
-                    break
             except ssl.SSLZeroReturnError:
                 self._ended = True
             except ssl.SSLEOFError:
                 self._end_unannounced()
             except ssl.SSLError as exc:
                 self._failure = _text_of(exc)
-                self._send_answers()  # an alert
+                self._push_alert()
             else:
                 self._ended = count == 0
                 got += count
         return got
+
+    def _has_ciphertext(self) -> bool:
+        """Whether it makes sense to ask OpenSSL; also for what it says at the end of the stream below."""
+        return bool(self._incoming.pending or self._incoming.eof or self._tls.pending())
 
     def _take_ciphertext(self) -> bool:
         try:
@@ -189,8 +193,12 @@ class TlsStream(ByteStream):
         else:
             self._ended = True
 
+    def _push_alert(self) -> None:
+        with suppress(StreamBroken):
+            self._stream.try_send(bytes(self._unsent) + self._outgoing.read())
+
     def _send_answers(self) -> None:
-        """What OpenSSL says on its own: key updates, alerts."""
+        """What OpenSSL says on its own: key updates, tickets."""
         self._push()
         if self._failure is None and self._outgoing.pending + len(self._unsent) > _ANSWERS_LIMIT:
             self._failure = "the peer asks for more TLS answers than it reads"
@@ -315,7 +323,7 @@ class TlsStream(ByteStream):
         pushed = self._push()
         if self._woken or self._closed or self._failure is not None:
             return True
-        if readable and (self._held or self._ended or self._incoming.pending or self._tls.pending()):
+        if readable and (self._held or self._ended or self._has_ciphertext()):
             return True
         return writable and pushed
 
