@@ -1,0 +1,63 @@
+"""A client's events: every listener gets all from its beginning on, bounded, up to the last one."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from tunnelkit.events import EVENTS_KEPT, Closed, Connected, Events, Lost
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_listener_gets_what_comes_after_it() -> None:
+    events = Events()
+    events.tell(Connected(transport="websocket"))
+    listener = events.listen()
+    events.tell(Lost(reason="cut"))
+    events.tell(Closed(reason="done"))
+    events.tell(Lost(reason="never seen: Closed is the last"))
+    assert [event async for event in listener] == [Lost(reason="cut"), Closed(reason="done")]
+    assert [event async for event in listener] == []
+
+
+async def test_a_late_listener_gets_the_end_alone() -> None:
+    events = Events()
+    events.tell(Closed(reason="done"))
+    assert [event async for event in events.listen()] == [Closed(reason="done")]
+
+
+async def test_waiting_and_cancelling_lose_nothing() -> None:
+    events = Events()
+    listener = events.listen()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await anext(listener)
+    async with anyio.create_task_group() as group:
+        seen: list[object] = []
+
+        async def listen() -> None:
+            seen.append(await anext(listener))
+
+        group.start_soon(listen)
+        await anyio.wait_all_tasks_blocked()
+        events.tell(Lost(reason="cut"))
+    assert seen == [Lost(reason="cut")]
+
+
+async def test_a_listener_that_lags_loses_the_oldest() -> None:
+    events = Events()
+    listener = events.listen()
+    for number in range(EVENTS_KEPT + 5):
+        events.tell(Lost(reason=str(number)))
+    first = await anext(listener)
+    assert first == Lost(reason="5")
+
+
+async def test_listeners_that_nobody_holds_cost_nothing() -> None:
+    events = Events()
+    listener = events.listen()
+    assert len(events._listeners) == 1
+    del listener
+    events.tell(Lost(reason="cut"))
+    assert len(events._listeners) == 0
