@@ -290,6 +290,31 @@ def test_no_room_event_for_a_stream_that_is_over() -> None:
     assert pair.client.take_room_events() == []
 
 
+def test_no_room_event_for_a_stream_whose_half_ended() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.client.send_data(stream, bytes(SMALL.send_buffer))
+    assert pair.client.send_room(stream) == 0
+    pair.client.send_fin(stream)
+    pair.to_server()
+    assert pair.client.take_room_events() == []
+
+
+def test_no_room_event_while_memory_is_short() -> None:
+    pair = Pair()
+    stream = pair.opened()
+    pair.client.send_data(stream, bytes(SMALL.send_buffer))
+    assert pair.client.send_room(stream) == 0
+    pair.client_budget.charge(pair.client_budget.capacity)
+    seen = []
+    for _ in range(3):
+        pair.to_server(16 * KIB)
+        seen.append((pair.client.take_room_events(), pair.client.send_room(stream)))
+    assert seen == [([], 0), ([], 0), ([], 0)]
+    pair.to_server(16 * KIB)
+    assert pair.client.take_room_events() == [Room(stream)]
+
+
 def test_near_exhaustion_a_turn_may_still_be_buffered() -> None:
     pair = Pair()
     stream = pair.opened()

@@ -144,16 +144,18 @@ class Multiplexer:
         stream = self._active.get(stream_id) or self._table.find(stream_id)
         if stream is None or stream.local is not OPENED:
             return 0
-        buffered = stream.buffered
-        room = self._limits.send_buffer - buffered
+        room = self._room_of(stream)
+        if not room:
+            self._table.starved.add(stream_id)
+        return room
+
+    def _room_of(self, stream: Stream) -> int:
+        room = self._limits.send_buffer - stream.buffered
         # Near exhaustion only the floor for sending is left, a turn's worth, which is reserved.
-        affordable = max(0, self._limits.frame_payload - buffered) + self._budget.spare
+        affordable = max(0, self._limits.frame_payload - stream.buffered) + self._budget.spare
         if affordable < room:
             room = affordable
-        if room > 0:
-            return room
-        self._table.starved.add(stream_id)
-        return 0
+        return room if room > 0 else 0
 
     def send_head(self, stream_id: int, block: bytes, *, fin: bool = False) -> None:
         """Buffer a whole head block. It may pass ``send_room``, never ``head_block_limit``."""
@@ -221,9 +223,9 @@ class Multiplexer:
         """The streams whose full send buffers have room again since the last call."""
         if not self._room:
             return []
-        events = [Room(stream_id) for stream_id in self._room if stream_id in self._active]
+        streams = [stream for stream_id in self._room if (stream := self._active.get(stream_id)) is not None]
         self._room = []
-        return events
+        return [Room(stream.id) for stream in streams if stream.local is OPENED]
 
     def _after_turn(self, stream: Stream) -> None:
         table = self._table
@@ -233,7 +235,7 @@ class Multiplexer:
             table.highest_sent = stream.id
         if stream.local is CLOSED and stream.finished:
             table.finish(stream)
-        elif stream.id in table.starved and stream.buffered * 2 <= self._limits.send_buffer:
+        elif stream.id in table.starved and stream.buffered * 2 <= self._limits.send_buffer and self._room_of(stream):
             table.starved.discard(stream.id)
             self._room.append(stream.id)
 
