@@ -328,7 +328,7 @@ class GatewayExchange:
         if self._done:
             return
         self._exchange.fail(was_sent=True, refused=code == ResetCode.REFUSED)
-        self._lost()
+        self._lost(code)
 
     # -- the answer ----------------------------------------------------------------------------
 
@@ -364,8 +364,8 @@ class GatewayExchange:
 
     # -- failures ------------------------------------------------------------------------------
 
-    def _lost(self) -> None:
-        """The stream is gone without a complete answer."""
+    def _lost(self, code: int) -> None:
+        """The stream is gone without a complete answer: reset with ``code``."""
         attached = self._gateway.registry.attached(self._digest)
         if self._exchange.may_dispatch_again(
             has_body=self.request.has_body,
@@ -377,8 +377,10 @@ class GatewayExchange:
             self._again()
         elif self._exchange.outcome is Delivery.NEVER_SENT:
             self._fail(502, "refused", "the tunnel client did not take the request")
-        else:
+        elif code == ResetCode.SESSION_GONE:
             self._fail(502, "tunnel_lost", "the tunnel client was lost before it had answered")
+        else:
+            self._fail(502, "origin_failed", "the origin failed before it had answered")
 
     def _bad_answer(self, error: Exception) -> None:
         logger.warning("the tunnel client sent an answer that cannot be passed on: %s token=%s", error, self.masked)
