@@ -169,6 +169,7 @@ class Supervisor:
             accept=self._accept,
         )
         self._session = _ClientSession(grant, grant.resume_key, link)
+        self._choice.granted(grant.grace, anyio.current_time())
         return self._session
 
     async def _attach(self, session: _ClientSession, connection: Connection, opening: ClientOpening) -> OpeningResult:

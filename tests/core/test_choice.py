@@ -60,6 +60,7 @@ def connect(choice: Choice, now: float, *, progress: bool = True) -> None:
 
 MOVES = {
     "dial": lambda choice: choice.dialling(0.0),
+    "grant": lambda choice: choice.granted(GRACE, 0.0),
     "fail": lambda choice: choice.failed(WAY, 0.0),
     "connect": lambda choice: choice.connected(GRACE),
     "progress": lambda choice: choice.progress(),
@@ -250,6 +251,16 @@ def test_an_unknown_session_is_replaced_by_a_fresh_one_at_once() -> None:
     choice.dialling(10.5)
     choice.failed(Failed(Kind.REFUSED, "unknown_session"), 11.0)
     assert next_try(choice, 11.0, 1.0).when == 11.0 + LIMITS.retry_first
+
+
+def test_a_session_whose_first_attaching_was_not_answered_is_resumed() -> None:
+    choice = make()
+    choice.dialling(0.0)
+    choice.granted(GRACE, 0.0)
+    choice.failed(Failed(Kind.HANDSHAKE), 1.0)
+    assert next_try(choice, 1.0).resume
+    fail(choice, 2.0, Failed(Kind.REFUSED, "unknown_session"))  # ATTACH itself was lost
+    assert next_try(choice, 3.0) == Try("websocket", 2.1, resume=False)
 
 
 def test_a_session_that_the_server_ended_is_not_resumed() -> None:

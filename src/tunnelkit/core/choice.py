@@ -77,6 +77,7 @@ class ChoiceState(enum.Enum):
 
 CHOICE_MOVES: Final[dict[tuple[ChoiceState, str], ChoiceState]] = {
     (ChoiceState.IDLE, "dial"): ChoiceState.DIALLING,
+    (ChoiceState.DIALLING, "grant"): ChoiceState.DIALLING,
     (ChoiceState.DIALLING, "fail"): ChoiceState.IDLE,
     (ChoiceState.DIALLING, "connect"): ChoiceState.CONNECTED,
     (ChoiceState.DIALLING, "end"): ChoiceState.OVER,
@@ -87,7 +88,8 @@ CHOICE_MOVES: Final[dict[tuple[ChoiceState, str], ChoiceState]] = {
 
 
 class Choice:
-    """Ask ``next``, then tell ``dialling``, then ``failed``; or ``connected``, ``progress`` and ``lost``."""
+    """Ask ``next``, then tell ``dialling``, ``granted`` if it was, then ``failed``; or ``connected``, ``progress``
+    and ``lost``."""
 
     def __init__(self, limits: Limits, *, transports: tuple[str, ...] = ("websocket",)) -> None:
         """``transports``: names, the best first."""
@@ -149,6 +151,12 @@ class Choice:
     def dialling(self, now: float) -> None:
         self._advance("dial")
         self._last_dial = now
+
+    def granted(self, grace: float, now: float) -> None:
+        """A new session was granted, and ATTACH is about to be sent. If the answer to that is lost, the server may
+        well serve the session already, with requests on it: it is resumed, not given up."""
+        self._advance("grant")
+        self._resume_until = now + grace
 
     def failed(self, failure: Failed, now: float) -> None:
         """The dial came to nothing."""
