@@ -189,14 +189,17 @@ class Listener:
     async def _open(self, sock: socket.socket) -> ByteStream | None:
         try:
             stream = await adopt(sock)
-            if self._ssl_context is None:
-                return stream
-            return await self._start_tls(stream)
         except StreamBroken:  # gone already
             return None
+        if self._ssl_context is None:
+            return stream
+        try:
+            return await self._start_tls(stream)
+        except BaseException:
+            stream.abort()
+            raise
 
     async def _start_tls(self, stream: ByteStream) -> ByteStream | None:
-        peer = stream.peer_address[0]
         try:
             return await TlsStream.server(
                 stream,
@@ -204,9 +207,11 @@ class Listener:
                 timeout=self._handshake_timeout,
                 plain_http_answer=_PLAIN_HTTP_ANSWER,
             )
-        except (TlsFailure, TimeoutError) as exc:
-            self._logger.info("no TLS with %s: %s", peer, exc or "no handshake in time")
-            return None
+        except TlsFailure as exc:
+            self._logger.info("no TLS with %s: %s", stream.peer_address[0], exc)
+        except TimeoutError:
+            self._logger.info("no TLS with %s: no handshake in time", stream.peer_address[0])
+        return None
 
     def _current_context(self) -> ssl.SSLContext:
         context = self._ssl_context
