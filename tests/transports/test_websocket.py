@@ -33,6 +33,7 @@ from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.net.timers import Timers
+from tunnelkit.transports import websocket
 from tunnelkit.transports.base import Accepted, Connection, Dialler, DialRequest
 from tunnelkit.transports.websocket import MAX_BODY, WebSocketTransport
 from tunnelkit.transports.websocket_handshake import Target, request_fields
@@ -197,7 +198,9 @@ async def test_every_other_answer_came_from_something_in_between(answer: bytes, 
 
 
 @pytest.mark.parametrize("rest", [b"x" * (8 * MAX_BODY), b"", b"never more"])
-async def test_a_body_without_end_does_not_hold_the_status_up(rest: bytes) -> None:
+async def test_a_body_without_end_does_not_hold_the_status_up(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "BODY_TIMEOUT", 0.05)
+
     async def script(stream: MemoryStream, request: bytes) -> None:
         await stream.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 999999999\r\n\r\n" + rest)
         await anyio.sleep_forever()

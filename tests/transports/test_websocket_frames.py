@@ -106,7 +106,7 @@ def test_a_client_takes_unmasked_frames() -> None:
 
 
 @pytest.mark.parametrize("client", [False, True])
-@pytest.mark.parametrize("step", [0, 1, 1000])
+@pytest.mark.parametrize("step", [0, 61, 1000])
 def test_the_largest_message_passes(client: bool, step: int) -> None:
     message = bytes(i % 251 for i in range(MAX_MESSAGE))
     halves = frame(BINARY, message[:1000], masked=not client, fin=False) + frame(0, message[1000:], masked=not client)
