@@ -229,6 +229,7 @@ class TunnelClient(AsyncContextManagerMixin):
         self._supervisor.goaway()
         with anyio.move_on_after(self.limits.drain_timeout if timeout is None else timeout):
             await self._agent.idle.wait()
+            await self._supervisor.settle()
         self._supervisor.close()
 
     def close(self) -> None:

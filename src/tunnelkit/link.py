@@ -187,7 +187,7 @@ class Link:
         self._timer_bell = anyio.Event()
         self._timer_due = float("inf")
         self._progressed = False
-        self._heard = anyio.Event()  # replaced by whoever asks for a sign of life
+        self._heard = anyio.Event()  # replaced, once set, by whoever waits for the next message
 
     # -- for handlers --------------------------------------------------------------------------
 
@@ -269,12 +269,24 @@ class Link:
         """Ask the peer for a sign of life; whether one came within ``timeout`` seconds."""
         if self._run is None:
             return False
-        self._heard = anyio.Event()
+        heard = self._next_message()
         self.session.ask()
         self.ring()
         with anyio.move_on_after(timeout):
-            await self._heard.wait()
-        return self._heard.is_set()
+            await heard.wait()
+        return heard.is_set()
+
+    async def settle(self) -> None:
+        """Wait until every stream is over and the peer has all that was sent, or the session is gone. While there
+        is no connection, that is a wait for the next one."""
+        while not self.gone and (self.mux.active_streams or self.session.acked < self.session.sent):
+            await self._next_message().wait()
+
+    def _next_message(self) -> anyio.Event:
+        """Set when the peer is heard again, or the session ends."""
+        if self._heard.is_set():
+            self._heard = anyio.Event()
+        return self._heard
 
     def tell_sent(self) -> None:
         """Tell the handlers of streams that a connection took meanwhile."""
@@ -293,6 +305,7 @@ class Link:
             self.ring()
         self._fail_streams()
         self.mux.close()
+        self._heard.set()
 
     def _leave(self, run: _Run) -> None:
         if self._run is run:

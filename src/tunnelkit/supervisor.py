@@ -16,6 +16,7 @@ from .core.events import Opened
 from .core.opening import ClientOpening, OpeningResult
 from .core.proof import Purpose, attach_tag, epoch_key, proof
 from .errors import (
+    ConfigError,
     ConnectionLost,
     DialError,
     RegistrationRefused,
@@ -160,7 +161,7 @@ class Supervisor:
             raise RemoteProtocolError("the server granted a session without a key", code="bad_grant")
         link = Link(
             client=True,
-            limits=self._limits,
+            limits=self._agreed(grant),
             budget=self._budget,
             peer_window=grant.replay_window,
             peer_floor=grant.stream_floor,
@@ -171,6 +172,19 @@ class Supervisor:
         self._session = _ClientSession(grant, grant.resume_key, link)
         self._choice.granted(grant.grace, anyio.current_time())
         return self._session
+
+    def _agreed(self, grant: Grant) -> Limits:
+        """The floor is one number for both ends: what either grants without a word is what the other counts on."""
+        window = max(self._limits.stream_first_window, grant.stream_floor)
+        try:
+            return replace(
+                self._limits,
+                stream_floor=grant.stream_floor,
+                stream_first_window=window,
+                stream_max_window=max(self._limits.stream_max_window, window),
+            )
+        except ConfigError as error:
+            raise RemoteProtocolError(f"the grant's {error}", code="bad_grant") from error
 
     async def _attach(self, session: _ClientSession, connection: Connection, opening: ClientOpening) -> OpeningResult:
         await connection.ready()
@@ -269,6 +283,11 @@ class Supervisor:
         if self._session is not None:
             self._session.link.mux.goaway()
             self._session.link.ring()
+
+    async def settle(self) -> None:
+        """Wait until the server has all that the session's exchanges gave it."""
+        if self._session is not None:
+            await self._session.link.settle()
 
     def close(self, code: str = "closed") -> None:
         """End the session with BYE; ``run`` returns when that is sent."""
