@@ -103,6 +103,15 @@ def test_log_event_looks_at_the_level_first(kept: Kept) -> None:
     assert [record.getMessage() for record in kept.records] == ["seen", "seen          n=1 rate=0.2 ok=True"]
 
 
+def test_who_must_work_for_the_inner_lines_can_ask_first(kept: Kept) -> None:
+    assert AccessLog().details
+    ACCESS.setLevel(logging.INFO)
+    try:
+        assert not AccessLog().details
+    finally:
+        ACCESS.setLevel(logging.NOTSET)
+
+
 def test_a_line_of_a_retry_says_so(kept: Kept) -> None:
     AccessLog().sent(id=1, token="t", info="GET /", attempt=2)
     assert kept.records[0].getMessage().endswith("try=2")

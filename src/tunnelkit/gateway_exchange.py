@@ -17,10 +17,10 @@ from .core.frames import ResetCode, StreamKind
 from .core.problem import problem
 from .core.registry import Dispatch, Rejected
 from .core.routing import ToTunnel
-from .core.tokens import mask_token
+from .core.tokens import token_tag
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError
 from .forwarding import forward_request, forward_response, upgrade_of
-from .heads import RequestHead, ResponseHead, Trailers
+from .heads import RequestHead, ResponseHead, Trailers, field_values
 from .http.request import CallerRequest
 from .link import OpenField, Stream
 from .net.timers import Timer
@@ -46,7 +46,7 @@ class GatewayExchange:
     def __init__(self, gateway: Gateway, request: CallerRequest, route: ToTunnel, number: int, digest: bytes) -> None:
         self.request = request
         self.number = number
-        self.masked = mask_token(route.tokens[0])
+        self.masked = token_tag(route.tokens[0])
         self.session: ServerSession | None = None
         self.started = anyio.current_time()
         self.status = 0  # of what the caller was given
@@ -252,12 +252,12 @@ class GatewayExchange:
         gateway.registry.sent(self)
         self._restart_head_clock()
         self._timer = gateway.timers.at(self._head_due, self._head_late)
-        head = self.request.head
         gateway.access.sent(
             id=self.number,
             token=self.masked,
-            info=head.method + b" " + head.target,
+            info=self._head.method + b" " + self._head.target,
             ws=self.session.id[:8] if self.session is not None else "",
+            attempt=self._attempt if self._attempt > 1 else None,
         )
 
     def on_progress(self, limit: int) -> None:
@@ -303,9 +303,12 @@ class GatewayExchange:
         self._held = None
         if self._timer is not None:
             self._timer.cancel()
-        self._gateway.access.answer(
-            id=self.number, token=self.masked, ws=self.session.id[:8] if self.session is not None else ""
-        )
+        if self._gateway.access.details:
+            lengths = field_values(head.fields, b"content-length")
+            ws = self.session.id[:8] if self.session is not None else ""
+            self._gateway.access.answer(
+                id=self.number, token=self.masked, ws=ws, length=lengths[0] if lengths else None
+            )
 
     def on_data(self, data: bytes, fin: bool) -> None:
         try:

@@ -134,6 +134,11 @@ class AccessLog:
         self._pkg = pkg
         self._logger = logger
 
+    @property
+    def details(self) -> bool:
+        """Whether the inner two are written: for who must work for what they say."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def received(
         self,
         *,
@@ -156,7 +161,7 @@ class AccessLog:
             fields: Fields = {"info": mask_target(info), "ws": ws, "try": attempt}
             self._write(logging.DEBUG, "WS   SND", id, token, fields)
 
-    def answer(self, *, id: int, token: str, ws: str = "", length: int | None = None) -> None:
+    def answer(self, *, id: int, token: str, ws: str = "", length: int | bytes | None = None) -> None:
         """WS RCV: the answer's head came back through the session; ``length`` is what it says of its body."""
         if self._logger.isEnabledFor(logging.DEBUG):
             self._write(logging.DEBUG, "WS   RCV", id, token, {"ws": ws, "len": length})

@@ -19,7 +19,7 @@ from .core.budget import Budget
 from .core.opening import OpeningResult, ServerOpening
 from .core.proof import Purpose, attach_tag, epoch_key, verify
 from .core.registry import Decision, Expired, Registry
-from .core.tokens import mask_token, token_digest
+from .core.tokens import mask_token, token_digest, token_tag
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
@@ -45,6 +45,7 @@ class ServerSession:
         self.id = session_id
         self.digest = token_digest(handshake.token)
         self.masked = mask_token(handshake.token)
+        self.tag = token_tag(handshake.token)  # for logs
         self.token_prefix = handshake.token[:8]
         self.instance = handshake.instance
         self.client_version = handshake.client_version
@@ -84,7 +85,7 @@ class ServerSession:
 
     def __repr__(self) -> str:
         state = "gone" if self.ended else "attached" if self.attached else "detached"
-        return f"<ServerSession {self.id[:8]}... token={self.masked} {state} epoch={self.epoch}>"
+        return f"<ServerSession {self.id[:8]}... token={self.tag} {state} epoch={self.epoch}>"
 
 
 class SessionTable:
@@ -135,7 +136,7 @@ class SessionTable:
                 "refused a registration: %s (%s) token=%s addr=%s",
                 answer.detail,
                 answer.code,
-                mask_token(handshake.token),
+                token_tag(handshake.token),
                 peer.forwarded_for or peer.address,
             )
         return answer
@@ -420,7 +421,7 @@ def log_attached(session: ServerSession, connection: Connection, is_first: bool)
     logger.info(
         "%s token=%s addr=%s transport=%s client=%s session=%s...",
         "registered" if is_first else "resumed",
-        session.masked,
+        session.tag,
         session.peer.forwarded_for or session.peer.address,
         connection.transport,
         session.client_version,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import http.server
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -262,3 +263,22 @@ def test_the_client_keeps_dialling(origin: str) -> None:
         with program("tunnel_server.py", "--listen", f"127.0.0.1:{port}") as server:
             server.said("listening on ")
             client.said("ready ")
+
+
+def test_the_four_lines_of_a_request(server: Program, origin: str) -> None:
+    """As docs/logs.md shows them, with every field in its place."""
+    url = server.said("listening on ")
+    with program("tunnel_client.py", *client_flags(url, origin)) as client:
+        client.said("ready ")
+        get(url, f"/_token/{TOKEN}/page")
+        lines = [server.logged(event) for event in ("HTTP RCV", "WS   SND", "WS   RCV", "HTTP RET")]
+    token = r"token=my_b!g_\$\.\.\.#[0-9a-f]{6}"
+    patterns = [
+        rf"HTTP RCV      pkg=tunnelkit\.server {token} id=1 verb=GET url=/_token/my_b!g_\$\.\.\./page "
+        r"addr=127\.0\.0\.1 x-host= try=$",
+        rf'WS   SND      pkg=tunnelkit\.server {token} id=1 info="GET /page" ws=\S+ try=$',
+        rf"WS   RCV      pkg=tunnelkit\.server {token} id=1 ws=\S+ len=5$",
+        rf"HTTP RET      pkg=tunnelkit\.server {token} id=1 status=200 bytes=5 ms=\d+ outcome=answered$",
+    ]
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.search(pattern, line), line
