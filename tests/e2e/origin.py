@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 __all__ = ["BLOCK", "Arrived", "TestOrigin", "pattern_digest", "serve_origin"]
 
 BLOCK = bytes(range(256)) * 256
+SEND_BUFFER = 256 * 1024
 EARLY = b"early bytes of the origin"
 
 
@@ -279,6 +281,9 @@ async def serve_origin(port: int = 0) -> AsyncIterator[TestOrigin]:
     origin.port = listener.extra(SocketAttribute.local_port)
 
     async def handle(stream: SocketStream) -> None:
+        # Loopback's kernel would grow to megabytes a connection, and filling those of hundreds keeps this one thread
+        # from answering anybody.
+        stream.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         try:
             await origin.handle(stream)
         except* (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):

@@ -85,7 +85,8 @@ class Tunnel:
 
 
 @contextmanager
-def open_processes(backend: str) -> Iterator[Tunnel]:
+def open_processes(backend: str, *, origin_port: int = 0) -> Iterator[Tunnel]:
+    """``origin_port``: of another origin, which answers the same paths."""
     with ExitStack() as stack:
 
         def start(*arguments: str) -> Process:
@@ -95,7 +96,8 @@ def open_processes(backend: str) -> Iterator[Tunnel]:
 
         common = ("--backend", backend, "--log-level", "warning")
         origin = start("-m", "tests.e2e.origin", "0")
-        origin_port = int(origin.said("serving on "))
+        own_port = int(origin.said("serving on "))
+        origin_port = origin_port or own_port
         server = start("examples/tunnel_server.py", "--listen", "127.0.0.1:0", *common)
         port = int(server.said("listening on ").rpartition(":")[2])
         service = f"http://127.0.0.1:{origin_port}"
