@@ -70,10 +70,14 @@ def _load_chain(context: ssl.SSLContext, field: str, cert: Path, key: Path | Non
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except FileNotFoundError as error:
         missing = [str(path) for path in (cert, key) if path is not None and not _readable(path)]
-        raise ConfigError(field, f"cannot read {', '.join(missing) or cert}", "give the path of a PEM file") from error
+        raise ConfigError(
+            field, f"cannot read {', '.join(missing) or cert}", "give the path of a PEM file"
+        ) from error
     except (OSError, ssl.SSLError, ValueError) as error:
         raise ConfigError(
-            field, f"cannot use {cert}: {_reason(error)}", "give a PEM certificate chain and the key that belongs to it"
+            field,
+            f"cannot use {cert}: {_reason(error)}",
+            "give a PEM certificate chain and the key that belongs to it",
         ) from error
 
 
