@@ -67,9 +67,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio")
     parser.add_argument("--size", type=int, default=GB, help="bytes of the long bodies")
+    parser.add_argument(
+        "--origin-port", type=int, default=0, help="of a faster origin that knows /bytes/N, /status/N"
+    )
     arguments = parser.parse_args()
     print(f"backend {arguments.backend}")
-    with open_processes(arguments.backend) as tunnel:
+    with open_processes(arguments.backend, origin_port=arguments.origin_port) as tunnel:
         measure_stalled(tunnel)
     with open_processes(arguments.backend) as tunnel:
         measure_bulk(tunnel, arguments.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -121,6 +122,21 @@ async def test_events_of_a_stream_arrive_one_by_one() -> None:
                 while f"data: {number}\n\n".encode() not in rest:
                     rest += await stream.receive()
             assert f"data: {number + 1}\n\n".encode() not in rest
+
+
+async def test_events_half_a_second_apart_arrive_as_they_are_sent() -> None:
+    arrivals: list[float] = []
+    async with open_tunnel() as tunnel, tunnel.caller() as stream:
+        await stream.send(f"GET {tunnel.path('/sse?timed')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        _, _, data = await read_head(stream)
+        with anyio.fail_after(20):
+            for number in range(5):
+                while f"data: {number}\n\n".encode() not in data:
+                    data += await stream.receive()
+                assert f"data: {number + 1}\n\n".encode() not in data
+                arrivals.append(anyio.current_time())
+    distances = [later - earlier for earlier, later in pairwise(arrivals)]
+    assert min(distances) > 0.25, distances
 
 
 async def test_an_upgrade_is_spliced_with_early_bytes_and_half_close() -> None:
