@@ -234,6 +234,7 @@ class GatewayExchange:
     def _give_body(self, stream: Stream, data: bytes) -> None:
         self._exchange.send_data(len(data))
         stream.send_data(data)
+        self._restart_head_clock()
         if self._held is not None:
             self._held.append(data)
             self._held_size += len(data)
@@ -391,6 +392,9 @@ class GatewayExchange:
         self._fail(502, "bad_answer", "the answer of the tunnel client cannot be passed on")
 
     def _restart_head_clock(self) -> None:
+        """For body bytes on their way to the origin, and for those that it took: small ones do not show in credit.
+        An origin that takes none stops both when its window is full, and a caller that sends none has a clock of
+        its own."""
         self._head_due = anyio.current_time() + self._gateway.limits.response_head_timeout
 
     def _head_late(self) -> None:

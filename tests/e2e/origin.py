@@ -8,6 +8,7 @@
 ``/hold/NAME``           answers when the test calls ``release(NAME)``
 ``/half/N``              announces N bytes, sends half of them, and breaks off when released ("half")
 ``/early/N``             answers N without reading the body
+``/stall``               takes nothing and answers nothing until released ("stall")
 ``/raw/NAME``            sends ``raw[NAME]`` as it is, and closes
 ``/upgrade``             101, some early bytes, then everything back as it came, until the end of it
 ``/info``                103 and 100, then 200
@@ -135,6 +136,9 @@ class TestOrigin:
         _, name, *rest = path.split("/")
         if name == "early":
             await send_head(stream, int(rest[0]), 0, "Connection: close\r\n")
+            return False
+        if name == "stall":
+            await self._event(name).wait()
             return False
         if name == "upgrade":
             return await self._upgrade(request, reader, stream)
