@@ -26,7 +26,10 @@ DIRECTIONS = [
 async def is_blocked(stream: ByteStream, **directions: bool) -> bool:
     """Whether ``wait`` does not return, but for spurious returns, as a driver sees them."""
     for _ in range(5):
-        assert not directions.get("readable") or stream.receive_nowait() is None
+        if directions.get("readable"):
+            assert stream.receive_nowait() is None
+        if directions.get("writable"):
+            await fill(stream)  # a kernel finds room later, when it has tidied up
         with anyio.move_on_after(0.005) as scope:
             await stream.wait(**directions)
         if scope.cancelled_caught:
@@ -134,7 +137,6 @@ class StreamContract:
         taken = await fill(other)
         assert taken
         assert other.write_buffered <= 2 * WRITE_BUFFER + 4096
-        assert await is_blocked(other, writable=True)
         received = 0
 
         async def drain() -> None:

@@ -344,15 +344,20 @@ async def test_tls_and_a_context_that_changes() -> None:
 
 async def test_plain_http_to_a_tls_port_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tunnelkit.server")
-    async with serving(Listener.bind("127.0.0.1:0", ssl_context=CERTIFICATES.server), echo) as port:
-        answer = await asks(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    listener = Listener.bind("127.0.0.1:0", ssl_context=CERTIFICATES.server)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(lambda *, task_status: listener.serve(echo, task_status=task_status))
+        answer = await asks(listener.addresses[0][1], b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert answer.endswith(b"\r\n\r\nTLS is required here: use https:// or wss://\n")
+        listener.close()
     assert "no TLS with 127.0.0.1: TLS: http request" in caplog.text
 
 
 @pytest.mark.parametrize("question", [b"\x00\x01garbage that is no TLS at all", b"", b"\x16\x03\x01"])
-async def test_garbage_to_a_tls_port_costs_only_its_connection(question: bytes) -> None:
+async def test_garbage_to_a_tls_port_costs_only_its_connection(
+    question: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     def no_handler(stream: ByteStream) -> Any:
         raise AssertionError("no handshake, no handler")
 
@@ -361,6 +366,7 @@ async def test_garbage_to_a_tls_port_costs_only_its_connection(question: bytes) 
         await stream.send(question)
         await stream.send_eof()
         await ends(stream)
+    assert caplog.records == []
 
 
 async def ends(stream: ByteStream) -> None:

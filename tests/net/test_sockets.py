@@ -1,0 +1,99 @@
+"""What is special about the stream on plain sockets; the rest is in ``test_conformance``."""
+
+from __future__ import annotations
+
+import socket
+
+import anyio
+import pytest
+
+from tunnelkit.errors import StreamBroken
+from tunnelkit.net.adopt import adopt
+from tunnelkit.net.aio import RESET_ON_CLOSE
+from tunnelkit.net.sockets import SocketStream
+
+from .pairs import fill, pattern, tcp_sockets
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_peer_that_is_always_ready_does_not_keep_the_loop() -> None:
+    one, other = tcp_sockets()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+    stream, peer = SocketStream(one), SocketStream(other)
+    sent = received = 0
+    pretended = 0
+    while sent < 5_000_000:
+        taken = stream.try_send(pattern(65_536))
+        sent += taken
+        while received < sent:
+            data = peer.receive_nowait()
+            if data is None:
+                break
+            received += len(data)
+        if not taken:
+            pretended += 1
+            await stream.wait(writable=True)
+    assert pretended
+    stream.abort()
+    peer.abort()
+
+
+async def test_a_reset_fails_reading_and_writing() -> None:
+    one, other = tcp_sockets()
+    stream = SocketStream(one)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    other.close()
+    with pytest.raises(StreamBroken, match="reset"):
+        await stream.receive()
+    with pytest.raises(StreamBroken, match="reset"):
+        stream.try_send(b"x")
+    with pytest.raises(StreamBroken, match="reset"):
+        await stream.send_eof()
+    await stream.wait()
+    assert "failed" in repr(stream)
+    stream.abort()
+
+
+async def test_a_reset_fails_writing_first() -> None:
+    for half_close in (False, True):
+        one, other = tcp_sockets()
+        stream = SocketStream(one)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        other.close()
+        with pytest.raises(StreamBroken):
+            await (stream.send_eof() if half_close else stream.send(b"x"))
+        stream.abort()
+
+
+async def test_a_failure_that_one_task_meets_ends_the_others_wait() -> None:
+    one, other = tcp_sockets()
+    stream = SocketStream(one)
+    await fill(stream)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.wait)
+        await anyio.wait_all_tasks_blocked()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        other.close()
+        with pytest.raises(StreamBroken):
+            await stream.receive()
+    stream.abort()
+
+
+async def test_adopt_closes_a_socket_that_it_cannot_use() -> None:
+    sock = socket.socket()
+    sock.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await adopt(sock)
+
+
+async def test_adopt_of_a_socket_whose_peer_is_gone() -> None:
+    one, other = tcp_sockets()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    other.close()
+    stream = await adopt(one)
+    assert stream.peer_address == ("", 0)
+    with pytest.raises(StreamBroken):
+        await stream.receive()
+    stream.abort()
+    await anyio.lowlevel.checkpoint()
