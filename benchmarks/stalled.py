@@ -4,15 +4,16 @@ measured in the same run, so that they mean something on any machine.
     python -m benchmarks.stalled --backend asyncio
 
 300 callers ask for 1 GB each and read nothing. 50 others make small requests one after the other, before, while the
-stalled ones' buffers fill, and after.
+stalled ones' buffers fill, and after. 300 callers that come at the same moment cost something whatever they ask for:
+that is measured too, with answers of 100 bytes, and only the difference is the price of the stall.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 
 from tests.e2e.processes import Tunnel, download, fetch, in_threads, open_processes, stalled, upload
@@ -34,13 +35,21 @@ def show(what: str, now: tuple[float, float], alone: tuple[float, float]) -> Non
     print(f"{what:34} p50 {middle}   p99 {slowest}", flush=True)
 
 
+@contextmanager
+def crowd(tunnel: Tunnel, size: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        for _ in range(STALLED):
+            stack.enter_context(stalled(tunnel.port, size))
+        yield
+
+
 def measure_stalled(tunnel: Tunnel) -> None:
     percentiles(tunnel)  # warms up
     alone = percentiles(tunnel)
     show(f"{FAST} callers alone", alone, alone)
-    with ExitStack() as stack:
-        for _ in range(STALLED):
-            stack.enter_context(stalled(tunnel.port, GB))
+    with crowd(tunnel, 100):
+        show(f"as {STALLED} small requests begin", percentiles(tunnel), alone)
+    with crowd(tunnel, GB):
         show(f"as {STALLED} stalled ones begin", percentiles(tunnel), alone)
         started = time.perf_counter()
         tunnel.settle()
