@@ -41,7 +41,7 @@ class Lossy:
     _news: anyio.Event = field(default_factory=anyio.Event)
 
     def __post_init__(self) -> None:
-        self.session_id = self._session_id()
+        self.session_id = self.current_session()
 
     def _session_id(self) -> str:
         (session,) = self.tunnel.server.sessions()
@@ -71,7 +71,7 @@ class Lossy:
 
     def check_one_session(self, *, losses: int) -> None:
         """It was one session all the time, lost and resumed so many times, in turn."""
-        assert self._session_id() == self.session_id
+        assert self.current_session() == self.session_id
         told = [type(event) for event in self.events if not isinstance(event, Retrying)]
         assert told == [Lost, Resumed] * losses
         assert all(event.away < DEFAULT_LIMITS.grace for event in self.events if isinstance(event, Resumed))
@@ -141,7 +141,7 @@ async def test_bodies_survive_a_cut_every_second_and_silences() -> None:
         assert faults.inside >= 20
         assert faults.silences == 3
         assert with_cuts < 2 * uncut + 11 * faults.silences
-        assert link._session_id() == link.session_id
+        assert link.current_session() == link.session_id
         print(f"\nuncut {uncut:.1f} s, with {faults.inside} cuts and 3 silences {with_cuts:.1f} s")
 
 
@@ -359,7 +359,7 @@ async def test_resumes_cut_at_every_stage_of_opening() -> None:
         with anyio.fail_after(20):
             await gather(cut, transfer.run)
             await link.relay.until(lambda: link.relay.connections > len(stages) + 1)
-        assert link._session_id() == link.session_id
+        assert link.current_session() == link.session_id
         assert link.count(Retrying) > 5  # cut before ATTACH was answered
         assert link.count(Lost) > 1  # cut after it
 
@@ -424,4 +424,4 @@ async def test_a_request_on_its_way_when_the_link_is_cut_is_made_once() -> None:
             assert status == 200
             await link.resumed(link.relay.cuts)
         assert link.tunnel.origin.targets() == [f"/echo/{number}" for number in range(1, 13)]
-        assert link._session_id() == link.session_id
+        assert link.current_session() == link.session_id
