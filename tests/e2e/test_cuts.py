@@ -43,7 +43,7 @@ class Lossy:
     def __post_init__(self) -> None:
         self.session_id = self.current_session()
 
-    def _session_id(self) -> str:
+    def current_session(self) -> str:
         (session,) = self.tunnel.server.sessions()
         return session.id
 
