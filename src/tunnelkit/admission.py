@@ -61,13 +61,16 @@ class Admission:
             return Refusal(status=400, code="bad_request", detail=error.problem)
         digest = token_digest(handshake.token)
         source = self._source(peer, digest)
-        wait = self._failures.blocked(source, anyio.current_time())
-        if wait is not None:
-            return Refusal(status=429, code="rate_limited", detail="too many failed registrations", retry_after=wait)
-        refusal = await self._judge(handshake, peer, digest)
-        if refusal is not None:
+        refusal = self._blocked(source) or await self._judge(handshake, peer, digest, source)
+        if refusal is not None and refusal.code != "rate_limited":
             self._failures.failed(source, anyio.current_time())
         return refusal
+
+    def _blocked(self, source: str) -> Refusal | None:
+        wait = self._failures.blocked(source, anyio.current_time())
+        if wait is None:
+            return None
+        return Refusal(status=429, code="rate_limited", detail="too many failed registrations", retry_after=wait)
 
     def _source(self, peer: Peer, digest: bytes) -> str:
         """What failures are counted by: the address, but the token where every client seems to come from loopback
@@ -77,20 +80,28 @@ class Admission:
             return "token " + digest.hex()
         return address
 
-    async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes) -> Refusal | None:
+    async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes, source: str) -> Refusal | None:
         if self.listed_only and digest not in self.listed:
             return Refusal(status=403, code="forbidden", detail="this token is not listed at the server")
-        if not await self._password_right(handshake):
-            return Refusal(status=401, code="unauthorized", detail="wrong or missing password for this token")
-        if self._authorise is not None:
-            return await self._authorise(handshake, peer)
-        return None
-
-    async def _password_right(self, handshake: Handshake) -> bool:
         plan = self.credentials.check_plan(handshake.token, handshake.password)
         if isinstance(plan, NeedsHash):
-            right = await anyio.to_thread.run_sync(verify_hash, plan, limiter=self._hashing, abandon_on_cancel=True)
-            if right:
-                self.credentials.remember(plan)
-            return right
-        return not isinstance(plan, Refused)
+            refusal = await self._verify(plan, source)
+        else:
+            refusal = _WRONG_PASSWORD if isinstance(plan, Refused) else None
+        if refusal is None and self._authorise is not None:
+            return await self._authorise(handshake, peer)
+        return refusal
+
+    async def _verify(self, plan: NeedsHash, source: str) -> Refusal | None:
+        async with self._hashing:
+            # Many guesses at once would all be let through before the first of them has failed.
+            refusal = self._blocked(source)
+            if refusal is not None:
+                return refusal
+            if not await anyio.to_thread.run_sync(verify_hash, plan, abandon_on_cancel=True):
+                return _WRONG_PASSWORD
+        self.credentials.remember(plan)
+        return None
+
+
+_WRONG_PASSWORD = Refusal(status=401, code="unauthorized", detail="wrong or missing password for this token")

@@ -116,11 +116,12 @@ class TunnelServer(AsyncContextManagerMixin):
         self._half_close_answers = half_close == "answer"
         self._admin_password = admin_password
         self._key = secrets.token_bytes(32)
+        credentials = self._read_passwords()
         self._admission = Admission(
             limits=limits,
-            credentials=self._read_passwords(),
+            credentials=credentials,
             listed_only=known_tokens_only,
-            listed=self._named_tokens,
+            listed=self._listed(credentials),
             trusts_proxies=bool(self._trusts),
             authorise=authorise,
         )

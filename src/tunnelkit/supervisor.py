@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn, TypeAlias
 
 import anyio
 
@@ -23,7 +24,7 @@ from .errors import (
     RemoteProtocolError,
     SessionGone,
 )
-from .events import Connected, Events, Lost, Resumed, Retrying
+from .events import Connected, Events, Lost, Resumed, Retrying, Superseded
 from .handshake import Grant, Handshake, Resume
 from .link import Link, Stream, StreamHandler
 from .transports.base import Connection, Dialler, DialRequest, Transport
@@ -69,6 +70,9 @@ class _ClientSession:
         return Resume(session_id=self.id, epoch=self._epoch, proof=tag)
 
 
+_Attached: TypeAlias = tuple[_ClientSession, Connection, OpeningResult]
+
+
 class Supervisor:
     """One client's session after the other. ``announce`` is the handshake but for what resumes or gives up."""
 
@@ -94,6 +98,8 @@ class Supervisor:
         self._session: _ClientSession | None = None
         self._given_up: Resume | None = None
         self._logged_at = -FAILURE_LOG_INTERVAL
+        self._failure = ""  # of the last dial, not told yet
+        self._dialling: anyio.CancelScope | None = None
         self._closing = False
 
     # -- the loop ------------------------------------------------------------------------------
@@ -103,29 +109,38 @@ class Supervisor:
         while not self._closing:
             move = self._choice.next(anyio.current_time(), random.random())
             if isinstance(move, GiveUp):
-                raise RegistrationRefused(409, move.code, "the server ended this client's session")
-            await anyio.sleep_until(move.when)
-            await self._try(move)
+                self._give_up(move)
+            self._tell_retrying(move)
+            attached: _Attached | None = None
+            with anyio.CancelScope() as self._dialling:
+                await anyio.sleep_until(move.when)
+                attached = await self._try(move)
+            if attached is not None:
+                await self._serve(*attached)
 
-    async def _try(self, move: Try) -> None:
+    def _give_up(self, move: GiveUp) -> NoReturn:
+        if move.code == "superseded":
+            self._events.tell(Superseded(code=move.code))
+        raise RegistrationRefused(409, move.code, "the server ended this client's session")
+
+    async def _try(self, move: Try) -> _Attached | None:
         self._choice.dialling(anyio.current_time())
         if not move.resume:
             self._drop_session("given_up")
         try:
             with anyio.fail_after(self._limits.dial_timeout + self._limits.opening_timeout):
-                session, connection, opened = await self._connect(move)
+                return await self._connect(move)
         except RegistrationRefused as error:
             self._refused(error)
         except DialError as error:
             self._failed(error)
         except (ConnectionLost, RemoteProtocolError, TimeoutError) as error:
             self._failed(DialError("handshake", f"the connection did not attach: {error or 'no answer in time'}"))
-        else:
-            await self._serve(session, connection, opened)
+        return None
 
     # -- dialling and attaching ----------------------------------------------------------------
 
-    async def _connect(self, move: Try) -> tuple[_ClientSession, Connection, OpeningResult]:
+    async def _connect(self, move: Try) -> _Attached:
         session = self._session
         announce, epoch, tag = self._handshake(session)
         transport = self._way.transports[move.transport]
@@ -274,7 +289,13 @@ class Supervisor:
         if now - self._logged_at >= FAILURE_LOG_INTERVAL:
             self._logged_at = now
             logger.log(level, "cannot connect: %s; trying on", error)
-        self._events.tell(Retrying(reason=str(error), delay=0.0))
+        self._failure = str(error)
+
+    def _tell_retrying(self, move: Try) -> None:
+        failure, self._failure = self._failure, ""
+        if failure:
+            delay = max(0.0, move.when - anyio.current_time())
+            self._events.tell(Retrying(reason=failure, delay=delay))
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -292,5 +313,7 @@ class Supervisor:
     def close(self, code: str = "closed") -> None:
         """End the session with BYE; ``run`` returns when that is sent."""
         self._closing = True
+        if self._dialling is not None:
+            self._dialling.cancel()
         if self._session is not None:
             self._session.link.end(code)
