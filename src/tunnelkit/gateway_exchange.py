@@ -18,7 +18,7 @@ from .core.problem import problem
 from .core.registry import Dispatch, Rejected
 from .core.routing import ToTunnel
 from .core.tokens import token_tag
-from .errors import HeadError, LocalProtocolError, RemoteProtocolError
+from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
 from .forwarding import forward_request, forward_response, upgrade_of
 from .heads import RequestHead, ResponseHead, Trailers, field_values
 from .http.request import CallerRequest
@@ -163,7 +163,7 @@ class GatewayExchange:
         fields = {int(OpenField.X_HOST): self._x_host} if self._x_host is not None else None
         try:
             stream = session.link.open_stream(kind, self, fields)
-        except LocalProtocolError:
+        except (LocalProtocolError, SessionGone):
             self._again(full=True)
             return
         self.session = session
@@ -328,10 +328,10 @@ class GatewayExchange:
                 self.request.wake()
 
     def on_reset(self, code: int) -> None:
-        self._stream = None
-        if self._done:
+        stream, self._stream = self._stream, None
+        if self._done or stream is None:
             return
-        self._exchange.fail(was_sent=True, refused=code == ResetCode.REFUSED)
+        self._exchange.fail(was_sent=stream.was_sent, refused=code == ResetCode.REFUSED)
         self._lost(code)
 
     # -- the answer ----------------------------------------------------------------------------

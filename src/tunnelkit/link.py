@@ -68,13 +68,14 @@ class StreamHandler(Protocol):
 class Stream:
     """A handler's grip on one stream of a link."""
 
-    __slots__ = ("_link", "handler", "id", "open")
+    __slots__ = ("_link", "_withdrawn", "handler", "id", "open")
 
     def __init__(self, link: Link, stream_id: int, handler: StreamHandler) -> None:
         self._link = link
         self.id = stream_id
         self.handler = handler
         self.open = True
+        self._withdrawn = False
 
     @property
     def link(self) -> Link:
@@ -86,8 +87,8 @@ class Stream:
 
     @property
     def was_sent(self) -> bool:
-        """Whether any byte of this stream was taken by a connection."""
-        return not self.open or self._link.mux.was_sent(self.id)
+        """Whether any byte of this stream was taken by a connection; true to the end and after it."""
+        return not self._withdrawn and self._link.mux.was_sent(self.id)
 
     def send_head(self, block: bytes, *, fin: bool = False) -> None:
         if self.open:
@@ -114,6 +115,7 @@ class Stream:
         """Take the stream back if no byte of it was sent; True when it vanished without a trace."""
         if not self.open or not self._link.mux.withdraw(self.id):
             return False
+        self._withdrawn = True
         self._forget()
         return True
 
@@ -136,11 +138,12 @@ class Stream:
 class _Run:
     """One connection's time on the link."""
 
-    __slots__ = ("connection", "failure", "farewell", "scope")
+    __slots__ = ("connection", "failure", "farewell", "scope", "spoilt")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.farewell = b""  # the message to close with
+        self.spoilt = False  # a send was cancelled: the connection is only good for abort
         self.scope = anyio.CancelScope()
         self.failure: Exception | None = None
 
@@ -153,8 +156,9 @@ class _Run:
 class Link:
     """``accept`` makes the handler of a stream that the peer opens, or None to refuse it.
 
-    ``changed`` is called (synchronously) when a stream ended, so that its place can be given to another;
-    ``going_away`` when the peer said that it takes no new streams.
+    ``going_away`` is called (synchronously) when the peer said that it takes no new streams; ``ended``, with a code,
+    when the session is over but for our own doing: it must call ``end`` (which is all that it does by default),
+    after whatever is to happen before the streams fail.
     """
 
     def __init__(
@@ -168,8 +172,8 @@ class Link:
         peer_max_streams: int,
         logger: logging.Logger,
         accept: Callable[[Stream, Opened], StreamHandler | None] | None = None,
-        changed: Callable[[], None] | None = None,
         going_away: Callable[[], None] | None = None,
+        ended: Callable[[str], None] | None = None,
     ) -> None:
         self.limits = limits
         self.mux = Multiplexer(
@@ -179,8 +183,8 @@ class Link:
         self.streams: dict[int, Stream] = {}
         self._unsent: list[Stream] = []  # opened by us, and no byte of them taken yet
         self._accept = accept
-        self._changed = changed
         self._going_away = going_away
+        self._ended = ended or self.end
         self._logger = logger
         self._run: _Run | None = None
         self._bell = anyio.Event()
@@ -208,20 +212,24 @@ class Link:
     def open_stream(
         self, kind: StreamKind, handler: StreamHandler, fields: Mapping[int, bytes] | None = None
     ) -> Stream:
-        """Open a stream. Raises what ``Multiplexer.open_stream`` raises when there is no room."""
+        """Open a stream. Raises what ``Multiplexer.open_stream`` raises when there is no room, and SessionGone."""
+        if self.gone:
+            raise SessionGone("closed")
         stream_id = self.mux.open_stream(kind, fields or {})
         stream = Stream(self, stream_id, handler)
         self.streams[stream_id] = stream
         self._unsent.append(stream)
-        self.session.active = True
+        self._become_active()
         return stream
 
     def forget(self, stream_id: int) -> None:
-        if self.streams.pop(stream_id, None) is None:
-            return
-        self.session.active = bool(self.streams)
-        if self._changed is not None:
-            self._changed()
+        if self.streams.pop(stream_id, None) is not None:
+            self.session.active = bool(self.streams)
+
+    def _become_active(self) -> None:
+        if not self.session.active:
+            self.session.active = True
+            self._check_timer()
 
     def ring(self) -> None:
         """There may be something to send."""
@@ -250,10 +258,12 @@ class Link:
         try:
             with run.scope:
                 await self._serve(run, greeting, opened.unread)
+            self._leave(run)
+            failure = run.failure or ConnectionLost("it took nothing any more")
+            await self._close(run, failure)
         finally:
             self._leave(run)
-        failure = run.failure or ConnectionLost("ended")
-        await self._close(run, failure)
+            connection.abort()
         return failure
 
     def fence(self, reason: Exception) -> None:
@@ -291,18 +301,24 @@ class Link:
     def tell_sent(self) -> None:
         """Tell the handlers of streams that a connection took meanwhile."""
         waiting = []
-        for stream in self._unsent:
+        unsent, self._unsent = self._unsent, []  # a handler may open a stream
+        for stream in unsent:
             if stream.open and not stream.was_sent:
                 waiting.append(stream)
             elif stream.open:
-                stream.handler.on_sent()
-        self._unsent = waiting
+                self._call(stream, stream.handler.on_sent)
+        self._unsent[:0] = waiting
 
     def end(self, code: str) -> None:
-        """End the session with ``code``: the peer is told when a connection is there, every stream is over."""
+        """End the session with ``code``: the peer is told when a connection is there, every stream is over.
+
+        Where the connection takes no farewell, ``run`` ends after ``CLOSE_TIMEOUT`` all the same. Idempotent.
+        """
         if not self.gone:
             self.session.close(code, anyio.current_time())
             self.ring()
+            if self._run is not None:
+                self._run.scope.deadline = anyio.current_time() + CLOSE_TIMEOUT
         self._fail_streams()
         self.mux.close()
         self._heard.set()
@@ -329,18 +345,24 @@ class Link:
             self._break_off(run, error)
         except (ConnectionLost, SessionGone) as error:
             run.end(error)
+        except Exception:  # a bug of ours: it costs this session, not all the others of the process
+            self._logger.exception("session ended: it failed")
+            self._bid_farewell(run, "internal_error")
+            run.end(SessionGone("internal_error"))
 
     def _break_off(self, run: _Run, error: RemoteProtocolError) -> None:
         """The peer broke a rule of the wire: what the ends believe of each other cannot be trusted any more."""
         self._logger.warning("session ended: the peer broke the protocol: %s (%s)", error, error.code)
-        if self._run is run:
-            run.farewell = self._last_word(error.code)
+        self._bid_farewell(run, error.code)
         run.end(error)
 
-    def _last_word(self, code: str) -> bytes:
-        """BYE, taken while the session still has this connection."""
-        self.end(code)
-        return self.session.data_to_send(anyio.current_time(), LAST_WORD_LIMIT)
+    def _bid_farewell(self, run: _Run, code: str) -> None:
+        """End the session; BYE is taken while the session still has this connection."""
+        if self._run is run and not self.gone:
+            now = anyio.current_time()
+            self.session.close(code, now)
+            run.farewell = self.session.data_to_send(now, LAST_WORD_LIMIT)
+            self._ended(code)
 
     async def _read(self, run: _Run, unread: bytes | None) -> None:
         receive = run.connection.receive
@@ -354,6 +376,8 @@ class Link:
 
     def _receive(self, message: bytes) -> None:
         self._heard.set()
+        if self._unsent:
+            self.tell_sent()  # an answer may come before the send that carried its request has returned
         now = anyio.current_time()
         session = self.session
         touched: dict[int, Stream] = {}
@@ -361,11 +385,11 @@ class Link:
             for event in self.mux.receive_data(piece, now):
                 self._deliver(event, touched)
         for stream in touched.values():
-            stream.handler.on_settled()
+            self._call(stream, stream.handler.on_settled)
         if session.state is State.GONE:
-            self._fail_streams()
-            self.mux.close()
-            raise SessionGone(session.peer_bye or "closed")
+            code = session.peer_bye or "closed"
+            self._ended(code)
+            raise SessionGone(code)
         if session.has_output or self.mux.has_output:
             self.ring()
         self._check_timer()
@@ -373,7 +397,8 @@ class Link:
     async def _write(self, run: _Run, greeting: bytes) -> None:
         connection = run.connection
         if greeting:
-            await connection.send(greeting)
+            await connection.ready()
+            await self._send(run, greeting)
         while True:
             room = await connection.ready()
             if self._run is not run:
@@ -381,7 +406,7 @@ class Link:
             self._bell = anyio.Event()
             message = self.session.data_to_send(anyio.current_time(), room)
             if message:
-                await connection.send(message)
+                await self._send(run, message)
                 if self._unsent:
                     self.tell_sent()
                 self._deliver_rooms()
@@ -390,6 +415,13 @@ class Link:
             else:
                 self._check_timer()
                 await self._bell.wait()
+
+    async def _send(self, run: _Run, message: bytes) -> None:
+        try:
+            await run.connection.send(message)
+        except BaseException:
+            run.spoilt = True
+            raise
 
     async def _keep_time(self, run: _Run) -> None:
         while True:
@@ -413,15 +445,13 @@ class Link:
 
     async def _close(self, run: _Run, failure: Exception) -> None:
         """Tell the peer why, as far as that is possible in a moment, and close."""
-        if isinstance(failure, ConnectionLost):
-            run.connection.abort()
+        if run.spoilt or isinstance(failure, ConnectionLost):
             return
         with anyio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionLost):
             if run.farewell:
                 await run.connection.ready()
                 await run.connection.send(run.farewell)
             await run.connection.aclose(1002 if isinstance(failure, RemoteProtocolError) else 1000)
-        run.connection.abort()
 
     # -- events --------------------------------------------------------------------------------
 
@@ -438,11 +468,17 @@ class Link:
             self._drop(event)
             return
         touched[stream.id] = stream
+        self._call(stream, self._hand_over, stream, event)
+
+    def _call(self, stream: Stream, method: Callable[..., None], *args: object) -> None:
+        """Call into a handler. One that fails costs its own stream, and is told that it is over."""
         try:
-            self._hand_over(stream, event)
+            method(*args)
         except Exception:
-            self._logger.exception("a stream's handler failed; the stream is reset")
-            stream.reset(ResetCode.INTERNAL)
+            self._logger.exception("a stream's handler failed")
+            if stream.open:
+                stream.reset(ResetCode.INTERNAL)
+                self._call(stream, stream.handler.on_reset, ResetCode.INTERNAL)
 
     def _hand_over(self, stream: Stream, event: Event) -> None:
         if isinstance(event, Data):
@@ -464,27 +500,29 @@ class Link:
 
     def _open_by_peer(self, event: Opened) -> None:
         stream = Stream(self, event.stream_id, _NO_HANDLER)
-        handler = self._accept(stream, event) if self._accept is not None else None
+        try:
+            handler = self._accept(stream, event) if self._accept is not None else None
+        except Exception:
+            self._logger.exception("no handler could be made for a stream")
+            stream.reset(ResetCode.INTERNAL)
+            return
         if handler is None:
-            self.mux.reset(event.stream_id, ResetCode.REFUSED)
+            stream.reset(ResetCode.REFUSED)
             return
         stream.handler = handler
         self.streams[event.stream_id] = stream
-        self.session.active = True
+        self._become_active()
 
     def _deliver_rooms(self) -> None:
         for event in self.mux.take_room_events():
             stream = self.streams.get(event.stream_id)
             if stream is not None:
-                stream.handler.on_room()
+                self._call(stream, stream.handler.on_room)
 
     def _fail_streams(self) -> None:
         for stream in list(self.streams.values()):
             stream._forget()
-            try:
-                stream.handler.on_reset(ResetCode.SESSION_GONE)
-            except Exception:
-                self._logger.exception("a stream's handler failed as its session ended")
+            self._call(stream, stream.handler.on_reset, ResetCode.SESSION_GONE)
 
 
 class _NoHandler:

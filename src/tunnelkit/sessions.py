@@ -230,6 +230,7 @@ class SessionTable:
             peer_max_streams=self.limits.max_streams,
             logger=logger,
             going_away=lambda: self._retire(session),
+            ended=lambda code: self.end(session, code),
         )
         session = ServerSession(self._make_id(), handshake, peer, link, self._make_key())
         return session

@@ -1,0 +1,530 @@
+"""A link: streams over connections that fail at any moment, at either end (hazards 1 to 6 of the design)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from tunnelkit.config import KIB
+from tunnelkit.core.events import Opened
+from tunnelkit.core.frames import ResetCode, StreamKind
+from tunnelkit.core.session import State
+from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
+from tunnelkit.link import Stream, StreamHandler
+from tunnelkit.transports.memory import QUEUE_LIMIT, Faults
+
+from .links import SOON, Ask, Echo, Silent, joined, pattern
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 300_000  # more than any first window: credit has to come back
+
+
+async def test_streams_go_both_ways_and_leave_nothing() -> None:
+    async with joined() as pair:
+        pair.attach()
+        asks = [Ask(pair.server, size) for size in (0, 1, 16 * KIB, SIZE)]
+        for ask, size in zip(asks, (0, 1, 16 * KIB, SIZE), strict=True):
+            assert await ask.answered() == pattern(size)
+        await pair.clean()
+
+
+# -- connections take over ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["cancelled", "late"])
+async def test_a_writer_inside_send_is_fenced(stubborn: bool) -> None:
+    """Hazard 2: what the old connection took goes out again, and its late result changes nothing."""
+    async with joined() as pair:
+        old, _ = pair.attach()
+        ask = Ask(pair.server, SIZE)
+        with anyio.fail_after(10):
+            await ask.progressed.wait()
+        old.stubborn = stubborn
+        old.hold("sent")
+        await old.arrived("sent")
+        new, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        old.release()
+        assert await ask.answered() == pattern(SIZE)
+        assert pair.server.session.epoch == pair.epoch
+        assert pair.server.connection is new
+        await pair.clean()
+
+
+@pytest.mark.parametrize("first", ["server", "client"])
+async def test_one_end_notices_the_loss_earlier(first: str) -> None:
+    """Hazard 3: the other still believes in its connection when the new one takes over."""
+    async with joined() as pair:
+        server, client = pair.attach()
+        ask = Ask(pair.server, SIZE)
+        with anyio.fail_after(10):
+            await ask.progressed.wait()
+        other = client if first == "server" else server
+        other.inner.stall()
+        (server if first == "server" else client).inner.abort()
+        assert isinstance(await pair.over(first), ConnectionLost)
+        assert (pair.client if first == "server" else pair.server).connection is other
+        pair.attach()
+        assert await ask.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+async def test_resumes_that_are_lost_or_overtaken() -> None:
+    """Hazard 4: one that only the server saw, one that only the client saw, then one that both see."""
+    async with joined() as pair:
+        pair.attach()
+        ask = Ask(pair.server, SIZE)
+        with anyio.fail_after(10):
+            await ask.progressed.wait()
+        pair.attach(only="server")
+        await anyio.wait_all_tasks_blocked()
+        pair.attach(only="client")
+        await anyio.wait_all_tasks_blocked()
+        pair.attach()
+        pair.attach()
+        assert await ask.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+async def test_both_ends_read_while_their_writes_wait() -> None:
+    """Hazard 1: with both ways full neither end could go on if it did not read."""
+    async with joined(accept=lambda stream, opened: Echo(stream)) as pair:
+        server, client = pair.attach()
+        server.inner.stall()
+        client.inner.stall()
+        asks = [Ask(pair.server, 64 * KIB) for _ in range(2 * QUEUE_LIMIT // (64 * KIB))]
+        await anyio.wait_all_tasks_blocked()
+        client.inner.stall(False)
+        await anyio.wait_all_tasks_blocked()
+        server.inner.stall(False)
+        for ask in asks:
+            assert await ask.answered() == pattern(64 * KIB)
+        await pair.clean()
+
+
+@pytest.mark.parametrize(("reorder", "duplicate"), [(True, False), (False, True), (True, True)])
+async def test_a_connection_without_order(reorder: bool, duplicate: bool) -> None:
+    async with joined() as pair:
+        pair.attach(Faults(reorder=reorder, duplicate=duplicate))
+        asks = [Ask(pair.server, SIZE) for _ in range(3)]
+        for ask in asks:
+            assert await ask.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+# -- cancellation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["server", "client"])
+@pytest.mark.parametrize("place", ["ready", "send", "sent", "receive"])
+async def test_cancelling_run_anywhere_leaves_a_session_that_resumes(place: str, end: str) -> None:
+    """Hazard 6: core and credit are consistent, whichever await was cancelled."""
+    async with joined() as pair:
+        server, client = pair.attach()
+        ask = Ask(pair.server, SIZE)
+        with anyio.fail_after(10):
+            await ask.progressed.wait()
+        gate = server if end == "server" else client
+        gate.hold(place)
+        await gate.arrived(place)
+        pair.scopes[end].cancel()
+        with anyio.fail_after(10):
+            await pair._over[end].wait()
+        link = pair.server if end == "server" else pair.client
+        assert link.session.state is State.DETACHED
+        assert link.connection is None
+        with pytest.raises(ConnectionLost):
+            await gate.inner.receive()  # the connection was dropped, not left behind
+        pair.attach()
+        assert await ask.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+async def test_cancelling_a_farewell_drops_the_connection() -> None:
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        server.hold("aclose")
+        pair.server.end("over")
+        await server.arrived("aclose")
+        pair.scopes["server"].cancel()
+        with anyio.fail_after(10):
+            await pair._over["server"].wait()
+        with pytest.raises(ConnectionLost):
+            await server.inner.receive()
+
+
+# -- resets ------------------------------------------------------------------------------------
+
+
+async def test_resets_from_both_ends_at_once() -> None:
+    """Hazard 5."""
+    handlers: list[Silent] = []
+    streams: list[Stream] = []
+
+    def accept(stream: Stream, opened: Opened) -> StreamHandler:
+        streams.append(stream)
+        handlers.append(Silent())
+        return handlers[-1]
+
+    async with joined(accept=accept) as pair:
+        server, client = pair.attach()
+        ask = Ask(pair.server, 10_000)
+        await pair.until(lambda: streams)
+        server.inner.stall()
+        client.inner.stall()
+        streams[0].reset(ResetCode.CANCEL)
+        ask.stream.reset(ResetCode.CANCEL)
+        await anyio.wait_all_tasks_blocked()
+        server.inner.stall(False)
+        client.inner.stall(False)
+        after = Ask(pair.server, 0)
+        await pair.until(lambda: len(streams) == 2)
+        assert ("reset", ResetCode.CANCEL) not in handlers[0].heard  # whoever resets is told nothing more
+        assert ask.code is None
+        after.stream.reset(ResetCode.CANCEL)
+        await pair.clean()
+
+
+async def test_data_for_a_stream_that_was_reset_meanwhile() -> None:
+    streams: list[Stream] = []
+
+    def accept(stream: Stream, opened: Opened) -> StreamHandler:
+        streams.append(stream)
+        return Silent()
+
+    async with joined(accept=accept) as pair:
+        pair.attach()
+        ask = Ask(pair.server, 1)
+        await pair.until(lambda: streams)
+        second = Ask(pair.server, SIZE)
+        await pair.until(lambda: len(streams) == 2)
+        streams[1].reset(ResetCode.LIMIT)  # with data under way to it
+        with anyio.fail_after(10):
+            await second.done.wait()
+        assert second.code == ResetCode.LIMIT
+        ask.stream.reset(ResetCode.CANCEL)
+        await pair.clean()
+
+
+async def test_a_stream_opened_and_reset_in_one_message_is_nobodys() -> None:
+    """Hazard 10."""
+    opened: list[Opened] = []
+
+    def accept(stream: Stream, event: Opened) -> StreamHandler:
+        opened.append(event)
+        return Silent()
+
+    async with joined(accept=accept) as pair:
+        server, client = pair.attach()
+        client.hold("receive")
+        server.hold("ready")
+        ask = Ask(pair.server, 10)
+        ask.stream.reset(ResetCode.CANCEL)
+        server.release()
+        client.release()
+        kept = Ask(pair.server, 0)
+        await pair.until(lambda: len(opened) == 1)
+        kept.stream.reset(ResetCode.CANCEL)
+        await pair.clean()
+
+
+async def test_a_refused_stream() -> None:
+    async with joined(accept=lambda stream, opened: None) as pair:
+        pair.attach()
+        ask = Ask(pair.server, 100)
+        await ask.answered()
+        assert ask.code == ResetCode.REFUSED
+        await pair.clean()
+
+
+# -- handlers that fail ------------------------------------------------------------------------
+
+
+class Clumsy(Silent):
+    """Fails in one of its methods."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        setattr(self, method, self._fail)
+
+    def _fail(self, *args: object) -> None:
+        raise ValueError("a handler's mistake")
+
+
+@pytest.mark.parametrize("method", ["on_head", "on_data", "on_settled"])
+async def test_a_handler_that_fails_costs_its_stream_alone(method: str) -> None:
+    handlers: list[StreamHandler] = [Clumsy(method)]
+
+    def accept(stream: Stream, opened: Opened) -> StreamHandler:
+        return handlers.pop() if handlers else Echo(stream)
+
+    async with joined(accept=accept) as pair:
+        pair.attach()
+        clumsy = handlers[0]
+        failing, fine = Ask(pair.server, SIZE), Ask(pair.server, SIZE)
+        await failing.answered()
+        assert failing.code == ResetCode.INTERNAL
+        assert isinstance(clumsy, Clumsy)
+        assert clumsy.heard[-1] == ("reset", ResetCode.INTERNAL)  # it is told, so that nobody waits on it
+        assert await fine.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+@pytest.mark.parametrize("method", ["on_sent", "on_room", "on_progress"])
+async def test_an_opener_that_fails_costs_its_stream_alone(method: str) -> None:
+    async with joined() as pair:
+        pair.attach()
+        clumsy = Clumsy(method)
+        stream = pair.server.open_stream(StreamKind.HTTP, clumsy)
+        stream.send_head(b"a head")
+        while room := stream.room:
+            stream.send_data(bytes(room))
+        fine = Ask(pair.server, SIZE)
+        await clumsy.until(lambda: ("reset", ResetCode.INTERNAL) in clumsy.heard)
+        assert await fine.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+async def test_an_acceptor_that_fails_refuses_the_stream() -> None:
+    def accept(stream: Stream, opened: Opened) -> StreamHandler:
+        raise ValueError("an acceptor's mistake")
+
+    async with joined(accept=accept) as pair:
+        pair.attach()
+        ask = Ask(pair.server, 100)
+        await ask.answered()
+        assert ask.code == ResetCode.INTERNAL
+        await pair.clean()
+
+
+async def test_a_handler_that_fails_as_the_session_ends() -> None:
+    async with joined() as pair:
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        pair.server.open_stream(StreamKind.HTTP, Clumsy("on_reset")).send_head(b"")
+        ask = Ask(pair.server, 100)
+        pair.server.end("over")
+        assert ask.code == ResetCode.SESSION_GONE
+        assert isinstance(await pair.over("server"), SessionGone)
+
+
+# -- the end -----------------------------------------------------------------------------------
+
+
+async def test_the_end_is_told_with_its_code() -> None:
+    async with joined(accept=lambda stream, opened: Silent()) as pair:
+        pair.attach()
+        ask = Ask(pair.server, SIZE)
+        await pair.until(lambda: pair.client.streams)
+        pair.server.end("draining")
+        assert ask.code == ResetCode.SESSION_GONE  # at once, whatever the connection does
+        failure = await pair.over("client")
+        assert isinstance(failure, SessionGone)
+        assert failure.code == "draining"
+        assert isinstance(await pair.over("server"), SessionGone)
+        assert pair.client.gone
+        await pair.clean()
+
+
+async def test_the_end_comes_though_the_connection_takes_nothing() -> None:
+    async with joined() as pair:
+        server, _ = pair.attach()
+        server.hold("ready", "aclose")
+        pair.server.ring()
+        await server.arrived("ready")
+        pair.server.end("over")
+        await pair.over("server")  # bounded by a deadline of its own
+        assert pair.server.session.state is State.GONE
+
+
+async def test_nothing_opens_on_a_link_that_ended() -> None:
+    async with joined() as pair:
+        pair.server.end("over")
+        with pytest.raises(SessionGone):
+            Ask(pair.server, 0)
+        await pair.clean()
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"\x63\0\0\0" + bytes(8), "unknown_frame"),
+        (b"\x03\0\0\x01" + (40).to_bytes(8) + b"x", "stream_id"),
+    ],
+)
+async def test_a_broken_protocol_ends_the_session_and_the_peer_is_told(
+    payload: bytes, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with joined(accept=lambda stream, opened: Silent()) as pair:
+        pair.attach()
+        ask = Ask(pair.server, 10)
+        await pair.until(lambda: pair.client.streams)
+        monkeypatch.setattr(pair.client.mux, "frames_to_send", lambda limit: [payload])
+        Ask(pair.client, 0)
+        failure = await pair.over("server")
+        assert isinstance(failure, RemoteProtocolError)
+        assert failure.code == code
+        assert ask.code == ResetCode.SESSION_GONE
+        told = await pair.over("client")
+        assert isinstance(told, SessionGone)
+        assert told.code == code
+
+
+async def test_a_bug_costs_the_session_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with joined() as pair:
+        pair.attach()
+        monkeypatch.setattr(pair.server.mux, "receive_data", _broken)
+        ask = Ask(pair.server, 10)
+        failure = await pair.over("server")
+        assert isinstance(failure, SessionGone)
+        assert failure.code == "internal_error"
+        assert ask.code == ResetCode.SESSION_GONE
+
+
+def _broken(*args: object) -> None:
+    raise RuntimeError("a bug")
+
+
+# -- signs of life -----------------------------------------------------------------------------
+
+
+async def test_a_peer_that_answers() -> None:
+    async with joined() as pair:
+        assert not await pair.server.answers(0)  # no connection, no sign
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        answers: list[bool] = []
+
+        async def ask() -> None:
+            answers.append(await pair.server.answers(10))
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(ask)
+        assert answers == [True] * 3
+
+
+async def test_a_peer_that_is_silent() -> None:
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        server.inner.stall()
+        assert not await pair.server.answers(0.02)
+
+
+async def test_an_ack_goes_alone() -> None:
+    def accept(stream: Stream, opened: Opened) -> StreamHandler:
+        return Silent()
+
+    async with joined(accept=accept) as pair:
+        pair.attach()
+        Ask(pair.server, 1000)
+        await pair.until(lambda: pair.server.session.sent)
+        await pair.until(lambda: pair.server.session.acked == pair.server.session.sent)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_silence_fails_the_connection_and_the_session_goes_on(busy: bool) -> None:
+    async with joined(SOON) as pair:
+        server, client = pair.attach()
+        ask = Ask(pair.server, SIZE) if busy else None
+        server.inner.stall()
+        client.inner.stall()
+        for end in ("server", "client"):
+            assert isinstance(await pair.over(end), ConnectionLost)
+        pair.attach()
+        ask = ask or Ask(pair.server, SIZE)
+        assert await ask.answered() == pattern(SIZE)
+        await pair.clean()
+
+
+async def test_silence_is_noticed_though_the_writer_is_stuck() -> None:
+    async with joined(SOON) as pair:
+        server, _ = pair.attach()
+        server.hold("send")
+        server.inner.stall()
+        assert isinstance(await pair.over("server"), ConnectionLost)
+
+
+async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
+    limits = replace(SOON, ping_idle_silence=3600.0, ping_idle_timeout=3600.0)
+    async with joined(limits) as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        server.hold("ready")
+        server.inner.stall()
+        Ask(pair.server, 0)
+        assert isinstance(await pair.over("server"), ConnectionLost)
+
+
+# -- withdrawing -------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_was_never_sent_vanishes() -> None:
+    async with joined() as pair:
+        ask = Ask(pair.server, 1000)
+        assert not ask.stream.was_sent
+        assert ask.stream.withdraw()
+        assert not ask.stream.was_sent
+        assert not ask.stream.withdraw()
+        await pair.clean()
+
+
+async def test_whether_a_stream_was_sent_is_known_after_the_end() -> None:
+    async with joined(accept=lambda stream, opened: Silent()) as pair:
+        pair.attach()
+        sent = Ask(pair.server, 10)
+        await pair.until(lambda: pair.client.streams)
+        pair.server.fence(ConnectionLost("for the test"))
+        unsent = Ask(pair.server, 10)
+        pair.server.end("over")
+        assert sent.stream.was_sent
+        assert not unsent.stream.was_sent
+
+
+async def test_sent_is_told_before_the_answer() -> None:
+    order: list[str] = []
+
+    class Watch(Silent):
+        def on_sent(self) -> None:
+            order.append("sent")
+
+        def on_head(self, block: bytes, fin: bool) -> None:
+            order.append("head")
+            self.news.set()
+
+    async with joined() as pair:
+        server, _ = pair.attach()
+        server.hold("sent")
+        watch = Watch()
+        stream = pair.server.open_stream(StreamKind.HTTP, watch)
+        stream.send_head(b"a head", fin=True)
+        await watch.until(lambda: "head" in order)
+        server.release()
+        await anyio.wait_all_tasks_blocked()
+        assert order == ["sent", "head"]
+
+
+async def test_the_owner_hears_of_the_end_before_the_streams() -> None:
+    """So that what was never sent goes elsewhere before anything fails."""
+    order: list[str] = []
+
+    async with joined(accept=lambda stream, opened: Silent()) as pair:
+        ask = Ask(pair.server, 10)
+
+        def ended(code: str) -> None:
+            order.append(code)
+            assert ask.code is None
+            pair.server.end(code)
+
+        pair.server._ended = ended
+        pair.attach()
+        await pair.until(lambda: pair.client.streams)
+        pair.client.end("leaving")
+        await ask.answered()
+        assert order == ["leaving"]
