@@ -84,6 +84,7 @@ async def test_resumes_that_are_lost_or_overtaken() -> None:
         pair.attach(only="client")
         await anyio.wait_all_tasks_blocked()
         pair.attach()
+        await anyio.wait_all_tasks_blocked()
         pair.attach()
         assert await ask.answered() == pattern(SIZE)
         await pair.clean()
