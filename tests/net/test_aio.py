@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -182,6 +183,20 @@ async def test_a_reset_fails_every_waiter_at_once() -> None:
         stream.receive_nowait()
     assert "failed" in repr(stream)
     await stream.aclose()
+
+
+async def test_what_came_before_a_write_failed_can_be_read() -> None:
+    stream, peer = await open_one()
+    peer.send(b"early answer")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, aio.RESET_ON_CLOSE)
+    peer.close()
+    with suppress(StreamBroken):
+        while True:  # no turn of the loop, so that it has not read yet
+            stream.try_send(b"x")
+    assert await stream.receive() == b"early answer"
+    with pytest.raises(StreamBroken):
+        await stream.receive()
+    stream.abort()
 
 
 async def test_aclose_gives_up_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,21 @@ async def test_closed_it_accepts_no_more_and_ends_with_its_last_handler() -> Non
         await stream.aclose()
 
 
+async def test_a_connection_that_breaks_before_it_is_served(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def adopt(sock: socket.socket) -> ByteStream:
+        monkeypatch.undo()
+        sock.close()
+        raise StreamBroken("connection reset by the peer")
+
+    monkeypatch.setattr(listen, "adopt", adopt)
+    async with serving(Listener.bind("127.0.0.1:0"), echo) as port:
+        await ends(await connect_tcp("127.0.0.1", port))
+        assert await asks(port) == b"hello"
+    assert caplog.records == []
+
+
 # -- shortages ---------------------------------------------------------------------------------
 
 

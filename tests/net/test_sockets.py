@@ -66,6 +66,21 @@ async def test_a_reset_fails_writing_first() -> None:
         stream.abort()
 
 
+async def test_what_came_before_a_write_failed_can_be_read() -> None:
+    one, other = tcp_sockets()
+    stream = SocketStream(one)
+    other.send(b"early answer")
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    other.close()
+    with pytest.raises(StreamBroken):
+        stream.try_send(b"x")
+    await stream.wait(readable=True)
+    assert stream.receive_nowait() == b"early answer"
+    with pytest.raises(StreamBroken):
+        stream.receive_nowait()
+    stream.abort()
+
+
 async def test_a_failure_that_one_task_meets_ends_the_others_wait() -> None:
     one, other = tcp_sockets()
     stream = SocketStream(one)
@@ -83,7 +98,7 @@ async def test_a_failure_that_one_task_meets_ends_the_others_wait() -> None:
 async def test_adopt_closes_a_socket_that_it_cannot_use() -> None:
     sock = socket.socket()
     sock.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with pytest.raises(StreamBroken, match="Bad file descriptor"):
         await adopt(sock)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tunnelkit.errors import DialError
+from tunnelkit.errors import DialError, StreamBroken
 from tunnelkit.net import tcp
 from tunnelkit.net.dial import connect_tcp, connect_unix
 
@@ -173,6 +173,39 @@ async def test_cancelled_it_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch)
             await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
         assert made.still_open == 0
+
+
+async def test_cancelled_when_it_has_just_connected_it_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch, (V4, ("127.0.0.2", 1)), (V4, ("127.0.0.3", 1)))
+    async with attempts(monkeypatch) as made:
+        with anyio.CancelScope() as scope:
+            connect = made.connect
+
+            async def connect_and_cancel(sock: socket.socket, address: Any) -> None:
+                await connect(sock, address)
+                scope.cancel()
+
+            monkeypatch.setattr(tcp, "_connect_socket", connect_and_cancel)
+            await connect_tcp("example.com", 1)
+        assert scope.cancelled_caught
+        assert made.opened
+        assert made.still_open == 0
+
+
+async def test_a_connection_that_breaks_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def adopt(sock: socket.socket) -> Any:
+        sock.close()
+        raise StreamBroken("connection reset by the peer")
+
+    monkeypatch.setattr(tcp, "adopt", adopt)
+    path = str(tmp_path / "socket")
+    with listening_socket() as listening, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(path)
+        unix.listen(1)
+        with pytest.raises(DialError, match=r"cannot connect to 127\.0\.0\.1:.*reset"):
+            await connect_tcp(*listening.getsockname())
+        with pytest.raises(DialError, match=r"cannot connect to unix:.*reset"):
+            await connect_unix(path)
 
 
 async def test_a_real_connect_that_hangs_can_be_cancelled() -> None:

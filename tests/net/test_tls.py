@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tunnelkit.errors import StreamBroken
+from tunnelkit.net import tls
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.stream import WRITE_BUFFER, ByteStream
 from tunnelkit.net.tls import TlsFailure, TlsStream
@@ -289,3 +290,79 @@ async def test_a_reader_and_a_writer_share_the_stream_below(ends: Ends) -> None:
         assert await read_exactly(ends.server, taken) == pattern(taken)
         await ends.server.send(b"reply")
     assert received == [b"reply"]
+
+
+async def test_what_came_before_a_write_failed_can_be_read(ends: Ends) -> None:
+    await ends.server.send(b"early answer")
+    await ends.server.aclose()
+    with pytest.raises(StreamBroken):
+        ends.client.try_send(b"x")
+    await ends.client.wait(readable=True)
+    assert await read_all(ends.client) == b"early answer"
+    with pytest.raises(StreamBroken):
+        ends.client.try_send(b"x")
+    await ends.client.aclose()
+
+
+async def test_a_peer_that_asks_for_more_answers_than_it_reads(ends: Ends) -> None:
+    """As key updates do, which Python's ssl cannot be told to send."""
+    await fill(ends.client)
+    ends.client._outgoing.write(bytes(3 * WRITE_BUFFER))
+    await ends.server_below.send(b"\x17\x03")  # not yet a record
+    with pytest.raises(StreamBroken, match="more TLS answers"):
+        await ends.client.receive()
+
+
+class Renegotiating:
+    """An SSL object that wants to read before it writes, then one that fails."""
+
+    def __init__(self, error: ssl.SSLError) -> None:
+        self.error = error
+
+    def write(self, data: object) -> int:
+        raise self.error
+
+
+def bad_length() -> ssl.SSLError:
+    error = ssl.SSLError(1, "[SSL: BAD_LENGTH] bad length")
+    error.reason = "BAD_LENGTH"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(ssl.SSLWantReadError(), "renegotiation"), (bad_length(), "TLS: bad length")],
+)
+async def test_an_ssl_object_that_cannot_write(ends: Ends, error: ssl.SSLError, text: str) -> None:
+    ends.client._tls = Renegotiating(error)  # type: ignore[assignment]
+    with pytest.raises(StreamBroken, match=text):
+        ends.client.try_send(b"x")
+    with pytest.raises(StreamBroken, match=text):
+        await ends.client.receive()
+    ends.client.abort()
+
+
+async def test_a_half_close_waits_for_room_below(ends: Ends) -> None:
+    taken = await fill(ends.client)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ends.client.send_eof)
+        await anyio.wait_all_tasks_blocked()
+        assert await read_all(ends.server) == pattern(taken)
+    assert ends.client.write_buffered == 0
+
+
+async def test_aclose_gives_up_after_its_deadline(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "CLOSE_TIMEOUT", 0.0)
+    await fill(ends.client)
+    await ends.client.aclose()
+    with pytest.raises(StreamBroken, match="reset"):
+        await read_all(ends.server)
+
+
+async def test_a_send_waits_until_the_stream_below_has_all(ends: Ends) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ends.client.send, pattern(100_000))  # all of it is encrypted before all of it is taken
+        await anyio.wait_all_tasks_blocked()
+        assert ends.client.write_buffered
+        assert await read_exactly(ends.server, 100_000) == pattern(100_000)
+    assert ends.client.write_buffered == 0

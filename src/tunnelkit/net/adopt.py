@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from .aio import AioStream
+from .failures import stream_broken
 from .sockets import SocketStream
 from .stream import ByteStream
 
@@ -27,9 +28,9 @@ async def adopt(sock: socket.socket) -> ByteStream:
         local, peer = host_and_port(sock.getsockname()), _peer_of(sock)
         if not _runs_on_asyncio():
             return SocketStream(sock, local=local, peer=peer)
-    except BaseException:
+    except OSError as exc:
         sock.close()
-        raise
+        raise stream_broken(exc) from exc
     return await AioStream.open(sock, local=local, peer=peer)
 
 

@@ -85,6 +85,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         "_paused",
         "_peer_address",
         "_reads_directly",
+        "_reads_last_words",
         "_socket",
         "_transport",
         "_turn",
@@ -105,6 +106,9 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._failure: BaseException | None = None
         self._eof_received = self._eof_sent = self._paused = self._closed = self._woken = False
         self._reads_directly = _reads_on_readiness(self._loop)
+        self._reads_last_words = isinstance(
+            self._loop, asyncio.SelectorEventLoop
+        )  # uvloop has closed the socket then
         self._turn = _DIRECT_READS
         self._last_received = self._loop.time()
 
@@ -158,9 +162,18 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._failure = self._failure or exc
+        if exc is not None and not self._closed and self._reads_last_words:
+            self._read_last_words()
         if not self._lost.done():
             self._lost.set_result(None)
         self._wake_waiters(all_of_them=True)
+
+    def _read_last_words(self) -> None:
+        """What came before the reset that a write ran into: an early answer, perhaps. The loop closes the socket
+        after this without looking."""
+        with suppress(OSError):
+            while (room := READ_AHEAD - len(self._held)) and (data := self._socket.recv(room)):
+                self._held.append(data)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -199,7 +212,8 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
     def _resume_reading(self) -> None:
         self._paused = False
         self._turn = _DIRECT_READS
-        self._transport.resume_reading()
+        if not self._transport.is_closing():  # a write failed: connection_lost comes next
+            self._transport.resume_reading()
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -270,7 +284,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     @property
     def _failed(self) -> bool:
-        return self._closed or self._lost.done() or self._transport.is_closing()
+        return self._closed or self._failure is not None or self._lost.done()
 
     @property
     def _ended(self) -> bool:

@@ -75,8 +75,6 @@ class MemoryStream(ByteStream):
             raise StreamBroken("the sending half is closed")
         peer = self._peer
         if peer._closed:
-            self._broken = True
-            self._ring()
             raise StreamBroken("the peer closed the connection")
         taken = min(len(data), peer._room)
         if taken:

@@ -7,14 +7,12 @@ python-socks' own CONNECT reads the reply with one ``read`` and corrupts what fo
 from __future__ import annotations
 
 import math
-import socket
 from base64 import b64encode
 from typing import Any, cast
 
 import h11
 
 from ..errors import DialError, ProxyError, StreamBroken
-from .failures import reason_of
 from .prefixed import prefixed
 from .proxy import Proxy
 from .stream import ByteStream
@@ -82,11 +80,10 @@ class ConnectHandshake:
                 return None
             if isinstance(event, h11.InformationalResponse):
                 self._count_interim()
-            elif isinstance(event, h11.Response):
+            else:
+                assert isinstance(event, h11.Response)  # an end before it is h11's RemoteProtocolError
                 self._check(event)
                 return self._connection.trailing_data[0]
-            else:
-                raise ProxyError("the proxy closed the connection without an answer")
 
     def _count_interim(self) -> None:
         self._interim += 1
@@ -136,10 +133,8 @@ async def _connect_socks(stream: ByteStream, proxy: Proxy, host: str, port: int)
         await socks.connect(host, port, timeout=math.inf)  # the time limit is the caller's
     except python_socks.ProxyError as exc:
         raise ProxyError(f"the SOCKS proxy refused: {exc}", hint=_socks_hint(exc, proxy)) from exc
-    except socket.gaierror as exc:
+    except OSError as exc:  # its resolver's; there is no other I/O than ours
         raise DialError("resolve", f"the name {host!r} was not found", hint="socks5h:// lets the proxy ask") from exc
-    except OSError as exc:
-        raise ProxyError(f"the SOCKS handshake failed: {reason_of(exc)}") from exc
     except StreamBroken as exc:
         raise ProxyError(f"the connection to the proxy broke: {exc}") from exc
     except (ValueError, AssertionError):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamBroken
 from .aio import RESET_ON_CLOSE
@@ -48,9 +48,19 @@ class SocketStream(ByteStream):
     # -- reading -------------------------------------------------------------------------------
 
     def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
-        self._check_open()
+        if self._closed:
+            raise stream_broken(None)
         if self._turn_is_over():
             return None
+        data = self._receive(max_bytes)
+        if data:
+            self._last_received = anyio.current_time()
+        elif self._failure is not None:
+            # Only here: what came before a write failed, an early answer perhaps, can still be read.
+            raise stream_broken(self._failure)
+        return data
+
+    def _receive(self, max_bytes: int) -> bytes | None:
         try:
             data = self._socket.recv(min(max_bytes, READ_AHEAD))
         except BlockingIOError:
@@ -58,8 +68,6 @@ class SocketStream(ByteStream):
         except OSError as exc:
             raise self._fail(exc) from exc
         self._turn -= len(data) + _CALL_COST
-        if data:
-            self._last_received = anyio.current_time()
         return data
 
     # -- writing -------------------------------------------------------------------------------
@@ -103,9 +111,9 @@ class SocketStream(ByteStream):
             raise stream_broken(self._failure)
 
     def _fail(self, exc: OSError) -> StreamBroken:
-        self._failure = exc
+        self._failure = self._failure or exc
         self._notify()
-        return stream_broken(exc)
+        return stream_broken(self._failure)
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -113,6 +121,9 @@ class SocketStream(ByteStream):
         if self._woken or self._closed or self._failure is not None:
             await checkpoint()
         else:
+            # anyio's waits for an asyncio loop do not look, and a socket that is always ready would never let a
+            # cancellation in.
+            await checkpoint_if_cancelled()
             self._waiting += 1
             try:
                 await self._wait_for(readable, writable)

@@ -154,7 +154,7 @@ async def _connect(family: int, address: Any, local_port: int = 0) -> socket.soc
             # Without this, a port stays unusable for a minute after its last connection (TIME-WAIT).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("", local_port))
-        await (_connect_unix_socket if family == socket.AF_UNIX else _connect_socket)(sock, address)
+        await (_connect_unix_socket if isinstance(address, str) else _connect_socket)(sock, address)
     except BaseException:
         sock.close()
         raise

@@ -68,7 +68,8 @@ class TlsStream(ByteStream):
         self._held = ReadBuffer()  # decrypted by send_eof, at most a record
         self._unsent = memoryview(b"")  # ciphertext that the stream below did not take
         self._ended = self._eof_sent = self._closed = self._woken = False
-        self._failure: str | None = None
+        self._failure: str | None = None  # of reading, and so of all
+        self._send_failure: str | None = None  # what came before can still be read
         self._waiting = self._writers = 0  # tasks in wait; those of them that wait to write
         self._pushing = False  # one of the others waits for the stream below to take ciphertext
 
@@ -236,7 +237,7 @@ class TlsStream(ByteStream):
     def _push(self) -> bool:
         """Give the stream below what it takes of the ciphertext. True when none is left (or no sense in it)."""
         try:
-            while self._failure is None and (self._unsent or self._outgoing.pending):
+            while self._broken is None and (self._unsent or self._outgoing.pending):
                 if not self._unsent:
                     self._unsent = memoryview(self._outgoing.read())
                 count = self._stream.try_send(self._unsent)
@@ -244,8 +245,12 @@ class TlsStream(ByteStream):
                     return False
                 self._unsent = self._unsent[count:]
         except StreamBroken as exc:
-            self._failure = str(exc)
+            self._send_failure = str(exc)
         return True
+
+    @property
+    def _broken(self) -> str | None:
+        return self._failure or self._send_failure
 
     async def send_eof(self) -> None:
         self._check_open()
@@ -272,8 +277,8 @@ class TlsStream(ByteStream):
     def _check_open(self) -> None:
         if self._closed:
             raise StreamBroken("closed")
-        if self._failure is not None:
-            raise StreamBroken(self._failure)
+        if self._broken is not None:
+            raise StreamBroken(self._broken)
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -321,7 +326,7 @@ class TlsStream(ByteStream):
 
     def _is_ready(self, readable: bool, writable: bool) -> bool:
         pushed = self._push()
-        if self._woken or self._closed or self._failure is not None:
+        if self._woken or self._closed or self._broken is not None:
             return True
         if readable and (self._held or self._ended or self._has_ciphertext()):
             return True
@@ -345,7 +350,7 @@ class TlsStream(ByteStream):
             self._closed = True
             self._held.clear()
             self.wake()
-            if not self._eof_sent and self._failure is None:
+            if not self._eof_sent and self._broken is None:
                 self._announce_end()
             if not self._push():
                 await self._push_or_abort()
