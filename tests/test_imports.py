@@ -33,19 +33,20 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "http": (*LEAVES, "net"),
     "transports": (*LEAVES, "net", "http"),
     # -- the runtime: what both ends share, then the server's side, then the client's, which never meet --
-    "link": BELOW_THE_RUNTIME,
+    "tunnel_stream": BELOW_THE_RUNTIME,
+    "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
-    "splice": (*BELOW_THE_RUNTIME, "link"),
+    "splice": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "admission": BELOW_THE_RUNTIME,
     "sessions": (*BELOW_THE_RUNTIME, "link", "admission"),
     "names": (),
-    "gateway": (*BELOW_THE_RUNTIME, "splice", "link", "sessions"),
+    "gateway": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "sessions"),
     "pages": (*BELOW_THE_RUNTIME, "stats", "sessions", "gateway"),
     "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "sessions", "names", "gateway", "stats", "pages"),
     "events": BELOW_THE_RUNTIME,
     "origins": BELOW_THE_RUNTIME,
-    "supervisor": (*BELOW_THE_RUNTIME, "link", "events"),
-    "agent": (*BELOW_THE_RUNTIME, "splice", "link", "origins"),
+    "supervisor": (*BELOW_THE_RUNTIME, "tunnel_stream", "link", "events"),
+    "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "origins"),
     "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent"),
 }
 # Modules that are one floor together.
@@ -53,7 +54,7 @@ WINGS = {"gateway_exchange": "gateway"}
 
 SERVER_SIDE = {"admission", "sessions", "names", "gateway", "stats", "pages", "server"}
 CLIENT_SIDE = {"events", "origins", "supervisor", "agent", "client"}
-RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "link", "splice"}
+RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "link", "splice", "tunnel_stream"}
 
 # The package's face may import everything.
 TOPS = {"__init__"}

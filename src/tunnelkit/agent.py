@@ -20,10 +20,10 @@ from .core.frames import ResetCode, StreamKind
 from .core.problem import problem
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .heads import Fields, RequestHead, ResponseHead, Trailers
-from .link import OpenField, Stream, StreamHandler
 from .net.stream import Buffer, ByteStream
 from .origins.base import Origin, OriginExchange
 from .splice import Splice
+from .tunnel_stream import OpenField, Stream, StreamHandler
 
 __all__ = ["Agent"]
 
@@ -146,8 +146,10 @@ class AgentExchange(OriginExchange):
         self._request_ended = False
         self._trailers: Fields = []
         self._body_started = False
+        self._assigned = False  # a worker has it, or will
         self._gone = False
         self._over = False
+        self._left = False
         self._wake: Callable[[], None] = _nobody
 
     # -- the stream's events -------------------------------------------------------------------
@@ -175,14 +177,13 @@ class AgentExchange(OriginExchange):
             self.fail(error.status, error.code, error.detail)
             self._leave()
             return
+        self._assigned = True
         self._agent.assign(self, origin)
 
     def _refuse_stream(self, error: RemoteProtocolError) -> None:
         logger.warning("the server sent a request that cannot be passed on: %s (%s)", error, error.code)
-        self._gone = True
         self._stream.reset(ResetCode.PROTOCOL)
-        self._wake()
-        self._leave()
+        self._break_off()
 
     def on_data(self, data: bytes, fin: bool) -> None:
         try:
@@ -195,6 +196,8 @@ class AgentExchange(OriginExchange):
         self._request_ended = self._request_ended or fin
 
     def on_settled(self) -> None:
+        if self._left:
+            self._drop_rest()
         self._wake()
 
     def on_room(self) -> None:
@@ -204,8 +207,14 @@ class AgentExchange(OriginExchange):
         self._wake()
 
     def on_reset(self, code: int) -> None:
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """Nobody waits for the answer any more. Whoever serves it leaves by itself."""
         self._gone = True
         self._wake()
+        if not self._assigned:
+            self._leave()
 
     # -- serving -------------------------------------------------------------------------------
 
@@ -228,7 +237,9 @@ class AgentExchange(OriginExchange):
         return self._gone or self._over
 
     def _leave(self) -> None:
-        """The request's rest, if there is any, is not wanted: the server stops sending it when it has the answer."""
+        if self._left:
+            return
+        self._left = True
         if not self._over:
             self._stream.reset(ResetCode.CANCEL)
         self._drop_rest()
@@ -236,6 +247,8 @@ class AgentExchange(OriginExchange):
         self._agent.over(self)
 
     def _drop_rest(self) -> None:
+        """What may still come of the request is not wanted. The server stops sending it when it has the answer; what
+        is on its way by then is consumed here, or the stream would never end."""
         while self._inbox:
             self._stream.consume(len(self._inbox.popleft()))
         if self._over and self._request_ended:

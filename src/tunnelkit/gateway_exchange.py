@@ -22,9 +22,9 @@ from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionG
 from .forwarding import forward_request, forward_response, upgrade_of
 from .heads import RequestHead, ResponseHead, Trailers, field_values
 from .http.request import CallerRequest
-from .link import OpenField, Stream
 from .net.timers import Timer
 from .splice import Splice
+from .tunnel_stream import OpenField, Stream
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -378,7 +378,8 @@ class GatewayExchange:
         ):
             if self._timer is not None:
                 self._timer.cancel()
-            self._again()
+            # One that refuses is asked again in a while, not at once: it could refuse for ever.
+            self._again(full=code == ResetCode.REFUSED)
         elif self._exchange.outcome is Delivery.NEVER_SENT:
             self._fail(502, "refused", "the tunnel client did not take the request")
         elif code == ResetCode.SESSION_GONE:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from enum import IntEnum
-from typing import Protocol
 
 import anyio
 
@@ -24,115 +22,15 @@ from .core.multiplexer import Multiplexer
 from .core.opening import OpeningResult
 from .core.session import ConnectionFailed, Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
-from .net.stream import Buffer
 from .transports.base import Connection
+from .tunnel_stream import NO_HANDLER, Stream, StreamHandler
 
-__all__ = ["Link", "OpenField", "Stream", "StreamHandler"]
+__all__ = ["Link"]
 
 # Seconds that a last message (BYE) and an orderly close may take.
 CLOSE_TIMEOUT = 1.0
 # Bytes that any transport takes in one message.
 LAST_WORD_LIMIT = 4096
-
-
-class OpenField(IntEnum):
-    """Keys of the fields that OPEN carries."""
-
-    X_HOST = 1  # the origin that the caller asks for, as it stood in X-Host
-
-
-class StreamHandler(Protocol):
-    """What drives one stream. Called from the link's reader and writer; it never blocks and never raises."""
-
-    def on_sent(self) -> None:
-        """A first byte of the stream was taken by a connection."""
-
-    def on_head(self, block: bytes, fin: bool) -> None: ...
-
-    def on_data(self, data: bytes, fin: bool) -> None:
-        """Received bytes. They count against the stream's credit until ``Stream.consume``."""
-
-    def on_reset(self, code: int) -> None:
-        """The stream is over: reset by the peer, or its session is gone (``ResetCode.SESSION_GONE``)."""
-
-    def on_room(self) -> None:
-        """The send buffer, full before, takes bytes again."""
-
-    def on_progress(self, limit: int) -> None:
-        """The peer consumed what it was sent: it now takes bytes up to the offset ``limit``."""
-
-    def on_settled(self) -> None:
-        """Every event of one message was handed over: write out what they gave."""
-
-
-class Stream:
-    """A handler's grip on one stream of a link."""
-
-    __slots__ = ("_link", "_withdrawn", "handler", "id", "open")
-
-    def __init__(self, link: Link, stream_id: int, handler: StreamHandler) -> None:
-        self._link = link
-        self.id = stream_id
-        self.handler = handler
-        self.open = True
-        self._withdrawn = False
-
-    @property
-    def link(self) -> Link:
-        return self._link
-
-    @property
-    def room(self) -> int:
-        return self._link.mux.send_room(self.id) if self.open else 0
-
-    @property
-    def was_sent(self) -> bool:
-        """Whether any byte of this stream was taken by a connection; true to the end and after it."""
-        return not self._withdrawn and self._link.mux.was_sent(self.id)
-
-    def send_head(self, block: bytes, *, fin: bool = False) -> None:
-        if self.open:
-            self._link.mux.send_head(self.id, block, fin=fin)
-            self._link.ring()
-
-    def send_data(self, data: Buffer, *, fin: bool = False) -> None:
-        if self.open:
-            self._link.mux.send_data(self.id, data, fin=fin)
-            self._link.ring()
-
-    def send_fin(self) -> None:
-        if self.open:
-            self._link.mux.send_fin(self.id)
-            self._link.ring()
-
-    def consume(self, count: int) -> None:
-        """``count`` received bytes left for good: the peer may send as many more."""
-        if self.open and count:
-            self._link.mux.consume(self.id, count)
-            self._link.ring()
-
-    def withdraw(self) -> bool:
-        """Take the stream back if no byte of it was sent; True when it vanished without a trace."""
-        if not self.open or not self._link.mux.withdraw(self.id):
-            return False
-        self._withdrawn = True
-        self._forget()
-        return True
-
-    def reset(self, code: int) -> None:
-        if self.open:
-            self._link.mux.reset(self.id, code)
-            self._forget()
-            self._link.ring()
-
-    def finish(self) -> None:
-        """Both halves are done, as far as the handler is concerned."""
-        self._forget()
-
-    def _forget(self) -> None:
-        if self.open:
-            self.open = False
-            self._link.forget(self.id)
 
 
 class _Run:
@@ -490,7 +388,7 @@ class Link:
         elif isinstance(event, Room):
             stream.handler.on_room()
         elif isinstance(event, Reset):
-            stream._forget()
+            stream.forget()
             stream.handler.on_reset(event.code)
 
     def _drop(self, event: Event) -> None:
@@ -499,7 +397,7 @@ class Link:
             self.mux.consume(event.stream_id, len(event.data))
 
     def _open_by_peer(self, event: Opened) -> None:
-        stream = Stream(self, event.stream_id, _NO_HANDLER)
+        stream = Stream(self, event.stream_id, NO_HANDLER)
         try:
             handler = self._accept(stream, event) if self._accept is not None else None
         except Exception:
@@ -521,20 +419,5 @@ class Link:
 
     def _fail_streams(self) -> None:
         for stream in list(self.streams.values()):
-            stream._forget()
+            stream.forget()
             self._call(stream, stream.handler.on_reset, ResetCode.SESSION_GONE)
-
-
-class _NoHandler:
-    """Stands in while the handler of a stream that the peer opened is being made."""
-
-    def on_sent(self) -> None: ...
-    def on_head(self, block: bytes, fin: bool) -> None: ...
-    def on_data(self, data: bytes, fin: bool) -> None: ...
-    def on_reset(self, code: int) -> None: ...
-    def on_room(self) -> None: ...
-    def on_progress(self, limit: int) -> None: ...
-    def on_settled(self) -> None: ...
-
-
-_NO_HANDLER = _NoHandler()

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from .core.frames import ResetCode
 from .errors import StreamBroken
-from .link import Stream
 from .net.stream import ByteStream
+from .tunnel_stream import Stream
 
 __all__ = ["Splice"]
 

@@ -26,8 +26,9 @@ from .errors import (
 )
 from .events import Connected, Events, Lost, Resumed, Retrying, Superseded
 from .handshake import Grant, Handshake, Resume
-from .link import Link, Stream, StreamHandler
+from .link import Link
 from .transports.base import Connection, Dialler, DialRequest, Transport
+from .tunnel_stream import Stream, StreamHandler
 
 __all__ = ["Supervisor", "Way"]
 

@@ -17,9 +17,10 @@ from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import StreamKind
 from tunnelkit.core.opening import Attached, OpeningResult
 from tunnelkit.errors import ConnectionLost
-from tunnelkit.link import Link, Stream, StreamHandler
+from tunnelkit.link import Link
 from tunnelkit.transports.base import Connection
 from tunnelkit.transports.memory import Faults, MemoryConnection, memory_pair
+from tunnelkit.tunnel_stream import Stream, StreamHandler
 
 __all__ = ["SOON", "Ask", "Echo", "Gate", "Joined", "Silent", "joined", "pattern"]
 

@@ -12,8 +12,8 @@ from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import ResetCode, StreamKind
 from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
-from tunnelkit.link import Stream, StreamHandler
 from tunnelkit.transports.memory import QUEUE_LIMIT, Faults
+from tunnelkit.tunnel_stream import Stream, StreamHandler
 
 from .links import SOON, Ask, Echo, Silent, joined, pattern
 

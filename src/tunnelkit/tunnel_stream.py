@@ -1,0 +1,136 @@
+"""One stream of a link, as its handler holds it, and what a handler is told.
+
+Both ends' exchanges and splices stand on this; ``link`` makes the streams and hands over their events.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+from .core.multiplexer import Multiplexer
+from .net.stream import Buffer
+
+__all__ = ["NO_HANDLER", "OpenField", "Stream", "StreamHandler", "StreamOwner"]
+
+
+class OpenField(IntEnum):
+    """Keys of the fields that OPEN carries."""
+
+    X_HOST = 1  # the origin that the caller asks for, as it stood in X-Host
+
+
+class StreamHandler(Protocol):
+    """What drives one stream. Called from the link's reader and writer; it never blocks and never raises."""
+
+    def on_sent(self) -> None:
+        """A first byte of the stream was taken by a connection."""
+
+    def on_head(self, block: bytes, fin: bool) -> None: ...
+
+    def on_data(self, data: bytes, fin: bool) -> None:
+        """Received bytes. They count against the stream's credit until ``Stream.consume``."""
+
+    def on_reset(self, code: int) -> None:
+        """The stream is over: reset by the peer, or its session is gone (``ResetCode.SESSION_GONE``)."""
+
+    def on_room(self) -> None:
+        """The send buffer, full before, takes bytes again."""
+
+    def on_progress(self, limit: int) -> None:
+        """The peer consumed what it was sent: it now takes bytes up to the offset ``limit``."""
+
+    def on_settled(self) -> None:
+        """Every event of one message was handed over: write out what they gave."""
+
+
+class StreamOwner(Protocol):
+    """What a stream needs of its link."""
+
+    mux: Multiplexer
+
+    def ring(self) -> None: ...
+
+    def forget(self, stream_id: int) -> None: ...
+
+
+class Stream:
+    """A handler's grip on one stream of a link."""
+
+    __slots__ = ("_owner", "_withdrawn", "handler", "id", "open")
+
+    def __init__(self, owner: StreamOwner, stream_id: int, handler: StreamHandler) -> None:
+        self._owner = owner
+        self.id = stream_id
+        self.handler = handler
+        self.open = True
+        self._withdrawn = False
+
+    @property
+    def room(self) -> int:
+        return self._owner.mux.send_room(self.id) if self.open else 0
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether any byte of this stream was taken by a connection; true to the end and after it."""
+        return not self._withdrawn and self._owner.mux.was_sent(self.id)
+
+    def send_head(self, block: bytes, *, fin: bool = False) -> None:
+        if self.open:
+            self._owner.mux.send_head(self.id, block, fin=fin)
+            self._owner.ring()
+
+    def send_data(self, data: Buffer, *, fin: bool = False) -> None:
+        if self.open:
+            self._owner.mux.send_data(self.id, data, fin=fin)
+            self._owner.ring()
+
+    def send_fin(self) -> None:
+        if self.open:
+            self._owner.mux.send_fin(self.id)
+            self._owner.ring()
+
+    def consume(self, count: int) -> None:
+        """``count`` received bytes left for good: the peer may send as many more."""
+        if self.open and count:
+            self._owner.mux.consume(self.id, count)
+            self._owner.ring()
+
+    def withdraw(self) -> bool:
+        """Take the stream back if no byte of it was sent; True when it vanished without a trace."""
+        if not self.open or not self._owner.mux.withdraw(self.id):
+            return False
+        self._withdrawn = True
+        self.forget()
+        return True
+
+    def reset(self, code: int) -> None:
+        if self.open:
+            self._owner.mux.reset(self.id, code)
+            self.forget()
+            self._owner.ring()
+
+    def finish(self) -> None:
+        """Both halves are done, as far as the handler is concerned."""
+        self.forget()
+
+    def forget(self) -> None:
+        """No event of it comes any more, and nothing of it is sent."""
+        if self.open:
+            self.open = False
+            self._owner.forget(self.id)
+
+
+class _NoHandler:
+    """Stands in while the handler of a stream that the peer opened is being made."""
+
+    def on_sent(self) -> None: ...
+    def on_head(self, block: bytes, fin: bool) -> None: ...
+    def on_data(self, data: bytes, fin: bool) -> None: ...
+    def on_reset(self, code: int) -> None: ...
+    def on_room(self) -> None: ...
+    def on_progress(self, limit: int) -> None: ...
+    def on_settled(self) -> None: ...
+
+
+NO_HANDLER = _NoHandler()
