@@ -22,11 +22,9 @@ from cli.files import read_secret, write_status
 from cli.options import CLIENT, TUNNEL
 from cli.parsing import Settings, UsageError
 from cli.running import Stop, fail, run_program, timing, warn
-from tunnelkit import Limits, TunnelClient
-from tunnelkit.core.tokens import mask_token
+from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
-from tunnelkit.net.contexts import ClientCertificate
 
 __all__ = ["main", "make_client"]
 

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tunnelkit.core.credentials import parse_password_lines, parse_passwords
-from tunnelkit.core.tokens import check_token
+from tunnelkit import check_token, parse_password_lines, parse_passwords
 from tunnelkit.errors import ConfigError
 
 __all__ = [

@@ -15,6 +15,10 @@ __all__ = [
     "TunnelServer",
     "TunnelkitError",
     "__version__",
+    "check_token",
+    "mask_token",
+    "parse_password_lines",
+    "parse_passwords",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -22,6 +26,8 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from .client import TunnelClient
     from .config import Limits
+    from .core.credentials import parse_password_lines, parse_passwords
+    from .core.tokens import check_token, mask_token
     from .errors import ConfigError, RegistrationRefused, TunnelkitError
     from .net.contexts import ClientCertificate, TlsFiles
     from .server import TunnelServer
@@ -36,6 +42,10 @@ _HOMES = {
     "TunnelClient": "client",
     "TunnelServer": "server",
     "TunnelkitError": "errors",
+    "check_token": "core.tokens",
+    "mask_token": "core.tokens",
+    "parse_password_lines": "core.credentials",
+    "parse_passwords": "core.credentials",
 }
 
 
