@@ -121,9 +121,10 @@ class SocketStream(ByteStream):
         if self._woken or self._closed or self._failure is not None:
             await checkpoint()
         else:
-            # anyio's waits for an asyncio loop do not look, and a socket that is always ready would never let a
-            # cancellation in.
-            await checkpoint_if_cancelled()
+            if writable:
+                # anyio's waits for an asyncio loop do not look, and a socket that always has room would never let a
+                # cancellation in.
+                await checkpoint_if_cancelled()
             self._waiting += 1
             try:
                 await self._wait_for(readable, writable)
