@@ -23,10 +23,10 @@ from .config import DEFAULT_LIMITS, Limits
 from .core.allowlist import HostAllowlist
 from .core.routing import normalise_base_path
 from .core.tokens import check_token, mask_token
-from .errors import ConfigError, RegistrationRefused
+from .errors import ConfigError, RegistrationRefused, SessionGone
 from .events import Closed, Events, EventStream
 from .handshake import Handshake
-from .lifetime import run_to_the_end
+from .lifetime import run_beside, run_to_the_end
 from .net.contexts import ClientCertificate, client_context
 from .net.dial import Dial
 from .origins.base import Origin
@@ -129,6 +129,7 @@ class TunnelClient(AsyncContextManagerMixin):
             accept=self._agent.accept,
             events=self._events,
         )
+        self._begun = False
         self._over = anyio.Event()
         self._refusal: RegistrationRefused | None = None
 
@@ -162,8 +163,11 @@ class TunnelClient(AsyncContextManagerMixin):
         """Serve until cancelled, closed or refused for good.
 
         Raises RegistrationRefused, plain, when the server's word is final; everything else is tried again for ever.
-        Cancelled, it ends the session, for which it takes at most a second.
+        Cancelled, it ends the session, for which it takes at most a second. An object serves once: RuntimeError.
         """
+        if self._begun:
+            raise RuntimeError("this TunnelClient runs or ran already: make another")
+        self._begun = True
         task_status.started()
         try:
             await run_to_the_end(self._work, stop=self._supervisor.close, timeout=CLOSE_TIMEOUT)
@@ -175,52 +179,31 @@ class TunnelClient(AsyncContextManagerMixin):
             self._events.tell(Closed(reason=str(self._refusal or "closed")))
 
     async def _work(self) -> None:
-        async with anyio.create_task_group() as group:
-            await group.start(self._agent.run)
-            try:
+        try:
+            async with run_beside(self._agent.run):
                 await self._supervisor.run()
-            except RegistrationRefused as error:
-                refusal: RegistrationRefused | None = error
-            else:
-                refusal = None
-            for origin in (self._origin, self._named):
-                if origin is not None:
-                    await origin.aclose()
-            group.cancel_scope.cancel()
-        if refusal is not None:
-            raise refusal
+        finally:
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                for origin in (self._origin, self._named):
+                    if origin is not None:
+                        await origin.aclose()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[TunnelClient, None]:
-        failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._run_guarded, group.cancel_scope)
-            try:
-                yield self
-            except Exception as error:
-                failure = error  # raised below, as it is: the task group is nobody's business
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if self._refusal is not None:
-            raise self._refusal
-
-    async def _run_guarded(self, scope: anyio.CancelScope) -> None:
-        try:
-            await self.run()
-        except RegistrationRefused:
-            scope.cancel()  # the body ends; __asynccontextmanager__ raises the refusal
+        async with run_beside(self.run):
+            yield self
 
     async def wait_ready(self, timeout: float | None = None) -> None:
-        """Return after one verified round trip of the session. Raises TimeoutError after ``timeout`` seconds, and
-        RegistrationRefused when there never will be one. Cancelling changes nothing."""
+        """Return after one verified round trip of the session. Raises TimeoutError after ``timeout`` seconds; when
+        there never will be one, RegistrationRefused, or SessionGone if the client was closed. Cancelling changes
+        nothing."""
         with anyio.fail_after(timeout):
             async with anyio.create_task_group() as group:
                 group.start_soon(_first, self._over, group.cancel_scope)
                 await self._supervisor.ready.wait()
                 group.cancel_scope.cancel()
-        if self._refusal is not None and not self._supervisor.ready.is_set():
-            raise self._refusal
+        if self._over.is_set():
+            raise self._refusal or SessionGone("closed")
 
     async def drain(self, timeout: float | None = None) -> None:
         """Take nothing new, and return when what runs is finished, or ``timeout`` seconds (default: the limits'

@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
 
 import anyio
+from anyio.abc import TaskStatus
 
-__all__ = ["run_to_the_end"]
+__all__ = ["run_beside", "run_to_the_end"]
+
+
+class _Run(Protocol):
+    def __call__(self, *, task_status: TaskStatus[object]) -> Awaitable[None]: ...
+
+
+class _Started:
+    """A ``TaskStatus`` that rings."""
+
+    def __init__(self) -> None:
+        self.bell = anyio.Event()
+
+    def started(self, value: object = None) -> None:
+        self.bell.set()
+
+
+@asynccontextmanager
+async def run_beside(run: _Run) -> AsyncGenerator[None]:
+    """Have ``run`` running, from its ``started`` on, for as long as the body lasts; then it is cancelled.
+
+    When ``run`` fails, the body is cancelled. What either raises comes out as it is, the body's first: the task
+    group is nobody's business (an ExceptionGroup would be none that a caller could foresee).
+    """
+    failures: list[BaseException] = []
+    status = _Started()
+
+    async def guarded() -> None:
+        try:
+            await run(task_status=status)
+        except Exception as error:
+            failures.append(error)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(guarded)
+        await status.bell.wait()
+        try:
+            yield
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            failures.insert(0, error)
+        group.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
 
 
 async def run_to_the_end(work: Callable[[], Awaitable[None]], *, stop: Callable[[], None], timeout: float) -> None:

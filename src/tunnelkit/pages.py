@@ -48,6 +48,10 @@ class Pages:
         else:
             self._stats(request, details=admin or self._may_see(request))
 
+    def options(self, request: CallerRequest) -> None:
+        """Answer OPTIONS in the origin's place (``forwarding.answers_itself``)."""
+        send_whole(request, ResponseHead(204, [(b"Allow", ALLOWED), (b"Cache-Control", b"no-store")]), b"")
+
     def _health(self, request: CallerRequest) -> None:
         if self._gateway.draining:
             respond(request, 503, b"text/plain; charset=utf-8", b"draining\n")
@@ -104,6 +108,10 @@ class Pages:
             idle_secs=session.idle(now),
             cli_addr=callers[-1].request.peer.address if callers else "",
         )
+
+
+# What a tunnel passes on. Which of them an origin knows is not ours to say (RFC 9110 9.3.7).
+ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> None:

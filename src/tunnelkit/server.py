@@ -26,13 +26,13 @@ from .core.routing import NotFound, Reserved, RoutingConfig, ToTunnel, normalise
 from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError, HeadError
-from .forwarding import client_address
+from .forwarding import answers_itself, client_address
 from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
 from .http.front import Front
 from .http.mounted import Mounted
-from .lifetime import run_to_the_end
+from .lifetime import run_beside, run_to_the_end
 from .logs import AccessLog
 from .names import HostNames
 from .net.contexts import TlsFiles
@@ -163,11 +163,13 @@ class TunnelServer(AsyncContextManagerMixin):
     # -- life ----------------------------------------------------------------------------------
 
     async def run(self, *, task_status: TaskStatus[list[str]] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled or closed. ``started`` gets the URLs, once every listener is bound.
+        """Serve until cancelled. ``started`` gets the URLs, once every listener is bound.
 
         Raises ConfigError when an address cannot be bound. Cancelled, it tells the clients, which takes at most a
-        second; requests that run are broken off.
+        second; requests that run are broken off. It may run again afterwards, but not twice at a time: RuntimeError.
         """
+        if self._running is not None:
+            raise RuntimeError("this TunnelServer runs already")
         running = self._running = _Running(self)
         self._urls = running.listener.urls
         self._warn()
@@ -179,16 +181,8 @@ class TunnelServer(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[TunnelServer, None]:
-        failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            try:
-                await group.start(self.run)
-                yield self
-            except Exception as error:
-                failure = error  # raised below, as it is: the task group is nobody's business
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        async with run_beside(self.run):
+            yield self
 
     async def reload(self) -> None:
         """Read certificate, key and passwords again. Sessions go on, but those of tokens that were withdrawn.
@@ -237,6 +231,7 @@ class _Running:
     def __init__(self, server: TunnelServer) -> None:
         limits = server.limits
         self._server = server
+        self._scope = anyio.CancelScope()
         self.timers = Timers(logger)
         self.registry: TunnelRegistry = Registry(
             limits,
@@ -308,8 +303,11 @@ class _Running:
     # -- life ----------------------------------------------------------------------------------
 
     async def run(self, task_status: TaskStatus[list[str]]) -> None:
+        with self._scope:
+            await self._run_all(task_status)
+
+    async def _run_all(self, task_status: TaskStatus[list[str]]) -> None:
         async with anyio.create_task_group() as group:
-            self._scope = group.cancel_scope
             await group.start(self.timers.run)
             await group.start(self.names.run)
             for transport in self._server._transports.values():
@@ -372,6 +370,8 @@ class _Running:
     async def _to_tunnel(self, request: FrontRequest, where: ToTunnel) -> None:
         if self.gateway.draining:
             refuse(request, 503, "draining", "the server is shutting down", retry_after=1)
+        elif answers_itself(request.head):
+            self.pages.options(request)
         else:
             await self.gateway.handle(request, where)
 

@@ -7,7 +7,6 @@ outlives that connection by the grace. What becomes of the requests of its token
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -20,7 +19,7 @@ from .core.opening import OpeningResult, ServerOpening
 from .core.proof import Purpose, attach_tag, epoch_key, verify
 from .core.registry import Decision, Expired, Registry
 from .core.tokens import mask_token, token_digest, token_tag
-from .errors import ConnectionLost, RemoteProtocolError, SessionGone
+from .errors import ConnectionLost, RemoteProtocolError
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
 from .net.peer import Peer
@@ -117,6 +116,7 @@ class SessionTable:
         self._sessions: dict[str, ServerSession] = {}
         self._by_token: dict[bytes, list[ServerSession]] = {}
         self._openings: set[_Opening] = set()
+        self._made = 0  # sessions and openings of new ones
         self._served = 0  # connections
         self._then: Callable[[], None] | None = None
 
@@ -142,8 +142,9 @@ class SessionTable:
         return answer
 
     async def _decide(self, handshake: Handshake, peer: Peer) -> Accepted | Refusal:
-        if self.draining:
-            return Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)
+        # A resume is welcome to the end: what runs on the session may finish.
+        if self.draining and handshake.resume is None:
+            return _DRAINING
         refusal = await self.admission.check(handshake, peer)
         if refusal is not None:
             return refusal
@@ -185,10 +186,19 @@ class SessionTable:
                 detail=f"{self.limits.max_clients_per_token} clients are connected, as many as this token may have",
                 retry_after=5,
             )
-        if len(self._sessions) >= self.limits.max_sessions or not self._budget.free >= self.limits.replay_floor:
+        if self.draining:  # it may have begun meanwhile
+            return _DRAINING
+        # The floor of its replay buffer is the session's to its end, so that pressure never stops it (core.replay).
+        if self._made >= self.limits.max_sessions or not self._budget.reserve(self.limits.replay_floor):
             return Refusal(status=503, code="overloaded", detail="the server is full", retry_after=10)
+        self._made += 1
         session = self._make(handshake, peer)
         return self._open(session, FIRST_EPOCH, resume_key=session.resume_key)
+
+    def _unmake(self) -> None:
+        """Give back what ``_offer_new`` took. Once a session: in ``end``, or when its opening comes to nothing."""
+        self._made -= 1
+        self._budget.release(self.limits.replay_floor)
 
     def _supersede(self, handshake: Handshake, digest: bytes) -> None:
         """The same client object opens anew: it gave up its older sessions, whether it could say so or not."""
@@ -201,14 +211,15 @@ class SessionTable:
         return list(self._by_token.get(digest, ()))
 
     async def _has_place(self, digest: bytes) -> bool:
-        if self._count(digest) < (self.limits.max_clients_per_token or sys.maxsize):
+        limit = self.limits.max_clients_per_token
+        if not limit or self._count(digest) < limit:
             return True
         # A client that was killed behind a proxy is not known to be gone: ask before a newcomer is turned away.
         async with anyio.create_task_group() as group:
             for session in self._of_token(digest):
                 if session.attached:
                     group.start_soon(self._ask_silent, session)
-        return self._count(digest) < self.limits.max_clients_per_token
+        return self._count(digest) < limit
 
     def _count(self, digest: bytes) -> int:
         """Clients of a token: attached ones, and those about to be. Detached ones never count."""
@@ -258,15 +269,21 @@ class SessionTable:
     # -- attaching -----------------------------------------------------------------------------
 
     def closed(self, opening: _Opening) -> None:
-        self._openings.discard(opening)
+        """An opening came to nothing: it expired, was abandoned, or its connection never attached."""
+        if opening in self._openings:
+            self._openings.discard(opening)
+            if opening.is_new:
+                self._unmake()
 
     async def attach(self, opening: _Opening, connection: Connection, opened: OpeningResult) -> None:
         """The client's ATTACH arrived: the connection takes over, and is served to its end."""
         session, attached = opening.session, opened.attached
         assert attached is not None
-        if session.ended is not None or attached.epoch <= session.epoch:
+        if opening not in self._openings or session.ended is not None or attached.epoch <= session.epoch:
+            self.closed(opening)
             connection.abort()
             return
+        self._openings.discard(opening)
         is_first = session.epoch == 0
         session.epoch = attached.epoch
         session.attachments += 1
@@ -293,23 +310,15 @@ class SessionTable:
             self._check_left()
             if session.attachments == attachment:
                 self._detached(session)
-        if session.attachments == attachment:
-            self._judge_end(session, failure)
+        if session.ended is None and session.attachments == attachment:
+            logger.info("connection lost, the session is kept for %g s: %s %r", self.limits.grace, failure, session)
 
     def _detached(self, session: ServerSession) -> None:
-        session.lost_at = anyio.current_time()
+        """The connection is over, whatever the reason. If the session is not, its grace begins."""
+        now = session.lost_at = anyio.current_time()
         if session.ended is None:
-            self._execute(self._registry.detach(session, session.lost_at))
-
-    def _judge_end(self, session: ServerSession, failure: Exception) -> None:
-        if session.link.gone:
-            code = failure.code if isinstance(failure, SessionGone | RemoteProtocolError) else "closed"
-            self.end(session, code)
-            return
-        logger.info("connection lost, the session is kept for %g s: %s %r", self.limits.grace, failure, session)
-        session.grace = self._timers.at(
-            anyio.current_time() + self.limits.grace, lambda: self.end(session, "grace_expired")
-        )
+            self._execute(self._registry.detach(session, now))
+            session.grace = self._timers.at(now + self.limits.grace, lambda: self.end(session, "grace_expired"))
 
     def _add(self, session: ServerSession) -> None:
         self._sessions[session.id] = session
@@ -333,9 +342,9 @@ class SessionTable:
         self._forget(session)
         # First what was not sent goes elsewhere, then what was sent fails: in this order nothing fails needlessly.
         session.link.tell_sent()
-        if session.epoch:
-            self._execute(self._registry.remove(session, anyio.current_time()))
+        self._execute(self._registry.remove(session, anyio.current_time()))
         session.link.end(code)
+        self._unmake()
         logger.info("session ended: %s %r", code, session)
 
     def end_tokens(self, digests: Collection[bytes], code: str) -> None:
@@ -380,6 +389,7 @@ class _Opening:
         self._connection: Connection | None = None
 
     def expire(self) -> None:
+        """Its time is over, whether the connection has come about yet or not."""
         if self._connection is not None:
             self._connection.abort()
         self._table.closed(self)
@@ -395,20 +405,26 @@ class _Opening:
             opened = await self._await_attach(connection)
         except (ConnectionLost, RemoteProtocolError) as error:
             logger.info("an opening never attached: %s addr=%s", error, self.session.peer.address)
-            connection.abort()
+            self._break_off(connection)
             return
         except BaseException:
-            connection.abort()
+            self._break_off(connection)
             raise
-        finally:
-            self.abandon()
+        if self.expiry is not None:
+            self.expiry.cancel()
         await self._table.attach(self, connection, opened)
+
+    def _break_off(self, connection: Connection) -> None:
+        connection.abort()
+        self.abandon()
 
     def greeting(self) -> bytes:
         """The answer to ATTACH. Taken after the old connection was fenced: it tells what was received."""
         return self._machine.attach_message(self.session.link.session.received)
 
     async def _await_attach(self, connection: Connection) -> OpeningResult:
+        if self.expiry is not None and not self.expiry.active:
+            raise ConnectionLost("it came too late")
         while True:
             result = self._machine.receive_message(await connection.receive())
             if result.attached is not None:
@@ -416,6 +432,9 @@ class _Opening:
             if result.reply is not None:
                 await connection.ready()
                 await connection.send(result.reply)
+
+
+_DRAINING = Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)
 
 
 def log_attached(session: ServerSession, connection: Connection, is_first: bool) -> None:

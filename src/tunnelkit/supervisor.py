@@ -215,6 +215,9 @@ class Supervisor:
     # -- serving -------------------------------------------------------------------------------
 
     async def _serve(self, session: _ClientSession, connection: Connection, opened: OpeningResult) -> None:
+        if self._closing:  # since it attached, a moment ago
+            connection.abort()
+            return
         self._choice.connected(session.grant.grace)
         self._given_up = None
         self.connection = connection

@@ -79,5 +79,14 @@ class OriginPool:
     async def aclose(self) -> None:
         """Close the idle connections; those in use are closed as they are released."""
         self._closed = True
+        try:
+            while self._idle:
+                await self._idle.pop()[1].aclose()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """The same, at once."""
+        self._closed = True
         while self._idle:
-            await self._idle.pop()[1].aclose()
+            self._idle.pop()[1].abort()

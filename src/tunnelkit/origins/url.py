@@ -130,6 +130,10 @@ class UrlOrigin(Origin):
     async def aclose(self) -> None:
         await self._pool.aclose()
 
+    def close(self) -> None:
+        """The same at once: nothing is said on idle connections, and those in use are closed as they are released."""
+        self._pool.close()
+
     async def serve(self, exchange: OriginExchange) -> None:
         """Pass the request to the origin, and its answer back as it comes. A kept-alive connection that turns out
         to be dead is replaced once, where the request may be made again (RFC 9112 9.3.1)."""
@@ -138,7 +142,11 @@ class UrlOrigin(Origin):
         try:
             if connection is not None and await self._try(exchange, connection, head):
                 return
-            await self._try(exchange, await self._pool.connect(), head)
+            connection = await self._pool.connect()
+            if exchange.gone:  # while we dialled: the origin is not to see it
+                self._pool.release(connection)
+            else:
+                await self._try(exchange, connection, head)
         except DialError as error:
             code = "origin_tls" if error.stage == "tls" else "origin_unreachable"
             exchange.fail(502, code, _DIAL_DETAILS.get(error.stage, "the origin cannot be reached"))
@@ -255,13 +263,15 @@ class NamedOrigins(Origin):
         origin = self._origins.get(wanted)
         if origin is None:
             origin = self._origins[wanted] = self._make(OriginUrl(wanted.scheme, wanted.host, wanted.port))
-            await self._let_go()
         self._origins.move_to_end(wanted)
-        await origin.serve(exchange)
+        try:
+            await origin.serve(exchange)
+        finally:
+            self._let_go()
 
-    async def _let_go(self) -> None:
+    def _let_go(self) -> None:
         while len(self._origins) > NAMED_KEPT:
-            await self._origins.popitem(last=False)[1].aclose()
+            self._origins.popitem(last=False)[1].close()
 
     async def aclose(self) -> None:
         while self._origins:
