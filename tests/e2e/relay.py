@@ -123,7 +123,16 @@ class Relay:
         if self.refusing:
             await _part(near, End.RST)
             return
-        far = await anyio.connect_tcp("127.0.0.1", self.target)
+        try:
+            far = await anyio.connect_tcp("127.0.0.1", self.target)
+            try:
+                await self._join(near, far)
+            finally:
+                await anyio.aclose_forcefully(far)
+        finally:
+            await anyio.aclose_forcefully(near)
+
+    async def _join(self, near: SocketStream, far: SocketStream) -> None:
         pair = _Pair(near, far, anyio.CancelScope())
         if self.cut_next:
             pair.cut_at = self.cut_next.popleft()
