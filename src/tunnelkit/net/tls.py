@@ -40,7 +40,8 @@ def _shared_buffer() -> memoryview:
 
 
 class TlsFailure(StreamBroken):
-    """The handshake failed. ``error`` is OpenSSL's view of it, None when the stream below ended."""
+    """The handshake failed, or what the peer said of it later: in TLS 1.3 a client is told only then what the server
+    thinks of its certificate. ``error`` is OpenSSL's view, None when the stream below ended."""
 
     def __init__(self, message: str, error: ssl.SSLError | None = None) -> None:
         self.error = error
@@ -69,6 +70,7 @@ class TlsStream(ByteStream):
         self._unsent = memoryview(b"")  # ciphertext that the stream below did not take
         self._ended = self._eof_sent = self._closed = self._woken = False
         self._failure: str | None = None  # of reading, and so of all
+        self._error: ssl.SSLError | None = None  # OpenSSL's, where the failure is one
         self._send_failure: str | None = None  # what came before can still be read
         self._waiting = self._writers = 0  # tasks in wait; those of them that wait to write
         self._pushing = False  # one of the others waits for the stream below to take ciphertext
@@ -145,7 +147,7 @@ class TlsStream(ByteStream):
         if got:
             return bytes(room[:got])
         if self._failure is not None:
-            raise StreamBroken(self._failure)
+            raise StreamBroken(self._failure) if self._error is None else TlsFailure(self._failure, self._error)
         return b"" if self._ended else None
 
     def _decrypt(self, room: memoryview) -> int:
@@ -163,7 +165,7 @@ class TlsStream(ByteStream):
             except ssl.SSLEOFError:
                 self._end_unannounced()
             except ssl.SSLError as exc:
-                self._failure = _text_of(exc)
+                self._failure, self._error = _text_of(exc), exc
                 self._push_alert()
             else:
                 self._ended = count == 0

@@ -16,6 +16,8 @@ from wsproto.utilities import generate_nonce
 from ..errors import DialError, LocalProtocolError, StreamBroken
 from ..handshake import Grant, Refusal
 from ..net.stream import ByteStream
+from ..net.tls import TlsFailure
+from ..net.tls_errors import tls_dial_error
 from .base import Connection, DialRequest, MountedRequest, Offer, Transport
 from .websocket_connection import WebSocketConnection
 from .websocket_handshake import (
@@ -99,7 +101,7 @@ def _abort(stream: ByteStream | None) -> None:
 
 async def _open(stream: ByteStream, target: Target, request: DialRequest) -> tuple[Connection, Grant]:
     key = generate_nonce()
-    exchange = _Exchange(stream, tls=target.tls)
+    exchange = _Exchange(stream, target)
     await exchange.send(_request(target, request_fields(target, key, request.handshake, request.user_agent)))
     head = await exchange.head()
     fields = list(head.headers.raw_items())
@@ -120,9 +122,10 @@ def _request(target: Target, fields: list[tuple[bytes, bytes]]) -> h11.Request:
 class _Exchange:
     """The opening request and its answer, by h11 over a byte stream."""
 
-    def __init__(self, stream: ByteStream, *, tls: bool) -> None:
+    def __init__(self, stream: ByteStream, target: Target) -> None:
         self._stream = stream
-        self._tls = tls
+        self._host = target.host
+        self._tls = target.tls
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self._first: bytes | None = None  # byte of the answer
 
@@ -170,6 +173,8 @@ class _Exchange:
     async def _read(self) -> None:
         try:
             data = await self._stream.receive(_READ)
+        except TlsFailure as exc:
+            raise tls_dial_error(exc, self._host) from exc
         except StreamBroken as exc:
             raise DialError("handshake", f"the connection failed: {exc}", hint=self._hint()) from exc
         if self._first is None:

@@ -1,0 +1,120 @@
+"""Two small forward proxies for the tests, each with one user: HTTP CONNECT and SOCKS5. They lead to one port only,
+whatever they are asked for, and remember what that was."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+__all__ = ["PASSWORD", "USER", "TestProxy", "serve_http_proxy", "serve_socks_proxy"]
+
+USER = "walter"
+PASSWORD = "p@ss:word"
+_BROKEN = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.IncompleteRead)
+
+
+@dataclass
+class TestProxy:
+    """``asked`` holds "host:port" of each request that was let through."""
+
+    __test__ = False
+
+    port: int
+    target: int
+    asked: list[str] = field(default_factory=list)
+    refused: int = 0
+
+
+_Negotiation = Callable[[TestProxy, SocketStream, BufferedByteReceiveStream], Awaitable[bool]]
+
+
+async def _http(proxy: TestProxy, stream: SocketStream, reader: BufferedByteReceiveStream) -> bool:
+    line, *fields = (await reader.receive_until(b"\r\n\r\n", 65536)).decode().split("\r\n")
+    method, authority, _ = line.split(" ")
+    assert method == "CONNECT"
+    credentials = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    if f"proxy-authorization: basic {credentials}".lower() not in {each.lower() for each in fields}:
+        await stream.send(
+            b"HTTP/1.1 407 Who are you\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n"
+        )
+        return False
+    proxy.asked.append(authority)
+    await stream.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    return True
+
+
+async def _socks(proxy: TestProxy, stream: SocketStream, reader: BufferedByteReceiveStream) -> bool:
+    """RFC 1928 with RFC 1929."""
+    _, count = await reader.receive_exactly(2)
+    if 2 not in await reader.receive_exactly(count):
+        await stream.send(b"\x05\xff")
+        return False
+    await stream.send(b"\x05\x02")
+    _, size = await reader.receive_exactly(2)
+    user = await reader.receive_exactly(size)
+    password = await reader.receive_exactly((await reader.receive_exactly(1))[0])
+    if (user.decode(), password.decode()) != (USER, PASSWORD):
+        await stream.send(b"\x01\x01")
+        return False
+    await stream.send(b"\x01\x00")
+    _, _, _, kind = await reader.receive_exactly(4)
+    if kind == 3:
+        host = (await reader.receive_exactly((await reader.receive_exactly(1))[0])).decode()
+    else:
+        host = ".".join(map(str, await reader.receive_exactly(4)))
+    proxy.asked.append(f"{host}:{int.from_bytes(await reader.receive_exactly(2))}")
+    await stream.send(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
+    return True
+
+
+@asynccontextmanager
+async def _serve(target: int, negotiate: _Negotiation) -> AsyncIterator[TestProxy]:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    proxy = TestProxy(listener.extra(SocketAttribute.local_port), target)
+
+    async def handle(near: SocketStream) -> None:
+        try:
+            async with near:
+                reader = BufferedByteReceiveStream(near)
+                if not await negotiate(proxy, near, reader):
+                    proxy.refused += 1
+                    return
+                async with await anyio.connect_tcp("127.0.0.1", proxy.target) as far:
+                    await _join(near, reader, far)
+        except _BROKEN:
+            pass  # either side left
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        try:
+            yield proxy
+        finally:
+            group.cancel_scope.cancel()
+
+
+async def _join(near: SocketStream, reader: BufferedByteReceiveStream, far: SocketStream) -> None:
+    async with anyio.create_task_group() as group:
+
+        async def pump(receive: Callable[[], Awaitable[bytes]], send: Callable[[bytes], Awaitable[None]]) -> None:
+            try:
+                while True:
+                    await send(await receive())
+            except _BROKEN:
+                group.cancel_scope.cancel()
+
+        group.start_soon(pump, reader.receive, far.send)
+        group.start_soon(pump, far.receive, near.send)
+
+
+def serve_http_proxy(target: int) -> AbstractAsyncContextManager[TestProxy]:
+    return _serve(target, _http)
+
+
+def serve_socks_proxy(target: int) -> AbstractAsyncContextManager[TestProxy]:
+    return _serve(target, _socks)
