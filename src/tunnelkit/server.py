@@ -303,8 +303,12 @@ class _Running:
     # -- life ----------------------------------------------------------------------------------
 
     async def run(self, task_status: TaskStatus[list[str]]) -> None:
-        with self._scope:
-            await self._run_all(task_status)
+        try:
+            with self._scope:
+                await self._run_all(task_status)
+        except ExceptionGroup as failures:
+            # One part failed (a transport that cannot listen, say); the others were cancelled for that alone.
+            raise _first_of(failures) from None
 
     async def _run_all(self, task_status: TaskStatus[list[str]]) -> None:
         async with anyio.create_task_group() as group:
@@ -403,6 +407,12 @@ def _peer_of(stream: ByteStream) -> Peer:
     return Peer(
         address=address, port=port, tls=stream.tls, certificate=stream.peer_certificate, forwarded_for=address
     )
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _error_answer(head: RequestHead | None, error: HeadError) -> tuple[ResponseHead, bytes]:
