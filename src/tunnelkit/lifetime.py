@@ -48,11 +48,21 @@ async def run_beside(run: _Run) -> AsyncGenerator[None]:
         await status.bell.wait()
         try:
             yield
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except BaseException as error:
+            if _belongs_to_scopes(error):
+                raise
             failures.insert(0, error)
         group.cancel_scope.cancel()
     if failures:
         raise failures[0]
+
+
+def _belongs_to_scopes(error: BaseException) -> bool:
+    """Whether it is, or holds, a cancellation: cancel scopes must see those."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(cancelled) is not None
+    return isinstance(error, (cancelled, GeneratorExit))
 
 
 async def run_to_the_end(work: Callable[[], Awaitable[None]], *, stop: Callable[[], None], timeout: float) -> None:

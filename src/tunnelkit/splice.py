@@ -37,7 +37,7 @@ class Splice:
     async def run(self) -> None:
         """Until both directions ended, or either side failed; then both are closed. Cancelling breaks both off."""
         try:
-            while not self._failed and not (self._peer_ended and self._told_peer):
+            while not self._over:
                 await self._turn()
             if not self._failed:
                 self._stream.finish()
@@ -48,14 +48,17 @@ class Splice:
             self._stream.reset(ResetCode.CANCEL)
             self._peer.abort()
 
+    @property
+    def _over(self) -> bool:
+        return self._failed or (self._peer_ended and self._told_peer)
+
     async def _turn(self) -> None:
         self._pump_up()
         self._pump_down()
         if self._tunnel_ended and not self._inbox and not self._told_peer:
             self._told_peer = True
             await self._peer.send_eof()
-            return
-        if not self._failed:
+        elif not self._over:
             up = not self._peer_ended and self._stream.room > 0
             await self._peer.wait(readable=up, writable=bool(self._inbox))
 
