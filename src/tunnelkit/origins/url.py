@@ -6,7 +6,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 
@@ -42,7 +42,10 @@ class OriginUrl:
     @classmethod
     def parse(cls, url: str, *, field: str = "origin") -> OriginUrl:
         """Raises ConfigError naming ``field``."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:  # brackets that are no IPv6 address
+            raise ConfigError(field, f"{url!r} is no URL: {error}") from None
         if parts.scheme == "unix":
             path = unquote(parts.netloc + parts.path)
             if not path:
@@ -54,11 +57,18 @@ class OriginUrl:
             )
         if parts.scheme not in ("http", "https"):
             raise ConfigError(field, f"{url!r} must begin with http://, https:// or unix:")
-        return cls(
+        if "@" in parts.netloc:  # and no word of what stands there
+            raise ConfigError(field, "must not have a user name or password", "let the origin trust this machine")
+        origin = cls(
             parts.scheme,
             *_place(parts.hostname, _port(parts, field, url), parts.scheme, field, url),
             _prefix(parts.path, parts.query + parts.fragment, field, url),
         )
+        try:
+            origin.authority  # noqa: B018 - a name that cannot be written shows at once
+        except UnicodeError:
+            raise ConfigError(field, f"{url!r} has no valid host name") from None
+        return origin
 
     @property
     def authority(self) -> bytes:
@@ -72,11 +82,13 @@ class OriginUrl:
         )
 
 
-def _port(parts: object, field: str, url: str) -> int | None:
+def _port(parts: SplitResult, field: str, url: str) -> int | None:
     try:
-        return parts.port  # type: ignore[attr-defined, no-any-return]
+        if parts.port != 0:
+            return parts.port
     except ValueError:
-        raise ConfigError(field, f"{url!r} has no valid port", "a port is a number from 1 to 65535") from None
+        pass  # the same mistake
+    raise ConfigError(field, f"{url!r} has no valid port", "a port is a number from 1 to 65535")
 
 
 def _place(host: str | None, port: int | None, scheme: str, field: str, url: str) -> tuple[str, int]:
@@ -88,7 +100,7 @@ def _place(host: str | None, port: int | None, scheme: str, field: str, url: str
 def _prefix(path: str, rest: str, field: str, url: str) -> bytes:
     if rest:
         raise ConfigError(field, f"{url!r} must not have a query or fragment")
-    if not path.isascii():
+    if not path.isascii() or not path.isprintable() or " " in path:
         raise ConfigError(field, f"{url!r} has characters that must be percent-encoded in its path")
     return path.rstrip("/").encode("ascii")
 
@@ -116,7 +128,7 @@ class UrlOrigin(Origin):
     async def _dial(self) -> ByteStream:
         url = self.url
         if url.scheme == "unix":
-            return await connect_unix(url.host)
+            return await connect_unix(url.host, timeout=self._limits.dial_timeout)
         tls = url.scheme == "https"
         context = self._ssl_context() if tls and self._ssl_context is not None else None
         # No proxy, whatever the environment says: it is for the way out, not for the service next door.
