@@ -1,0 +1,248 @@
+"""The gateway between the registry, its sessions and its callers: who gets a request, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from tunnelkit.heads import ResponseHead
+from tunnelkit.origins.base import OriginExchange
+from tunnelkit.sessions import ServerSession
+
+from .tunnels import QUICK, TOKEN, Answering, News, Tunnel, eventually, plain, tunnel
+
+pytestmark = pytest.mark.anyio
+
+PATH = f"/_token/{TOKEN}/"
+
+
+def named(name: bytes) -> Answering:
+    async def answer(exchange: OriginExchange) -> None:
+        await plain(exchange, name)
+
+    return Answering(answer)
+
+
+def hold_back(session: ServerSession, monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
+    """The session's connection takes nothing any more until the event is set."""
+    gate = anyio.Event()
+    connection = session.link.connection
+    assert connection is not None
+    ready = connection.ready
+
+    async def wait() -> int:
+        await gate.wait()
+        return await ready()
+
+    monkeypatch.setattr(connection, "ready", wait)
+    session.link.ring()
+    return gate
+
+
+async def test_what_was_never_sent_goes_elsewhere_when_a_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its method: the truth is that no byte of it was taken."""
+    async with tunnel() as there, there.client(named(b"old")) as old:
+        await old.wait_ready(10)
+        [session] = there.server.sessions()
+        hold_back(session, monkeypatch)
+        await anyio.wait_all_tasks_blocked()
+        first = there.call()
+        await first.send("POST", PATH, body=b"x")  # the writer takes this one, as it waited in ``ready`` before
+        await eventually(lambda: session.link.streams)
+        async with there.client(named(b"new")) as new:
+            await new.wait_ready(10)
+            assert new.transport
+            old.close()
+            assert await first.answer() == (200, b"new")
+            await there.clean()
+
+
+async def test_an_answer_that_overtakes_its_sending_is_not_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The send that carried the request returns after the answer's head came: the clock for the head is off."""
+    go = anyio.Event()
+
+    async def slow(exchange: OriginExchange) -> None:
+        exchange.send_head(ResponseHead(200, [(b"Content-Length", b"8")], b"OK"))
+        exchange.send_body(b"half")
+        await go.wait()
+        exchange.send_body(b"rest")
+        exchange.send_end()
+
+    limits = replace(QUICK, response_head_timeout=0.05)
+    async with tunnel(limits=limits) as there, there.client(Answering(slow)) as client:
+        await client.wait_ready(10)
+        connection = there.server.sessions()[0].link.connection
+        assert connection is not None
+        send, late = connection.send, anyio.Event()
+
+        async def send_late(message: bytes) -> None:
+            await send(message)
+            await late.wait()
+
+        monkeypatch.setattr(connection, "send", send_late)
+        caller = there.call()
+        await caller.send("GET", PATH)
+        head = await caller.head()
+        late.set()
+        await anyio.sleep(0.15)  # three times what a head may take
+        go.set()
+        caller.read = head + b"\r\n\r\n" + caller.read
+        assert await caller.answer() == (200, b"halfrest")
+        await there.clean()
+
+
+async def test_a_head_that_does_not_come_is_timed_out() -> None:
+    async def never(exchange: OriginExchange) -> None:
+        news = News(exchange)
+        while not exchange.gone:
+            await news.wait()
+
+    limits = replace(QUICK, response_head_timeout=0.05)
+    async with tunnel(limits=limits) as there, there.client(Answering(never)) as client:
+        await client.wait_ready(10)
+        status, body = await there.get()
+        assert status == 504
+        assert b"response_timeout" in body
+        await there.clean()
+
+
+@pytest.mark.parametrize(("method", "again"), [("GET", True), ("POST", False)])
+async def test_what_was_sent_goes_elsewhere_only_where_that_is_safe(method: str, again: bool) -> None:
+    began = anyio.Event()
+
+    async def stuck(exchange: OriginExchange) -> None:
+        began.set()
+        await anyio.sleep_forever()
+
+    async with tunnel() as there, there.client(Answering(stuck)) as old:
+        await old.wait_ready(10)
+        caller = there.call()
+        await caller.send(method, PATH, "Content-Length: 0")
+        with anyio.fail_after(10):
+            await began.wait()
+        async with there.client(named(b"new")) as new:
+            await new.wait_ready(10)
+            old.close()
+            status, body = await caller.answer()
+            if again:
+                assert (status, body) == (200, b"new")
+            else:
+                assert status == 502
+                assert b"tunnel_lost" in body
+            await there.clean()
+
+
+async def test_a_request_waits_for_a_client_and_then_goes() -> None:
+    async with tunnel(known_tokens=[TOKEN]) as there:
+        caller = there.call()
+        await caller.send("GET", PATH)
+        await _queued(there, 1)
+        async with there.client(named(b"late")) as client:
+            assert await caller.answer() == (200, b"late")
+            assert client.transport
+
+
+async def test_a_caller_that_leaves_leaves_the_queue() -> None:
+    async with tunnel(known_tokens=[TOKEN]) as there:
+        caller = there.call()
+        await caller.send("GET", PATH)
+        await _queued(there, 1)
+        caller.stream.abort()
+        await _queued(there, 0)
+
+
+async def _queued(there: Tunnel, count: int) -> None:
+    running = there.server._running
+    assert running is not None
+    await eventually(lambda: len(running.gateway.active) == count)
+
+
+async def test_a_session_with_all_its_streams_in_use() -> None:
+    go = anyio.Event()
+    at_once = most = 0
+
+    async def counted(exchange: OriginExchange) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await go.wait()
+        at_once -= 1
+        await plain(exchange)
+
+    limits = replace(QUICK, max_streams=3)
+    async with tunnel(limits=limits) as there, there.client(Answering(counted)) as client:
+        await client.wait_ready(10)
+        answers: list[tuple[int, bytes]] = []
+
+        async def one() -> None:
+            answers.append(await there.get())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(one)
+            await eventually(lambda: at_once == 3)
+            await _queued(there, 10)
+            go.set()
+        assert answers == [(200, b"fine")] * 10
+        assert most == 3
+        await there.clean()
+
+
+async def test_memory_runs_out_and_comes_back() -> None:
+    """Without room for a stream's floor an exchange waits in the queue; nothing is refused for that."""
+    go = anyio.Event()
+    floor = QUICK.stream_floor + QUICK.frame_payload
+    limits = replace(QUICK, max_buffered_bytes=QUICK.replay_floor + 2 * floor + 1000)
+    async with tunnel(limits=limits) as there:
+
+        async def hold(exchange: OriginExchange) -> None:
+            await go.wait()
+            await plain(exchange)
+
+        async with there.client(Answering(hold), limits=QUICK) as client:
+            await client.wait_ready(10)
+            answers: list[tuple[int, bytes]] = []
+
+            async def one() -> None:
+                answers.append(await there.get())
+
+            async with anyio.create_task_group() as group:
+                for _ in range(6):
+                    group.start_soon(one)
+                await _queued(there, 6)
+                await eventually(lambda: client._agent.active)
+                await anyio.wait_all_tasks_blocked()
+                assert len(client._agent.active) < 3
+                go.set()
+            assert answers == [(200, b"fine")] * 6
+            await there.clean()
+
+
+async def test_a_server_that_drains() -> None:
+    go = anyio.Event()
+
+    async def hold(exchange: OriginExchange) -> None:
+        await go.wait()
+        await plain(exchange)
+
+    async with tunnel() as there, there.client(Answering(hold)) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        await caller.send("GET", PATH)
+        await eventually(lambda: client._agent.active)
+        drained = anyio.Event()
+
+        async def drain() -> None:
+            await there.server.drain()
+            drained.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(drain)
+            await anyio.wait_all_tasks_blocked()
+            assert not drained.is_set()
+            there.transport.cut()  # the session may resume, so that what runs can finish
+            go.set()
+            assert (await caller.answer())[0] == 200
+        assert drained.is_set()
