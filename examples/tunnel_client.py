@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from cli import kinds
-from cli.files import read_secret, write_status
+from cli.files import check_status_file, read_secret, write_status
 from cli.options import CLIENT, TUNNEL
 from cli.parsing import Settings, UsageError
 from cli.running import Stop, fail, run_program, timing, warn
@@ -38,6 +38,8 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
     """All that the flags say about one tunnel, handed to the library."""
     url = required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com")
     token, password = credentials(settings, environment)
+    if settings["statusfile"] is not None:
+        check_status_file(settings["statusfile"])
     timers: dict[str, Any] = timing("timeout", settings["timeout"])
     certificate = settings["client_cert"]
     return TunnelClient(
@@ -153,7 +155,10 @@ async def keep_status(client: TunnelClient, path: Path) -> None:
         tasks.start_soon(listen)
         while True:
             if attached:
-                await anyio.to_thread.run_sync(write_status, path)
+                try:
+                    await anyio.to_thread.run_sync(write_status, path)
+                except OSError as error:  # a full disk, say: no reason to end a tunnel
+                    warn(f"--statusfile: cannot write {path}: {error.strerror}")
             await anyio.sleep(STATUS_INTERVAL)
 
 

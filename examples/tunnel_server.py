@@ -126,6 +126,8 @@ async def main(settings: Settings) -> int:
         await tasks.start(stop.watch, lambda: reload(server))
         for url in server.urls:
             print(f"listening on {url}", flush=True)
+        for url in server.admin_urls:
+            print(f"admin listening on {url}", flush=True)
         await stop.drain.wait()
         await stop.unless_cut(server.drain, settings["drain_timeout"])
         tasks.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from typing import Any
 
 from .parsing import UsageError
 
-__all__ = ["open_to_others", "pidfile", "read_secret", "write_status"]
+__all__ = ["check_status_file", "open_to_others", "pidfile", "read_secret", "write_status"]
 
 
 def read_secret(path: Path, flag: str, kind: Callable[[str], Any]) -> Any:
@@ -55,6 +55,12 @@ def pidfile(path: Path | None) -> Iterator[None]:
         # Another process may have taken the file over since.
         if path.exists() and path.read_text() == mine:
             path.unlink()
+
+
+def check_status_file(path: Path) -> None:
+    """Raises UsageError when it cannot be written: better now than when the tunnel is up."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--statusfile: cannot write {path}; give a file in a directory that may be written")
 
 
 def write_status(path: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunnelkit.logs import ACCESS, JsonFormatter, TextFormatter
 
 from .parsing import Settings, UsageError
 
-__all__ = ["logging_to"]
+__all__ = ["logging_to", "syslog_handler"]
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "warn": logging.WARNING}
 
@@ -56,7 +58,7 @@ def _handler(settings: Settings) -> logging.Handler:
     if settings["logfile"] is not None:
         return _file(settings["logfile"])
     if settings["syslog"] is not None:
-        return _syslog(settings["syslog"])
+        return syslog_handler(settings["syslog"])
     return logging.StreamHandler()
 
 
@@ -69,8 +71,21 @@ def _file(path: Path) -> logging.Handler:
         raise UsageError(f"--logfile: cannot write {path}: {error.strerror}") from None
 
 
-def _syslog(facility: str) -> logging.Handler:
-    try:
-        return logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.facility_names[facility])
-    except OSError:
-        raise UsageError("--syslog: there is no syslog at /dev/log; use --logfile, or leave both out") from None
+def syslog_handler(facility: str, path: Path = Path("/dev/log")) -> logging.Handler:
+    """Lines that begin ``program[pid]:``, as those of WStunnel's samples do."""
+    if not _is_listening(path):
+        raise UsageError(f"--syslog: there is no syslog at {path}; use --logfile, or leave both out")
+    handler = logging.handlers.SysLogHandler(str(path), logging.handlers.SysLogHandler.facility_names[facility])
+    handler.ident = f"{Path(sys.argv[0]).stem}[{os.getpid()}]: "
+    return handler
+
+
+def _is_listening(path: Path) -> bool:
+    """Tried here, because SysLogHandler passes over a failure and then shows a traceback for every line."""
+    if not hasattr(socket, "AF_UNIX"):
+        return False
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_UNIX, kind) as probe, suppress(OSError):
+            probe.connect(str(path))
+            return True
+    return False

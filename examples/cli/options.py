@@ -24,6 +24,7 @@ class Option:
     repeat: bool = False  # the value is a list
     secret: bool = False  # never shown, and a file that holds it should be its owner's alone
     only_argument: bool = False  # makes no sense in a file or in the environment
+    in_file: bool = True  # may stand in the configuration file
 
     @property
     def switch(self) -> bool:
@@ -51,7 +52,7 @@ def switch(name: str, help: str, **more: Any) -> Option:
 
 
 COMMON = [
-    Option(name="config", metavar="FILE", kind=kinds.path, only_argument=True, help="read settings from a TOML file"),
+    Option(name="config", metavar="FILE", kind=kinds.path, in_file=False, help="read settings from a TOML file"),
     Option(
         name="backend",
         metavar="NAME",

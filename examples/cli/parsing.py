@@ -54,12 +54,13 @@ def parse(
     values = _from_environment(options, environment)
     found: dict[str, list[Settings]] = {}
     by_file: dict[str, Any] = {}
-    if "config" in by_argument:
-        document = _read_toml(by_argument["config"])
+    path: Path | None = (values | by_argument).get("config")
+    if path is not None:
+        document = _read_toml(path)
         for name, keys in (tables or {}).items():
             if isinstance(document.get(name), (dict, list)):  # else it may be an option of that name
-                found[name] = _tables(by_argument["config"], name, document.pop(name), keys)
-        by_file = _from_table(options, document, str(by_argument["config"]))
+                found[name] = _tables(path, name, document.pop(name), keys)
+        by_file = _from_table(options, document, str(path))
     values = by_file | values | by_argument
     defaults = {option.key: _default(option) for option in options if isinstance(option, Option)}
     return Settings(defaults | values, given=set(values), from_file=set(by_file), tables=found)
@@ -147,7 +148,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _from_table(options: Sequence[Option | Refused], table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    known = {option.key: option for option in options if isinstance(option, Option) and not option.only_argument}
+    settable = (option for option in options if isinstance(option, Option) and option.in_file)
+    known = {option.key: option for option in settable if not option.only_argument}
     values: dict[str, Any] = {}
     for key, value in table.items():
         option = known.get(key.replace("-", "_"))

@@ -28,6 +28,8 @@ logger = logging.getLogger("tunnelkit")
 
 Options = Sequence[Option | Refused]
 MIN_TIMEOUT, MAX_TIMEOUT = 3.0, 600.0
+# Flags whose names are WStunnel's, by what the library calls them.
+RENAMED = {"url": "tunnel", "origin": "server", "allow": "regexp"}
 
 
 def warn(text: str) -> None:
@@ -56,7 +58,8 @@ def timing(flag: str, seconds: float | None) -> dict[str, float]:
 
 
 class Stop:
-    """SIGTERM or SIGINT asks for an orderly end, a second one for an end now; SIGHUP asks to read files again."""
+    """SIGTERM or SIGINT asks for an orderly end, a second one for an end now. SIGHUP asks to read files again, or,
+    where there are none to read, for an end too."""
 
     def __init__(self) -> None:
         self.drain = anyio.Event()
@@ -68,17 +71,16 @@ class Stop:
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        names = ("SIGTERM", "SIGINT", *(["SIGHUP"] if reload is not None else []))
-        wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
         with anyio.open_signal_receiver(*wanted) as signals:
             task_status.started()
             async for number in signals:
-                if number in (signal.SIGTERM, signal.SIGINT):
+                if reload is not None and number not in (signal.SIGTERM, signal.SIGINT):
+                    await reload()
+                else:
                     event, what = (self.cut, "cutting") if self.drain.is_set() else (self.drain, "draining")
                     logger.info("%s: %s", signal.Signals(number).name, what)
                     event.set()
-                elif reload is not None:
-                    await reload()
 
     async def unless_cut(self, drain: Callable[[float], Awaitable[object]], timeout: float) -> None:
         """Let ``drain`` take its time, but end it at the second signal."""
@@ -116,11 +118,18 @@ def run_program(
     except UsageError as error:
         fail(str(error))
     except ConfigError as error:
-        fail(f"--{error}".replace("_", "-", error.field.count("_")))
+        fail(f"{_flag_of(error.field, settings)}: {error.problem}" + (f"; {error.fix}" if error.fix else ""))
     except TunnelkitError as error:
         fail(str(error))
         return 1
     return 2
+
+
+def _flag_of(field: str, settings: Settings) -> str:
+    """What the user gave, for an argument of the library."""
+    if field == "listen" and settings.given & {"host", "port"}:
+        return "--host and --port"
+    return f"--{RENAMED.get(field, field)}".replace("_", "-")
 
 
 def _backend(settings: Settings) -> dict[str, Any]:

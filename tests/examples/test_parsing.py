@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from cli import kinds
-from cli.files import open_to_others, pidfile, read_secret, write_status
+from cli.files import check_status_file, open_to_others, pidfile, read_secret, write_status
+from cli.logs import syslog_handler
 from cli.options import CLIENT, SERVER, TOKEN, TUNNEL, Option
 from cli.parsing import Settings, UsageError, help_text, parse
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 TOKEN_TEXT = "my_b!g_$secret!!"
+TUNNEL_FLAGS = ["--tunnel", "ws://127.0.0.1:1", "--server", "http://127.0.0.1:2", "--token", TOKEN_TEXT]
 
 
 def server(line: str = "", **environment: str) -> Settings:
@@ -171,6 +176,14 @@ def test_every_flag_but_a_few_can_be_set_in_the_environment() -> None:
     assert client(TUNNELKIT_HELP="1")["help"] is False
 
 
+def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
+    named, argued = tmp_path / "named.toml", tmp_path / "argued.toml"
+    named.write_text("port = 1\n")
+    argued.write_text("port = 2\n")
+    assert server(TUNNELKIT_CONFIG=str(named))["port"] == 1
+    assert server(f"--config {argued}", TUNNELKIT_CONFIG=str(named))["port"] == 2
+
+
 def test_mistakes_in_the_environment_name_the_variable() -> None:
     assert mistake("", TUNNELKIT_PORT="x") == "TUNNELKIT_PORT: must be a whole number from 0 to 65535 (it is 'x')"
 
@@ -208,6 +221,7 @@ def test_a_tunnel_without_a_table(tmp_path: Path) -> None:
         ("listen = [[1]]", "{path}: listen: must be one value or a list of values"),
         ("port", "--config: {path} is not TOML: "),
         ("help = true", "{path}: there is no setting 'help'"),
+        ("config = 'other.toml'", "{path}: there is no setting 'config'"),
         ("token = {}", "{path}: token: write its settings under [[token]]"),
         ("[[token]]\ntokn = 1", "{path}: [[token]] 1: there is no setting 'tokn'; did you mean 'token'?"),
         ("[[token]]\ntoken = 'short'", "{path}: [[token]] 1: token: the token is too short"),
@@ -320,6 +334,31 @@ def test_statusfile(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_statusfile_that_cannot_be_written(tmp_path: Path) -> None:
+    check_status_file(tmp_path / "status")
+    for path in (tmp_path, tmp_path / "none" / "status"):
+        with pytest.raises(UsageError, match=f"--statusfile: cannot write {path}; "):
+            check_status_file(path)
+
+
+def test_there_may_be_no_syslog(tmp_path: Path) -> None:
+    """The standard library's handler would show a traceback for every line."""
+    with pytest.raises(UsageError, match=r"--syslog: there is no syslog at .*; use --logfile"):
+        syslog_handler("daemon", tmp_path / "log")
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="syslog listens on a unix socket")
+def test_syslog_names_the_program(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "log"))
+        handler = syslog_handler("daemon", tmp_path / "log")
+        handler.emit(logging.LogRecord("tunnelkit", logging.INFO, "", 0, "hello", None, None))
+        handler.close()
+        line = syslog.recv(1000)
+    assert line.startswith(b"<30>")
+    assert line.endswith(f"[{os.getpid()}]: hello\0".encode())
+
+
 # -- the programs themselves ------------------------------------------------------------------------
 
 
@@ -348,6 +387,14 @@ def test_help_and_version(script: str) -> None:
         ),
         ("tunnel_server.py", ["--log-pretty", "--log-format", "json"], "--log-pretty: contradicts --log-format json"),
         ("tunnel_server.py", ["--logfile", "/no/such/file"], "--logfile: cannot write /no/such/file"),
+        ("tunnel_client.py", [*TUNNEL_FLAGS, "--statusfile", "/no/such/file"], "--statusfile: cannot write /no/such"),
+        ("tunnel_client.py", [*TUNNEL_FLAGS, "--regexp", "("], "--regexp: '(' is no regular expression: "),
+        ("tunnel_client.py", [*TUNNEL_FLAGS, "--server", "unix:"], "--server: 'unix:' names no socket"),
+        (
+            "tunnel_server.py",
+            ["--host", "nowhere.invalid"],
+            "--host and --port: the name 'nowhere.invalid'",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(script: str, arguments: list[str], text: str) -> None:

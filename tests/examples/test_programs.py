@@ -221,6 +221,16 @@ def test_sighup_reads_the_passwords_again(origin: str, tmp_path: Path, anyio_bac
             client.logged("token_withdrawn")
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP on this system")
+def test_sighup_ends_the_client_in_order(server: Program, origin: str) -> None:
+    """It has nothing to read again, and a terminal that is closed sends it: the server hears of the end at once."""
+    url = server.said("listening on ")
+    with program("tunnel_client.py", *client_flags(url, origin)) as client:
+        client.said("ready ")
+        assert client.end(signal.SIGHUP) == 0
+        server.logged("session ended: closed")
+
+
 def test_tls_and_a_wrong_scheme(origin: str, tls_files: dict[str, Path]) -> None:
     flags = ["--listen", "127.0.0.1:0", "--tls-cert", str(tls_files["cert"]), "--tls-key", str(tls_files["key"])]
     with program("tunnel_server.py", *flags) as server:
@@ -241,6 +251,14 @@ def test_a_port_in_use(anyio_backend_name: str) -> None:
             assert len(server.errors) == 1
             assert server.errors[0].startswith("tunnel_server.py: error: --listen: ")
             assert address in server.errors[0]
+
+
+def test_the_admin_listener_tells_its_address() -> None:
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0") as server:
+        url = server.said("listening on ")
+        admin = server.said("admin listening on ")
+        assert admin != url
+        assert get(admin, "/_stats")[0] == 200
 
 
 def test_logs_as_json_in_a_file(tmp_path: Path) -> None:
