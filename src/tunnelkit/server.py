@@ -205,6 +205,7 @@ class TunnelServer(AsyncContextManagerMixin):
         running.drain()
         with anyio.move_on_after(self.limits.drain_timeout if timeout is None else timeout):
             await running.gateway.idle.wait()
+            await running.front.quiet()
 
     # -- configuration -------------------------------------------------------------------------
 
@@ -326,12 +327,17 @@ class _Running:
         await transport.listen(self.table.offer, task_status=task_status)
 
     def stop(self) -> None:
-        """End all sessions with a word, then everything else in a moment."""
+        """End all sessions with a word, then everything else in a moment: links may stand on connections of the
+        front, which are broken off once the word is out."""
         self.close()
+        self.front.drain()
         self.table.end_all("server_closing")
+        self.table.all_left(self._break_off)
+
+    def _break_off(self) -> None:
         self.front.abort()
         self.admin_front.abort()
-        self.table.all_left(self._scope.cancel)
+        self._scope.cancel()
 
     def close(self) -> None:
         self.listener.close()

@@ -750,7 +750,10 @@ async def test_drain() -> None:
         assert await read_until(between) == b""
         await busy.send(b"llo" + GET % 2)
         assert await read_until(busy) == (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n/hello")
-        assert await read_until(served.connect()) == b""
+        late = served.connect()
+        await anyio.wait_all_tasks_blocked()
+        await late.send((GET % 3) * 2)
+        assert await read_until(late) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n/3"
 
 
 @pytest.mark.parametrize("data", [POST + b"Content-Length: 5\r\n\r\nhe", POST, b""])
@@ -763,6 +766,26 @@ async def test_abort(data: bytes) -> None:
         assert await read_until(caller) == b"<reset>"
         while served.front.connections:
             await anyio.wait_all_tasks_blocked()
+
+
+async def test_quiet_waits_for_the_answers() -> None:
+    async with serving(echo) as served, anyio.create_task_group() as group:
+        busy = served.connect()
+        await busy.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await anyio.wait_all_tasks_blocked()
+        served.front.drain()
+        done = anyio.Event()
+
+        async def wait() -> None:
+            await served.front.quiet()
+            done.set()
+
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not done.is_set()
+        await busy.send(b"llo")
+        await read_until(busy)
+        await done.wait()
 
 
 async def test_cancelling_breaks_the_connection_off() -> None:

@@ -45,6 +45,8 @@ class CallerConnection:
         self.codec = ServerCodec(parser, limits)
         self.answers_half_close = answers_half_close
         self.closing = False  # the server drains: no further request on this connection
+        self.may_ask = False  # it came while the server drained: one request, so that it can be told
+        self.upgraded = False  # who upgraded it knows when it is over
         self.dead = False  # failed or broken off: nothing can be read or written
         self.late = False  # the read clock struck
         self.read_clock = Deadline(timers, self._read_late)
@@ -56,6 +58,11 @@ class CallerConnection:
     @property
     def gone(self) -> bool:
         return self.dead or (self.codec.eof and not self.answers_half_close)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a drain waits for it."""
+        return not (self.upgraded or self.may_ask)
 
     @property
     def blocked(self) -> bool:
@@ -369,5 +376,6 @@ class FrontRequest(CallerRequest):
         await connection.drain_output()
         if connection.dead:
             raise StreamBroken("the caller is gone")
+        connection.upgraded = True
         connection.close_clocks()  # none of them for upgraded connections (design, section 10)
         return prefixed(connection.stream, connection.codec.trailing_data)

@@ -64,17 +64,26 @@ class Front:
         self._half_close_answers = half_close_answers
         self._connections: set[CallerConnection] = set()
         self._draining = False
+        self._ended = anyio.Event()  # a connection; replaced by ``quiet``
 
     @property
     def connections(self) -> int:
         return len(self._connections)
 
     def drain(self) -> None:
-        """Let every request that runs be the last of its connection; connections without one end now."""
+        """Let every request that runs be the last of its connection; connections without one end now. Who connects
+        from now on may ask once, to be told."""
         self._draining = True
         for connection in self._connections:
             connection.closing = True
             connection.stream.wake()
+
+    async def quiet(self) -> None:
+        """Wait, while draining, until every answer is with its caller and the connections are closed, but for those
+        that were upgraded and those on which nobody asks for anything."""
+        while any(connection.unfinished for connection in self._connections):
+            self._ended = anyio.Event()
+            await self._ended.wait()
 
     def abort(self) -> None:
         """Break every connection off."""
@@ -91,7 +100,7 @@ class Front:
             parser=self._parser,
             answers_half_close=self._half_close_answers,
         )
-        connection.closing = self._draining
+        connection.closing = connection.may_ask = self._draining
         self._connections.add(connection)
         try:
             await self._serve(connection)
@@ -107,11 +116,13 @@ class Front:
         finally:
             connection.close_clocks()
             self._connections.discard(connection)
+            self._ended.set()
 
     async def _serve(self, connection: CallerConnection) -> None:
         head: RequestHead | None = None
         try:
             while (head := await self._next_head(connection, first=head is None)) is not None:
+                connection.may_ask = False
                 if not await self._exchange(connection, head):
                     return
                 connection.codec.start_next_cycle()
@@ -134,7 +145,9 @@ class Front:
             while not connection.read(READ_AHEAD):
                 if connection.late and codec.mid_head and not connection.dead:
                     raise HeadError(408, "request_timeout", "the request's head did not come in time")
-                if connection.dead or connection.late or (connection.closing and not codec.mid_head):
+                if connection.dead or connection.late:
+                    return None
+                if connection.closing and not codec.mid_head and not connection.may_ask:
                     return None
                 time = self._limits.head_timeout if first or codec.mid_head else self._limits.keep_alive_idle
                 if clock != time:  # in all for a head, however many pieces it comes in

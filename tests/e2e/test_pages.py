@@ -1,0 +1,204 @@
+"""Health and statistics, and who sees which (design, section 8, "Reserved")."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from tunnelkit.config import DEFAULT_LIMITS
+from tunnelkit.core.tokens import token_digest
+from tunnelkit.net.dial import connect_tcp
+
+from .tunnel import TOKEN, Answer, open_ends, open_tunnel, read_head, until
+
+pytestmark = pytest.mark.anyio
+
+PASSWORD = "an admin's password"
+MORE = b"More stats available when called from localhost...\n"
+
+
+async def page(port: int, target: str, *lines: str, method: str = "GET", host: str = "127.0.0.1") -> Answer:
+    """A page of the server's, asked for from loopback."""
+    stream = await connect_tcp("127.0.0.1", port, timeout=5)
+    try:
+        head = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", *lines, "", ""]
+        await stream.send("\r\n".join(head).encode())
+        with anyio.fail_after(10):
+            status, fields, body = await read_head(stream)
+            while piece := await stream.receive():
+                body += piece
+    finally:
+        stream.abort()
+    return status, fields, body
+
+
+def basic(password: str) -> str:
+    return "Authorization: Basic " + b64encode(f"anybody:{password}".encode()).decode()
+
+
+# -- statistics --------------------------------------------------------------------------------
+
+
+async def test_every_field_of_the_statistics() -> None:
+    limits = replace(DEFAULT_LIMITS, max_clients_per_token=3, max_requests_per_tunnel=7)
+    async with open_tunnel(limits=limits) as tunnel, anyio.create_task_group() as group:
+        call = tunnel.call(group, "/hold/x")
+        await tunnel.origin.arrived("/hold/x")
+        session = tunnel.server.sessions()[0]
+        with anyio.move_on_after(5):  # not every machine's address has a name
+            await until(lambda: session.host_name)
+        status, fields, body = await page(tunnel.port, "/_stats")
+        assert status == 200
+        assert ("Content-Type", "text/plain; charset=utf-8") in fields
+        name = f"tunnel00_tun_dns={re.escape(session.host_name)}\n" if session.host_name else ""
+        pattern = (
+            "tunnels=1\n"
+            "max_requests_per_tunnel=7\n"
+            "max_clients_per_token=3\n"
+            "token_clients_a-token-=1\n"
+            "total_clients=1\n"
+            "\n"
+            rf"tunnel00_token=a-token-\.\.\.(#{token_digest(TOKEN).hex()[:6]})?" + "\n"
+            "tunnel00_req_pending=1\n"
+            r"tunnel00_tun_addr=127\.0\.0\.1:\d+"
+            + "\n"
+            + name
+            + r"tunnel00_client_version=tunnelkit/\S+ python/.*"
+            + "\n"
+            r"tunnel00_idle_secs=\d+\.\d" + "\n"
+            r"tunnel00_cli_addr=127\.0\.0\.1" + "\n"
+            "\n"
+            "req_pending=1\n"
+            "dead_tunnels=0\n"
+        )
+        assert re.fullmatch(pattern, body.decode()), body.decode()
+        tunnel.origin.release("x")
+        assert await call.status() == 200
+
+
+async def test_one_block_a_session_and_one_tunnel_a_token() -> None:
+    other = TOKEN[:8] + "-with-the-same-beginning"
+    limits = replace(DEFAULT_LIMITS, max_clients_per_token=3)
+    async with open_ends(limits=limits) as ends, ends.join(), ends.join(), ends.join(token=other):
+        _, _, body = await page(ends.port, "/_stats")
+        lines = body.decode().splitlines()
+        assert "tunnels=2" in lines
+        assert "total_clients=3" in lines
+        assert [line[:8] for line in lines if re.match("tunnel.._token=", line)] == [
+            "tunnel00",
+            "tunnel01",
+            "tunnel02",
+        ]
+        assert f"token_clients_{TOKEN[:8]}_{token_digest(TOKEN).hex()[:6]}=2" in lines
+        assert f"token_clients_{other[:8]}_{token_digest(other).hex()[:6]}=1" in lines
+        assert TOKEN.encode() not in body
+        assert other.encode() not in body
+
+
+async def test_statistics_as_json() -> None:
+    async with open_tunnel() as tunnel:
+        status, fields, body = await page(tunnel.port, "/_stats", "Accept: application/json")
+        assert status == 200
+        assert ("Content-Type", "application/json") in fields
+        document = json.loads(body)
+        assert (document["tunnels"], document["total_clients"], len(document["sessions"])) == (1, 1, 1)
+
+
+async def test_a_detached_session_is_no_client() -> None:
+    async with open_tunnel(relay=True) as tunnel:
+        assert tunnel.relay is not None
+        tunnel.relay.refusing = True
+        tunnel.relay.cut()
+        await tunnel.detached()
+        _, _, body = await page(tunnel.port, "/_stats")
+        assert b"tunnels=1\n" in body
+        assert b"total_clients=0\n" in body
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "[::1]", "localhost"])
+async def test_details_for_loopback(host: str) -> None:
+    async with open_tunnel() as tunnel:
+        assert b"tunnel00_" in (await page(tunnel.port, "/_stats", host=host))[2]
+
+
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        pytest.param("tunnel.example.com", "X-A: b", id="another-host"),  # DNS rebinding
+        pytest.param("127.0.0.1.example.com", "X-A: b", id="a-name-like-a-literal"),
+        pytest.param("127.0.0.1", "X-Forwarded-For: 127.0.0.1", id="x-forwarded-for"),
+        pytest.param("127.0.0.1", "X-Forwarded-Proto: https", id="x-forwarded-proto"),
+        pytest.param("127.0.0.1", "Forwarded: for=127.0.0.1", id="forwarded"),
+        pytest.param("127.0.0.1", "X-Real-IP: 127.0.0.1", id="x-real-ip"),
+        pytest.param("127.0.0.1", "Via: 1.1 nginx", id="via"),
+        pytest.param("127.0.0.1", basic("wrong"), id="wrong-password-is-not-worse"),
+    ],
+)
+async def test_no_details_for_others(host: str, line: str) -> None:
+    async with open_tunnel(server_options={"admin_password": PASSWORD}) as tunnel:
+        status, _, body = await page(tunnel.port, "/_stats", line, host=host)
+        assert status == 200
+        assert b"total_clients=1\n" in body
+        if line.startswith("Authorization"):
+            assert b"tunnel00_" in body  # real loopback needs no password
+        else:
+            assert body.endswith(MORE)
+            assert b"tunnel00" not in body
+            assert b"127.0.0.1" not in body
+
+
+async def test_the_admin_password_shows_details_anywhere() -> None:
+    async with open_tunnel(server_options={"admin_password": PASSWORD}) as tunnel:
+        for password, shown in ((PASSWORD, True), ("wrong", False), ("", False)):
+            _, _, body = await page(tunnel.port, "/_stats", basic(password), "Via: 1.1 nginx", host="a.example")
+            assert (b"tunnel00_" in body) is shown
+
+
+async def test_without_an_admin_password_none_is_right() -> None:
+    async with open_tunnel() as tunnel:
+        _, _, body = await page(tunnel.port, "/_stats", basic(""), host="a.example")
+        assert body.endswith(MORE)
+
+
+async def test_the_admin_listener_shows_details_and_carries_no_requests() -> None:
+    async with open_tunnel(server_options={"admin_listen": "127.0.0.1:0"}) as tunnel:
+        port = int(tunnel.server.admin_urls[0].rpartition(":")[2])
+        assert b"tunnel00_" in (await page(port, "/_stats", "Via: 1.1 nginx", host="a.example"))[2]
+        assert (await page(port, "/_health_check"))[0] == 200
+        assert (await page(port, tunnel.path("/echo")))[0] == 404
+        assert (await page(port, "/_tunnel"))[0] == 404
+        assert not tunnel.origin.requests
+
+
+# -- health ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
+async def test_health_by_any_method(method: str) -> None:
+    async with open_ends() as ends:
+        status, _, body = await page(ends.port, "/_health_check", "Content-Length: 0", method=method)
+        assert (status, body) == (200, b"WSTUNSRV RUNNING\n")
+
+
+async def test_health_by_head() -> None:
+    async with open_ends() as ends:
+        status, fields, body = await page(ends.port, "/_health_check", method="HEAD")
+        assert (status, body) == (200, b"")
+        assert ("Content-Length", "17") in fields
+
+
+# -- other paths -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["/", "/favicon.ico", "/_token/", f"/_token/{TOKEN}", "/_stats/more", "/_nothing"])
+async def test_other_paths_are_404_that_says_what_is_missing(target: str) -> None:
+    async with open_tunnel() as tunnel:
+        status, _, body = await page(tunnel.port, target)
+        assert status == 404
+        assert b"/_token/<token>/" in body
+        assert not tunnel.origin.requests
