@@ -179,6 +179,7 @@ def test_sigterm_lets_running_requests_finish(server: Program, origin: str) -> N
         caller.join(WAIT)
         assert answers == [(200, b"hello")]
         assert server.wait() == 0
+        client.logged("session over: server_closing")  # the server's word, not a broken connection
 
 
 def test_a_second_sigterm_cuts(server: Program, origin: str) -> None:
