@@ -82,6 +82,11 @@ class ServerSession:
         last = connection.last_received if connection is not None else self.lost_at
         return now - last if last is not None else 0.0
 
+    @property
+    def label(self) -> str:
+        """What stands for the session in log lines."""
+        return f"token={self.tag} session={self.id[:8]}..."
+
     def __repr__(self) -> str:
         state = "gone" if self.ended else "attached" if self.attached else "detached"
         return f"<ServerSession {self.id[:8]}... token={self.tag} {state} epoch={self.epoch}>"
@@ -301,7 +306,7 @@ class SessionTable:
         try:
             failure = await session.link.run(connection, opened, greeting=greeting)
         except RemoteProtocolError as error:
-            logger.warning("a resume cannot go on: %s session=%r", error, session)
+            logger.warning("a resume cannot go on: %s %s", error, session.label)
             connection.abort()
             self.end(session, error.code)
             return
@@ -311,7 +316,9 @@ class SessionTable:
             if session.attachments == attachment:
                 self._detached(session)
         if session.ended is None and session.attachments == attachment:
-            logger.info("connection lost, the session is kept for %g s: %s %r", self.limits.grace, failure, session)
+            logger.info(
+                "connection lost, the session is kept for %g s: %s %s", self.limits.grace, failure, session.label
+            )
 
     def _detached(self, session: ServerSession) -> None:
         """The connection is over, whatever the reason. If the session is not, its grace begins."""
@@ -345,7 +352,7 @@ class SessionTable:
         self._execute(self._registry.remove(session, anyio.current_time()))
         session.link.end(code)
         self._unmake()
-        logger.info("session ended: %s %r", code, session)
+        logger.info("session ended: %s %s", code, session.label)
 
     def end_tokens(self, digests: Collection[bytes], code: str) -> None:
         for digest in digests:

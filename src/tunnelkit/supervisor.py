@@ -16,6 +16,7 @@ from .core.choice import Choice, Failed, GiveUp, Try
 from .core.events import Opened
 from .core.opening import ClientOpening, OpeningResult
 from .core.proof import Purpose, attach_tag, epoch_key, proof
+from .core.tokens import token_tag
 from .errors import (
     ConfigError,
     ConnectionLost,
@@ -100,6 +101,7 @@ class Supervisor:
         self._given_up: Resume | None = None
         self._logged_at = -FAILURE_LOG_INTERVAL
         self._failure = ""  # of the last dial, not told yet
+        self._tag = token_tag(announce.token)  # in every line: a process may run many tunnels
         self._dialling: anyio.CancelScope | None = None
         self._closing = False
 
@@ -236,11 +238,11 @@ class Supervisor:
 
     def _tell_attached(self, session: _ClientSession, connection: Connection) -> None:
         if session.lost_at is None:
-            logger.info("connected by %s", connection.transport)
+            logger.info("connected by %s token=%s", connection.transport, self._tag)
             self._events.tell(Connected(transport=connection.transport))
         else:
             away = anyio.current_time() - session.lost_at
-            logger.info("resumed by %s after %.1f s", connection.transport, away)
+            logger.info("resumed by %s after %.1f s token=%s", connection.transport, away, self._tag)
             self._events.tell(Resumed(transport=connection.transport, away=away))
         self._logged_at = -FAILURE_LOG_INTERVAL
         self.ready.set()
@@ -250,14 +252,14 @@ class Supervisor:
         session.lost_at = now
         if not session.link.gone:
             self._choice.lost(now)
-            logger.warning("connection lost: %s", failure)
+            logger.warning("connection lost: %s token=%s", failure, self._tag)
             self._events.tell(Lost(reason=str(failure)))
             return
         code = failure.code if isinstance(failure, SessionGone | RemoteProtocolError) else "closed"
         self._drop_session(code)
         self._choice.lost(now, bye=code)
         if not self._closing:
-            logger.warning("session over: %s", code)
+            logger.warning("session over: %s token=%s", code, self._tag)
             self._events.tell(Lost(reason=f"the session is over: {code}"))
 
     def _drop_session(self, code: str) -> None:
@@ -292,7 +294,7 @@ class Supervisor:
             level = logging.ERROR
         if now - self._logged_at >= FAILURE_LOG_INTERVAL:
             self._logged_at = now
-            logger.log(level, "cannot connect: %s; trying on", error)
+            logger.log(level, "not connected: %s; trying on token=%s", error, self._tag)
         self._failure = str(error)
 
     def _tell_retrying(self, move: Try) -> None:

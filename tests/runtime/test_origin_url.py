@@ -280,6 +280,12 @@ async def test_an_origin_that_cannot_be_reached(stage: str, code: str) -> None:
         await origin.check()
 
 
+async def test_a_check_ends_its_connection_in_order() -> None:
+    origin = Dialled()
+    await origin.check()
+    assert await origin.ends[0].receive() == b""
+
+
 async def test_a_caller_that_leaves_during_the_dial_is_not_told_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """No ghosts: the origin never hears of a request that nobody waits for."""
     sent: list[object] = []

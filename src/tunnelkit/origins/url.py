@@ -137,7 +137,8 @@ class UrlOrigin(Origin):
 
     async def check(self) -> None:
         """Connect once. Raises DialError."""
-        self._pool.release(await self._pool.connect())
+        connection = await self._pool.connect()
+        await connection.aclose()  # not kept, and not broken off: origins log that as an error
 
     async def aclose(self) -> None:
         await self._pool.aclose()
