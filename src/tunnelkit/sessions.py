@@ -188,7 +188,7 @@ class SessionTable:
             return Refusal(
                 status=429,
                 code="too_many_clients",
-                detail=f"{self.limits.max_clients_per_token} clients are connected, as many as this token may have",
+                detail=f"this token has all the clients that it may have ({self.limits.max_clients_per_token})",
                 retry_after=5,
             )
         if self.draining:  # it may have begun meanwhile
