@@ -194,14 +194,17 @@ class TunnelClient(AsyncContextManagerMixin):
             yield self
 
     async def wait_ready(self, timeout: float | None = None) -> None:
-        """Return after one verified round trip of the session. Raises TimeoutError after ``timeout`` seconds; when
-        there never will be one, RegistrationRefused, or SessionGone if the client was closed. Cancelling changes
-        nothing."""
-        with anyio.fail_after(timeout):
+        """Return after one verified round trip of the session. Raises TimeoutError after ``timeout`` seconds, with
+        what the last dial ran into; when there never will be one, RegistrationRefused, or SessionGone if the client
+        was closed. Cancelling changes nothing."""
+        with anyio.move_on_after(timeout) as waiting:
             async with anyio.create_task_group() as group:
                 group.start_soon(_first, self._over, group.cancel_scope)
                 await self._supervisor.ready.wait()
                 group.cancel_scope.cancel()
+        if waiting.cancelled_caught:
+            trouble = self._supervisor.trouble or "the server has not answered yet"
+            raise TimeoutError(f"the tunnel was not ready within {timeout:g} s: {trouble}")
         if self._over.is_set():
             raise self._refusal or SessionGone("closed")
 

@@ -101,6 +101,7 @@ class Supervisor:
         self._given_up: Resume | None = None
         self._logged_at = -FAILURE_LOG_INTERVAL
         self._failure = ""  # of the last dial, not told yet
+        self.trouble = ""  # what the last dial that failed ran into
         self._tag = token_tag(announce.token)  # in every line: a process may run many tunnels
         self._dialling: anyio.CancelScope | None = None
         self._closing = False
@@ -295,7 +296,7 @@ class Supervisor:
         if now - self._logged_at >= FAILURE_LOG_INTERVAL:
             self._logged_at = now
             logger.log(level, "not connected: %s; trying on token=%s", error, self._tag)
-        self._failure = str(error)
+        self._failure = self.trouble = str(error)
 
     def _tell_retrying(self, move: Try) -> None:
         failure, self._failure = self._failure, ""

@@ -79,7 +79,7 @@ async def test_wait_ready_raises_the_refusal() -> None:
 async def test_wait_ready_keeps_its_time() -> None:
     transport = MemoryTransport()
     async with TunnelClient("ws://nowhere.test", token=TOKEN, origin=Answering(), transport=transport) as client:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"the tunnel was not ready within 0\.01 s: \w+"):
             await client.wait_ready(0.01)
 
 
