@@ -6,6 +6,7 @@ import hmac
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 
 import anyio
 
@@ -122,7 +123,8 @@ def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> No
         (b"Cache-Control", b"no-store"),
         (b"X-Content-Type-Options", b"nosniff"),
     ]
-    send_whole(request, ResponseHead(status, fields), b"" if request.head.method == b"HEAD" else body)
+    reason = HTTPStatus(status).phrase.encode("ascii")
+    send_whole(request, ResponseHead(status, fields, reason), b"" if request.head.method == b"HEAD" else body)
 
 
 def refuse(request: CallerRequest, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
