@@ -280,6 +280,15 @@ async def test_an_origin_that_cannot_be_reached(stage: str, code: str) -> None:
         await origin.check()
 
 
+async def test_its_own_side_hears_why_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """The caller is not told addresses; whoever runs the client needs them."""
+    origin = Dialled()
+    origin.error = DialError("tls", "no TLS with 10.0.0.1")
+    for _ in range(3):
+        await origin.serve(Asked())
+    assert [record.getMessage() for record in caplog.records] == ["the origin is not reached: no TLS with 10.0.0.1"]
+
+
 async def test_a_check_ends_its_connection_in_order() -> None:
     origin = Dialled()
     await origin.check()

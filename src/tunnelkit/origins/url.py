@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from .base import Origin, OriginExchange
 
 __all__ = ["NamedOrigins", "OriginUrl", "UrlOrigin"]
 
+logger = logging.getLogger("tunnelkit.client")
+
+FAILURE_LOG_INTERVAL = 60.0
 # Origins named by X-Host whose connections are kept; the one used longest ago is let go.
 NAMED_KEPT = 100
 # What may be repeated though the origin may have acted on it (RFC 9110 9.2.2).
@@ -121,6 +125,7 @@ class UrlOrigin(Origin):
         self._host = host
         self._ssl_context = ssl_context
         self._pool = OriginPool(self._dial, clock=anyio.current_time, limits=limits)
+        self._logged_at = -FAILURE_LOG_INTERVAL
 
     def __repr__(self) -> str:
         return f"<UrlOrigin {self.url.scheme} {self._pool!r}>"
@@ -161,8 +166,16 @@ class UrlOrigin(Origin):
             else:
                 await self._try(exchange, connection, head)
         except DialError as error:
+            self._log(error)
             code = "origin_tls" if error.stage == "tls" else "origin_unreachable"
             exchange.fail(502, code, _DIAL_DETAILS.get(error.stage, "the origin cannot be reached"))
+
+    def _log(self, error: DialError) -> None:
+        """Why, for this side alone: callers are told no addresses."""
+        now = anyio.current_time()
+        if now - self._logged_at >= FAILURE_LOG_INTERVAL:
+            self._logged_at = now
+            logger.warning("the origin is not reached: %s", error)
 
     def _request(self, head: RequestHead) -> RequestHead:
         head = with_origin_host(head, self._host, self.url.authority)
