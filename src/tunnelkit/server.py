@@ -30,6 +30,7 @@ from .forwarding import answers_itself, client_address
 from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
+from .http.dates import Dates
 from .http.front import Front
 from .http.mounted import Mounted
 from .lifetime import run_beside, run_to_the_end
@@ -288,6 +289,7 @@ class _Running:
             limits=self._server.limits,
             error_responder=_error_answer,
             half_close_answers=self._server._half_close_answers,
+            dates=Dates(),
         )
 
     def _current_context(self) -> ssl.SSLContext:

@@ -16,6 +16,7 @@ from ..net.stream import READ_AHEAD, Buffer, ByteStream
 from ..net.timers import Timers
 from .clocks import Deadline, Pace
 from .codec import Body, End, HeadParser, State
+from .dates import Dates
 from .request import CallerRequest
 from .server_codec import ServerCodec
 from .writing import GATHER, Outgoing
@@ -38,12 +39,14 @@ class CallerConnection:
         timers: Timers,
         parser: HeadParser,
         answers_half_close: bool,
+        dates: Dates | None = None,
     ) -> None:
         self.stream = stream
         self.peer = peer
         self.limits = limits
         self.codec = ServerCodec(parser, limits)
         self.answers_half_close = answers_half_close
+        self._dates = dates
         self.closing = False  # the server drains: no further request on this connection
         self.may_ask = False  # it came while the server drained: one request, so that it can be told
         self.upgraded = False  # who upgraded it knows when it is over
@@ -54,6 +57,10 @@ class CallerConnection:
         self._out = Outgoing()
         self._write_pace = Pace(limits)
         self._stalled = False  # the last flush left something
+
+    def dated(self, head: ResponseHead) -> ResponseHead:
+        """A final head as it is written: with a Date, where dates are kept."""
+        return head if self._dates is None else self._dates.on(head)
 
     @property
     def gone(self) -> bool:
@@ -285,7 +292,7 @@ class FrontRequest(CallerRequest):
         connection = self._connection
         if not connection.gone:
             close = connection.closing or not self._rest_is_small
-            connection.add(connection.codec.encode_head(head, close=close))
+            connection.add(connection.codec.encode_head(connection.dated(head), close=close))
 
     @property
     def _rest_is_small(self) -> bool:

@@ -21,6 +21,7 @@ from ..net.stream import READ_AHEAD, ByteStream
 from ..net.timers import Timers
 from .caller import CallerConnection, FrontRequest
 from .codec import HeadParser, Signal
+from .dates import Dates
 from .h11_codec import H11_PARSER
 
 __all__ = ["ErrorResponder", "Front", "Handler", "plain_error"]
@@ -44,7 +45,8 @@ def plain_error(head: RequestHead | None, error: HeadError) -> tuple[ResponseHea
 
 class Front:
     """``handler`` answers a request before it returns, or the front does so with 500. ``half_close_answers``: a
-    caller that ends its sending half still gets its answer (design, section 8)."""
+    caller that ends its sending half still gets its answer (design, section 8). ``dates``: answers without a Date
+    get one."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Front:
         parser: HeadParser = H11_PARSER,
         error_responder: ErrorResponder = plain_error,
         half_close_answers: bool = False,
+        dates: Dates | None = None,
     ) -> None:
         self._handler = handler
         self._timers = timers
@@ -62,6 +65,7 @@ class Front:
         self._parser = parser
         self._error_responder = error_responder
         self._half_close_answers = half_close_answers
+        self._dates = dates
         self._connections: set[CallerConnection] = set()
         self._draining = False
         self._ended = anyio.Event()  # a connection; replaced by ``quiet``
@@ -99,6 +103,7 @@ class Front:
             timers=self._timers,
             parser=self._parser,
             answers_half_close=self._half_close_answers,
+            dates=self._dates,
         )
         connection.closing = connection.may_ask = self._draining
         self._connections.add(connection)
@@ -206,7 +211,9 @@ class Front:
         """The connection ends with this answer."""
         codec = connection.codec
         response, body = self._error_responder(head, error)
-        connection.add(codec.encode_head(response, close=True), *codec.encode_body(body), codec.encode_end())
+        connection.add(
+            codec.encode_head(connection.dated(response), close=True), *codec.encode_body(body), codec.encode_end()
+        )
 
     async def _linger(self, connection: CallerConnection) -> None:
         """RFC 9112 9.6: end our half, then read on for a while. Closing with bytes unread would make the kernel
