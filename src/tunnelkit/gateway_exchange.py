@@ -306,10 +306,9 @@ class GatewayExchange:
             self._timer.cancel()
         if self._gateway.access.details:
             lengths = field_values(head.fields, b"content-length")
+            length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
             ws = self.session.id[:8] if self.session is not None else ""
-            self._gateway.access.answer(
-                id=self.number, token=self.masked, ws=ws, length=lengths[0] if lengths else None
-            )
+            self._gateway.access.answer(id=self.number, token=self.masked, ws=ws, length=length)
 
     def on_data(self, data: bytes, fin: bool) -> None:
         try:
