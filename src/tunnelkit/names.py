@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 __all__ = ["HostNames"]
@@ -39,7 +40,11 @@ class HostNames:
         try:
             async with self._limiter:
                 with anyio.move_on_after(LOOKUP_TIMEOUT), suppress(OSError):
-                    name, _ = await anyio.getnameinfo((address, 0), socket.NI_NAMEREQD)
-                    found(name)
+                    found(await anyio.to_thread.run_sync(_name_of, address, abandon_on_cancel=True))
         finally:
             self._waiting -= 1
+
+
+def _name_of(address: str) -> str:
+    # In a thread of its own: uvloop's getnameinfo cannot be cancelled without an error in its loop.
+    return socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]

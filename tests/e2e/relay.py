@@ -183,15 +183,15 @@ class Relay:
 
 
 async def _part(stream: SocketStream, end: End) -> None:
-    raw = stream.extra(SocketAttribute.raw_socket)
     try:
-        with suppress(*_BROKEN):
+        with suppress(*_BROKEN, AttributeError):  # uvloop has no socket to show once its transport is closed
             if end is End.UNTOLD:
                 await anyio.sleep_forever()
             elif end is End.RST:
+                raw = stream.extra(SocketAttribute.raw_socket)
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:
-                raw.shutdown(socket.SHUT_WR)
+                await stream.send_eof()
                 async for _ in stream:  # a close with bytes unread would send RST
                     pass
     finally:

@@ -298,7 +298,7 @@ async def test_a_body_that_stops_is_told_408() -> None:
 async def test_a_body_that_comes_too_slowly_is_told_408() -> None:
     async with serving(echo, limits=Limits(min_rate=1e9, min_rate_period=0.0001)) as served:
         caller = served.connect()
-        await caller.send(POST + b"Content-Length: 5\r\n\r\n")
+        await caller.send(POST + b"Content-Length: 500\r\n\r\n")
         with pytest.raises(StreamBroken):  # noqa: PT012
             while True:
                 await anyio.wait_all_tasks_blocked()

@@ -47,7 +47,7 @@ async def test_delayed_messages_arrive_in_order_and_late() -> None:
         before = anyio.current_time()
         await pump(one, [b"1", b"2"])
         assert [await other.receive(), await other.receive()] == [b"1", b"2"]
-        assert anyio.current_time() - before >= 0.05
+        assert anyio.current_time() - before >= 0.049  # uvloop's clock counts whole milliseconds
 
 
 async def test_reordered_messages_overtake_each_other() -> None:
