@@ -10,7 +10,6 @@ on its standard input.
 from __future__ import annotations
 
 import enum
-import os
 import socket
 import struct
 import sys
@@ -94,9 +93,7 @@ class Relay:
         """Send FIN to one side of each connection, as if its peer had; the other direction goes on."""
         for pair in self.pairs:
             pair.finished = pair.near if near else pair.far
-            raw = pair.finished.extra(SocketAttribute.raw_socket)
-            with socket.socket(fileno=os.dup(raw.fileno())) as twin:  # what uvloop shows has no shutdown
-                twin.shutdown(socket.SHUT_WR)
+            pair.finished.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_WR)
 
     def silence(self) -> None:
         """Nothing passes any more, and nobody is told, until ``speak``. Connections can still be made."""
