@@ -145,7 +145,7 @@ class Outbound:
         return []
 
     def _held_back(self) -> bool:
-        """Whether enough is on its way, for now."""
+        """Whether enough is on its way at present."""
         limit = self.pace.in_flight.bytes
         return limit is not None and self.replay.pointer - self.replay.acked >= limit
 

@@ -91,7 +91,7 @@ class Timers:
         return self._heap[0][0] if self._heap else math.inf
 
     def _fire(self, now: float) -> None:
-        # All that is due first: a callback that sets a timer for now must not keep the task here.
+        # All that is due first: a callback that sets a timer due at once must not keep the task here.
         due: list[Timer] = []
         while self._next() <= now:
             due.append(heappop(self._heap)[2]._leave_heap())
