@@ -98,7 +98,8 @@ class Admission:
             refusal = self._blocked(source)
             if refusal is not None:
                 return refusal
-            if not await anyio.to_thread.run_sync(verify_hash, plan, abandon_on_cancel=True):
+            # Not abandoned when cancelled: handshakes that break off would put any number of threads to work.
+            if not await anyio.to_thread.run_sync(verify_hash, plan):
                 return _WRONG_PASSWORD
         self.credentials.remember(plan)
         return None
