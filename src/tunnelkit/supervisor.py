@@ -15,10 +15,9 @@ from .core.budget import Budget
 from .core.choice import Choice, Failed, GiveUp, Try
 from .core.events import Opened
 from .core.opening import ClientOpening, OpeningResult
-from .core.proof import Purpose, attach_tag, epoch_key, proof
+from .core.proof import KEY_SIZE, Purpose, attach_tag, epoch_key, proof
 from .core.tokens import token_tag
 from .errors import (
-    ConfigError,
     ConnectionLost,
     DialError,
     RegistrationRefused,
@@ -37,6 +36,8 @@ logger = logging.getLogger("tunnelkit.client")
 
 # A dial that keeps failing is one line a minute (design, section 11).
 FAILURE_LOG_INTERVAL = 60.0
+# Seconds: no server keeps a session longer than a day.
+GRACE_LIMIT = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,18 @@ class _ClientSession:
 
 
 _Attached: TypeAlias = tuple[_ClientSession, Connection, OpeningResult]
+
+
+def _checked_key(grant: Grant) -> bytes:
+    """The resume key of a new session's grant, all of which is checked: any transport may have brought it."""
+    key = grant.resume_key
+    if key is None or len(key) != KEY_SIZE:
+        raise RemoteProtocolError("the server granted a session without a proper key", code="bad_grant")
+    if not 0 <= grant.grace <= GRACE_LIMIT:  # false for NaN too
+        raise RemoteProtocolError(f"the server granted a grace of {grant.grace} s", code="bad_grant")
+    if grant.max_streams < 1:
+        raise RemoteProtocolError("the server granted no stream", code="bad_grant")
+    return key
 
 
 class Supervisor:
@@ -176,8 +189,7 @@ class Supervisor:
         return replace(self._announce, resume=resume), epoch, tag
 
     def _open_session(self, grant: Grant) -> _ClientSession:
-        if grant.resume_key is None:
-            raise RemoteProtocolError("the server granted a session without a key", code="bad_grant")
+        resume_key = _checked_key(grant)
         link = Link(
             client=True,
             limits=self._agreed(grant),
@@ -188,22 +200,17 @@ class Supervisor:
             logger=logger,
             accept=self._accept,
         )
-        self._session = _ClientSession(grant, grant.resume_key, link)
+        self._session = _ClientSession(grant, resume_key, link)
         self._choice.granted(grant.grace, anyio.current_time())
         return self._session
 
     def _agreed(self, grant: Grant) -> Limits:
         """The floor is one number for both ends: what either grants without a word is what the other counts on."""
-        window = max(self._limits.stream_first_window, grant.stream_floor)
-        try:
-            return replace(
-                self._limits,
-                stream_floor=grant.stream_floor,
-                stream_first_window=window,
-                stream_max_window=max(self._limits.stream_max_window, window),
-            )
-        except ConfigError as error:
-            raise RemoteProtocolError(f"the grant's {error}", code="bad_grant") from error
+        floor = grant.stream_floor
+        if not 0 < floor <= self._limits.stream_max_window:
+            raise RemoteProtocolError(f"the server granted a floor of {floor} bytes a stream", code="bad_grant")
+        window = max(self._limits.stream_first_window, floor)
+        return replace(self._limits, stream_floor=floor, stream_first_window=window)
 
     async def _attach(self, session: _ClientSession, connection: Connection, opening: ClientOpening) -> OpeningResult:
         await connection.ready()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -271,3 +271,26 @@ async def test_closing_in_the_moment_of_attaching() -> None:
     with anyio.fail_after(5):
         await client.run()
     assert script.servers[0]._in._late == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"stream_floor": 0},
+        {"stream_floor": 2**40},  # would have us grant without end
+        {"replay_window": 0},
+        {"grace": float("inf")},
+        {"grace": float("nan")},
+        {"resume_key": b"short"},
+    ],
+    ids=str,
+)
+async def test_a_grant_that_cannot_be_is_a_failed_dial(lie: dict[str, Any]) -> None:
+    async def lying(script: Script, request: DialRequest) -> tuple[Connection, Grant]:
+        connection, grant = await granted(script, request)
+        return connection, replace(grant, **lie)
+
+    script = Script(lying, granted)
+    async with client_of(script) as client:
+        await client.wait_ready(10)  # by the second dial
+        assert len(script.requests) == 2
