@@ -115,6 +115,16 @@ def test_streams_beyond_the_permitted_are_refused_then_it_is_enough() -> None:
     end.fails("too_many_streams", excess[MAY_OWE])
 
 
+def test_streams_that_are_reset_one_by_one_are_too_many_as_well() -> None:
+    # Whoever is told of them refuses each at once; the peer never reads that, and opens more.
+    end = End()
+    for number in range(MAY_OWE):
+        stream_id = 2 * number + 1
+        assert end.get(opening(stream_id)) == [Opened(stream_id, StreamKind.HTTP, {})]
+        end.table.abandon(end.table.active[stream_id], ResetCode.REFUSED)
+    end.fails("too_many_streams", opening(2 * MAY_OWE + 1))
+
+
 def test_our_own_streams_do_not_count_as_the_peers() -> None:
     end = End()
     end.open_mine()

@@ -31,7 +31,7 @@ _IN_HEAD: Final = Half.IN_HEAD
 
 
 class Receiver:
-    """``may_owe`` bounds the resets that may wait to be sent when a stream is refused."""
+    """``may_owe`` bounds the resets that may wait to be sent when the peer opens a stream."""
 
     __slots__ = (
         "_call_began",
@@ -98,6 +98,10 @@ class Receiver:
         if stream_id & 1 == table.parity or stream_id <= table.highest_peer:
             raise RemoteProtocolError(f"the peer may not open stream {stream_id}", code="stream_id")
         table.highest_peer = stream_id
+        # A stream too many is a race, and whoever refuses one by itself resets it too. But a peer that keeps its
+        # limit never makes us owe it more resets than there may be streams: to it, one lasts until it reads that.
+        if table.control.resets >= self._may_owe:
+            raise RemoteProtocolError("far too many streams", code="too_many_streams")
         number, limit, fields = parse_open(payload)
         kind = _KINDS.get(number)
         if kind is None or self.refusing or len(table.active) - table.mine >= table.limits.max_streams:
@@ -110,10 +114,7 @@ class Receiver:
         return None
 
     def _refuse(self, stream_id: int) -> None:
-        # One stream too many is a race: it counts here until what it brought is consumed. But a peer that keeps
-        # its limit never makes us owe it more resets than it may have streams.
-        if self._table.control.resets >= self._may_owe:
-            raise RemoteProtocolError("far too many streams", code="too_many_streams")
+        # One stream too many: it counts here until what it brought is consumed.
         self._table.control.add_reset(stream_id, ResetCode.REFUSED)
 
     # -- and bring -----------------------------------------------------------------------------
