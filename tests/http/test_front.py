@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import anyio
 import anyio.lowlevel
@@ -70,6 +71,24 @@ async def test_requests_one_after_the_other() -> None:
             await caller.send(GET % number)
             assert await read_until(caller, sized(b"/%d" % number)) == sized(b"/%d" % number)
         assert served.front.connections == 1
+
+
+async def test_pipelined_requests_leave_the_others_their_turns() -> None:
+    handled: list[bytes] = []
+    turns: list[int] = []
+
+    async def at_once(request: FrontRequest) -> None:
+        handled.append(request.head.target)
+        answer(request, b"")
+
+    async with serving(at_once) as served:
+        caller = served.connect()
+        await caller.send(b"".join(GET % number for number in range(100)))
+        while len(handled) < 100:
+            turns.append(len(handled))
+            await anyio.lowlevel.checkpoint()
+        assert max(after - before for before, after in pairwise(turns)) <= 2
+        caller.abort()
 
 
 async def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, StreamBroken
@@ -131,6 +132,8 @@ class Front:
                 if not await self._exchange(connection, head):
                     return
                 connection.codec.start_next_cycle()
+                if connection.codec.buffered:  # pipelined: of requests answered at once, one a turn of the loop
+                    await anyio.lowlevel.checkpoint()
         except HeadError as error:
             await self._refuse(connection, None, error)
 
