@@ -109,6 +109,27 @@ async def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
         assert await read_until(caller, sized(b"/2")) == expected
 
 
+async def test_interim_responses_do_not_pile_up_for_a_caller_that_does_not_read() -> None:
+    hint = ResponseHead(103, [(b"Link", b"x" * 1000)], b"Early Hints")
+    sent = anyio.Event()
+
+    async def handler(request: FrontRequest) -> None:
+        for _ in range(1000):
+            request.send_info(hint)
+        sent.set()
+        request.send_head(ok((b"Content-Length", b"7")))
+        while not request.try_send_body(b"the end"):
+            await request.wait(writable=True)
+        request.send_end()
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=10_000)
+        await caller.send(GET % 1)
+        await sent.wait()
+        got = await read_until(caller, sized(b"the end"))
+        assert 5 < got.count(b"HTTP/1.1 103 Early Hints") < 100
+
+
 async def test_byte_by_byte() -> None:
     async with serving(echo) as served:
         caller = served.connect()

@@ -284,7 +284,8 @@ class FrontRequest(CallerRequest):
 
     def send_info(self, head: ResponseHead) -> None:
         connection = self._connection
-        if not connection.gone:
+        # To a caller that takes nothing they are of no use, and kept for it they would have no bound.
+        if not connection.gone and (not connection.blocked or connection.flush()):
             connection.add(connection.codec.encode_info(head))
             connection.flush()
 

@@ -42,7 +42,7 @@ class CallerRequest(ABC):
 
     @abstractmethod
     def send_info(self, head: ResponseHead) -> None:
-        """An interim (1xx) response; dropped for an HTTP/1.0 caller."""
+        """An interim (1xx) response; dropped for an HTTP/1.0 caller, and for one that has not taken all before it."""
 
     @abstractmethod
     def send_head(self, head: ResponseHead) -> None:
