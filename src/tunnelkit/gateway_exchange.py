@@ -7,6 +7,7 @@ whichever side has news. What may follow what, and how it ended, is ``core.excha
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -426,12 +427,15 @@ class GatewayExchange:
         self._finish()
 
 
+_SECONDS = re.compile(rb"[0-9]{1,9}")  # int() refuses thousands of digits, and takes signs and underscores
+
+
 def preferred_wait(head: RequestHead) -> float | None:
     """``Prefer: wait=N`` (RFC 7240 4.3): how many seconds the caller is ready to wait; None when it does not say."""
     for name, value in head.fields:
         if name.lower() == b"prefer":
             for item in value.split(b","):
                 key, _, number = item.partition(b";")[0].partition(b"=")
-                if key.strip().lower() == b"wait" and number.strip().isdigit():
-                    return float(min(int(number.strip()), 86_400))
+                if key.strip().lower() == b"wait" and _SECONDS.fullmatch(number.strip()):
+                    return float(min(int(number), 86_400))
     return None

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnelkit.core.allowlist import X_HOST_LIMIT
+from tunnelkit.core.frames import encode_fields
 from tunnelkit.core.routing import (
     NotFound,
     Reserved,
@@ -169,6 +171,15 @@ def test_x_host_goes_along() -> None:
     x_host = (b"X-Host", b"http://internal:81")
     assert to(b"/", X_TOKEN, x_host) == ToTunnel((TOKEN,), b"/", b"http://internal:81")
     assert to(PATH + b"/a", x_host) == ToTunnel((TOKEN,), b"/a", b"http://internal:81")
+
+
+def test_an_x_host_that_is_too_long_for_a_stream_is_refused() -> None:
+    longest = b"http://" + b"a" * (X_HOST_LIMIT - 7)
+    assert to(b"/", X_TOKEN, (b"X-Host", longest)) == ToTunnel((TOKEN,), b"/", longest)
+    encode_fields({1: longest})
+    with pytest.raises(HeadError) as caught:
+        to(b"/", X_TOKEN, (b"X-Host", longest + b"a"))
+    assert (caught.value.status, caught.value.code) == (400, "bad_x_host")
 
 
 def test_ways_are_switchable() -> None:

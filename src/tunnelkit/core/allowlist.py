@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from ..errors import ConfigError, HeadError
 from . import patterns
 
-__all__ = ["HTTP_SCHEMES", "TCP_SCHEMES", "HostAllowlist", "HostOrigin", "parse_x_host"]
+__all__ = ["HTTP_SCHEMES", "TCP_SCHEMES", "X_HOST_LIMIT", "HostAllowlist", "HostOrigin", "parse_x_host"]
 
 HTTP_SCHEMES: Final = frozenset({"http", "https"})
 TCP_SCHEMES: Final = frozenset({"tcp"})

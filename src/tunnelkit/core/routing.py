@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..errors import ConfigError, HeadError
 from ..heads import RequestHead, effective_host, field_values, split_target
+from .allowlist import X_HOST_LIMIT
 from .tokens import check_token, is_token
 
 __all__ = [
@@ -142,11 +143,19 @@ def route(head: RequestHead, config: RoutingConfig) -> Route:
     below = _below_base(target, config.base_path.encode("ascii"))
     if below is None:
         return NotFound(f"everything here is below {config.base_path}/")
-    x_host = _only(head, b"x-host", "X-Host")
+    x_host = _x_host(head)
     name = _name_of(head, config)
     if name is not None:  # on a name's host no path is ours
         return ToName(name, below, x_host)
     return _reserved(below, config) or _by_token(head, below, x_host, config)
+
+
+def _x_host(head: RequestHead) -> bytes | None:
+    """As it was sent: what it may name is the client's to judge. But a stream's OPEN has no room for anything."""
+    value = _only(head, b"x-host", "X-Host")
+    if value is not None and len(value) > X_HOST_LIMIT:
+        raise HeadError(400, "bad_x_host", "X-Host is too long")
+    return value
 
 
 def _below_base(target: bytes, base: bytes) -> bytes | None:
