@@ -79,7 +79,7 @@ class Link:
         )
         self.session = Session(source=self.mux, limits=limits, peer_window=peer_window, budget=budget)
         self.streams: dict[int, Stream] = {}
-        self._unsent: list[Stream] = []  # opened by us, and no byte of them taken yet
+        self._unsent: dict[int, Stream] = {}  # opened by us, and no byte of them taken yet
         self._accept = accept
         self._going_away = going_away
         self._ended = ended or self.end
@@ -116,11 +116,12 @@ class Link:
         stream_id = self.mux.open_stream(kind, fields or {})
         stream = Stream(self, stream_id, handler)
         self.streams[stream_id] = stream
-        self._unsent.append(stream)
+        self._unsent[stream_id] = stream
         self._become_active()
         return stream
 
     def forget(self, stream_id: int) -> None:
+        self._unsent.pop(stream_id, None)
         if self.streams.pop(stream_id, None) is not None:
             self.session.active = bool(self.streams)
 
@@ -198,14 +199,9 @@ class Link:
 
     def tell_sent(self) -> None:
         """Tell the handlers of streams that a connection took meanwhile."""
-        waiting = []
-        unsent, self._unsent = self._unsent, []  # a handler may open a stream
-        for stream in unsent:
-            if stream.open and not stream.was_sent:
-                waiting.append(stream)
-            elif stream.open:
+        for stream in [stream for stream in self._unsent.values() if stream.was_sent]:
+            if self._unsent.pop(stream.id, None) is not None:  # no handler before it took this one out
                 self._call(stream, stream.handler.on_sent)
-        self._unsent[:0] = waiting
 
     def end(self, code: str) -> None:
         """End the session with ``code``: the peer is told when a connection is there, every stream is over.

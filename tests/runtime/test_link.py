@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import anyio
@@ -474,6 +476,17 @@ async def test_a_stream_that_was_never_sent_vanishes() -> None:
         assert not ask.stream.was_sent
         assert not ask.stream.withdraw()
         await pair.clean()
+
+
+async def test_a_stream_that_was_never_sent_is_not_kept() -> None:
+    # On a detached session nothing is sent for long, and callers that come and leave must cost nothing.
+    async with joined() as pair:
+        ask = Ask(pair.server, 1000)
+        assert ask.stream.withdraw()
+        handler = weakref.ref(ask)
+        del ask
+        gc.collect()
+        assert handler() is None
 
 
 async def test_whether_a_stream_was_sent_is_known_after_the_end() -> None:
