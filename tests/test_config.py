@@ -39,6 +39,10 @@ def test_every_field_is_a_number_that_is_not_negative(name: str, value: Any) -> 
         ({"stream_first_window": 5 * 2**20}, "stream_first_window"),
         ({"frame_payload": 65_536}, "frame_payload"),
         ({"head_limit": 81 * 1024}, "head_limit"),
+        ({"replay_limit": 8 * 1024 - 1, "replay_floor": 1024}, "replay_limit"),
+        ({"replay_floor": 5 * 2**20}, "replay_floor"),
+        ({"max_streams": 1537}, "receive_budget"),
+        ({"receive_budget": 1000 * 16 * 1024 - 1}, "receive_budget"),
     ],
 )
 def test_what_does_not_fit_together(changes: dict[str, Any], field: str) -> None:
@@ -50,6 +54,13 @@ def test_what_does_not_fit_together(changes: dict[str, Any], field: str) -> None
 def test_the_shortest_grace_is_named() -> None:
     with pytest.raises(ConfigError, match=r"= 22 s"):
         Limits(grace=5.0)
+
+
+def test_the_smallest_that_fits_together() -> None:
+    Limits(replay_limit=8 * 1024)
+    Limits(receive_budget=1000 * 16 * 1024)
+    with pytest.raises(ConfigError, match=r"max_streams \* stream_floor = 32768000 bytes"):
+        Limits(max_streams=2000)
 
 
 @pytest.mark.parametrize("name", ["max_clients_per_token", "connections_per_address", "startup_wait"])

@@ -11,10 +11,13 @@ from dataclasses import dataclass, fields
 
 from .errors import ConfigError
 
-__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "SMALLEST_WINDOW", "Limits"]
 
 KIB = 1024
 MIB = 1024 * KIB
+
+# No session works with less replay (docs/wire-format.md): a message, and control beside it, must always fit.
+SMALLEST_WINDOW = 8 * KIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +120,20 @@ class Limits:
             raise ConfigError("frame_payload", "must be at most 65535, the length field's range")
         if self.head_limit > self.head_block_limit:
             raise ConfigError("head_limit", "must be at most head_block_limit")
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        if self.replay_limit < SMALLEST_WINDOW:
+            raise ConfigError("replay_limit", f"must be at least {SMALLEST_WINDOW}, the smallest that a peer accepts")
+        if self.replay_floor > self.replay_limit:
+            raise ConfigError("replay_floor", "must be at most replay_limit, of which it is the part held for sure")
+        floors = self.max_streams * self.stream_floor
+        if self.receive_budget < floors:
+            raise ConfigError(
+                "receive_budget",
+                f"{self.receive_budget} bytes do not hold the floor of every stream that may open",
+                f"give at least max_streams * stream_floor = {floors} bytes, or lower one of these",
+            )
 
     @property
     def detection_active(self) -> float:

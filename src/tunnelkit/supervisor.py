@@ -205,12 +205,17 @@ class Supervisor:
         return self._session
 
     def _agreed(self, grant: Grant) -> Limits:
-        """The floor is one number for both ends: what either grants without a word is what the other counts on."""
-        floor = grant.stream_floor
-        if not 0 < floor <= self._limits.stream_max_window:
+        """The floor is one number for both ends: what either grants without a word is what the other counts on.
+        The budget stays our own: it may hold fewer of the server's floors."""
+        limits, floor = self._limits, grant.stream_floor
+        if not 0 < floor <= min(limits.stream_max_window, limits.receive_budget):
             raise RemoteProtocolError(f"the server granted a floor of {floor} bytes a stream", code="bad_grant")
-        window = max(self._limits.stream_first_window, floor)
-        return replace(self._limits, stream_floor=floor, stream_first_window=window)
+        return replace(
+            limits,
+            stream_floor=floor,
+            stream_first_window=max(limits.stream_first_window, floor),
+            max_streams=min(limits.max_streams, limits.receive_budget // floor),
+        )
 
     async def _attach(self, session: _ClientSession, connection: Connection, opening: ClientOpening) -> OpeningResult:
         await connection.ready()

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from tunnelkit.config import Limits
+from tunnelkit.config import SMALLEST_WINDOW, Limits
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.message import CONTROL_ALLOWANCE, HEADER_SIZE, Kind, split_header
-from tunnelkit.core.outbound import LEAST_CONTROL_ROOM, LEAST_ROOM, SMALLEST_WINDOW, Outbound
+from tunnelkit.core.outbound import LEAST_CONTROL_ROOM, LEAST_ROOM, Outbound
 from tunnelkit.core.pace import FIRST_MESSAGE
 from tunnelkit.errors import RemoteProtocolError
 

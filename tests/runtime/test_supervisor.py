@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tunnelkit import TunnelClient
-from tunnelkit.config import DEFAULT_LIMITS, Limits
+from tunnelkit.config import DEFAULT_LIMITS, MIB, Limits
 from tunnelkit.core.message import Kind, build, encode_bye
 from tunnelkit.core.opening import ServerOpening
 from tunnelkit.core.proof import attach_tag
@@ -294,3 +294,16 @@ async def test_a_grant_that_cannot_be_is_a_failed_dial(lie: dict[str, Any]) -> N
     async with client_of(script) as client:
         await client.wait_ready(10)  # by the second dial
         assert len(script.requests) == 2
+
+
+async def test_a_higher_floor_than_ours_permits_fewer_streams() -> None:
+    """The server's floor is law, the budget is ours: what gives way is how many streams there may be."""
+
+    async def generous(script: Script, request: DialRequest) -> tuple[Connection, Grant]:
+        connection, grant = await granted(script, request)
+        return connection, replace(grant, stream_floor=MIB)
+
+    script = Script(generous)
+    async with client_of(script) as client:
+        await client.wait_ready(10)
+        assert len(script.requests) == 1

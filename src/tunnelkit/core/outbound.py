@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ..config import KIB, Limits
+from ..config import SMALLEST_WINDOW, Limits
 from ..errors import RemoteProtocolError
 from .message import CONTROL_ALLOWANCE, HEADER_SIZE, Buffer, Kind, build
 from .pace import Pace
 from .replay import Budget, ReplayBuffer, ReplayShare
 
-__all__ = ["LEAST_CONTROL_ROOM", "LEAST_ROOM", "SMALLEST_WINDOW", "FrameSource", "Outbound"]
+__all__ = ["LEAST_CONTROL_ROOM", "LEAST_ROOM", "FrameSource", "Outbound"]
 
 # Less room than this counts as none: a full buffer is not topped up by crumbs, and whatever waits in the
 # multiplexer (an OPEN has up to 2,060 bytes, a control frame 20) goes out whole.
 LEAST_ROOM: Final = 2304
 LEAST_CONTROL_ROOM: Final = 64
-SMALLEST_WINDOW: Final = 8 * KIB
 
 
 class FrameSource(Protocol):
