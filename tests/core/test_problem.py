@@ -92,7 +92,6 @@ def test_head_has_the_length_but_no_body() -> None:
 def test_fields_that_a_status_demands() -> None:
     assert values(problem(401, "unauthorized")[0], b"WWW-Authenticate")
     assert b"GET" in values(problem(405, "method_not_allowed")[0], b"Allow")[0]
-    assert values(problem(426, "version")[0], b"Upgrade") == [b"websocket"]
     assert values(problem(503, "draining", retry_after=-1.0)[0], b"Retry-After") == [b"0"]
 
 

@@ -74,6 +74,7 @@ CODES = MappingProxyType(
         "response_timeout": Code(504, "http_response_timeout", "The origin did not answer in time"),
         "http_version": Code(505, "http_request_error", "This version of HTTP is not spoken here"),
         "loop": Code(508, "proxy_loop_detected", "The request runs in a loop"),
+        "version": Code(400, "http_request_denied", "No version of the protocol is common to both ends"),
         "unauthorized": Code(401, "http_request_denied", "The credentials are missing or wrong"),
         "forbidden": Code(403, "http_request_denied", "This is not allowed"),
         "unknown_transport": Code(404, "http_request_denied", "This transport is not served here"),
@@ -81,7 +82,6 @@ CODES = MappingProxyType(
         "stale_epoch": Code(409, "http_request_denied", "A later connection has this session"),
         "superseded": Code(409, "http_request_denied", "A newer client has taken this one's place"),
         "unknown_session": Code(410, "http_request_denied", "The session is not known here"),
-        "version": Code(426, "http_request_denied", "No version of the protocol is common to both ends"),
         "rate_limited": Code(429, "http_request_denied", "Too many failed attempts"),
         "too_many_clients": Code(429, "http_request_denied", "The tunnel has as many clients as it may"),
     }
@@ -91,7 +91,6 @@ CODES = MappingProxyType(
 _EXTRA_FIELDS: dict[int, Fields] = {
     401: [(b"WWW-Authenticate", b'Basic realm="tunnelkit", charset="UTF-8"')],  # 15.5.2
     405: [(b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")],  # 15.5.6
-    426: [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")],  # 15.5.22
 }
 
 

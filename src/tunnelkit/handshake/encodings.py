@@ -43,10 +43,11 @@ __all__ = [
 
 
 def refusal_of(error: RemoteProtocolError) -> Refusal:
-    """The server's answer to a handshake that ``from_fields`` or ``from_bytes`` did not take."""
-    if error.code == "version":
-        return Refusal(status=426, code="version", detail=str(error))
-    return Refusal(status=400, code="bad_request", detail=str(error))
+    """The server's answer to a handshake that ``from_fields`` or ``from_bytes`` did not take.
+
+    Another version of ours is no case for 426: that names a protocol which an upgrade of HTTP leads to (RFC 9110
+    15.5.22), and no upgrade would help. What a handshake cannot be granted for is 400 (RFC 6455 4.2.1)."""
+    return Refusal(status=400, code="version" if error.code == "version" else "bad_request", detail=str(error))
 
 
 # -- HTTP fields ---------------------------------------------------------------------------------

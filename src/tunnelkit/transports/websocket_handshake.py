@@ -230,6 +230,8 @@ def _check_origin(fields: Fields) -> Answer | None:
 
 
 def _check_subprotocol(fields: Fields) -> Answer | None:
+    """The subprotocol stands for the tunnel's protocol. RFC 6455 4.2.2 would have us leave it out of the 101, after
+    which this client could do nothing. 426 is for the websocket protocol's own version (RFC 6455 4.4)."""
     if SUBPROTOCOL in list_items(field_values(fields, b"sec-websocket-protocol")):
         return None
     if field_values(fields, b"origin"):  # where WStunnel's client puts its token
