@@ -17,11 +17,11 @@ from .core.allowlist import HostAllowlist, HostOrigin, parse_x_host
 from .core.events import Opened
 from .core.exchange import Exchange
 from .core.frames import ResetCode, StreamKind
-from .core.problem import problem
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .heads import Fields, RequestHead, ResponseHead, Trailers
 from .net.stream import Buffer, ByteStream
 from .origins.base import Origin, OriginExchange
+from .problem import problem
 from .splice import Splice
 from .tunnel_stream import OpenField, Stream, StreamHandler
 

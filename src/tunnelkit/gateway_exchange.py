@@ -15,7 +15,6 @@ import anyio
 
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
-from .core.problem import problem
 from .core.registry import Dispatch, Rejected
 from .core.routing import ToTunnel
 from .core.tokens import token_tag
@@ -24,6 +23,7 @@ from .forwarding import forward_request, forward_response, upgrade_of
 from .heads import RequestHead, ResponseHead, Trailers, field_values
 from .http.request import CallerRequest
 from .net.timers import Timer
+from .problem import problem
 from .splice import Splice
 from .tunnel_stream import OpenField, Stream
 

@@ -11,11 +11,11 @@ from http import HTTPStatus
 import anyio
 
 from .config import Limits
-from .core.problem import problem
 from .core.routing import Reserved, details_allowed
 from .gateway import Gateway, TunnelRegistry
 from .heads import Fields, RequestHead, ResponseHead, field_values
 from .http.request import CallerRequest
+from .problem import problem
 from .sessions import ServerSession
 from .stats import ServerSnapshot, TokenClients, TunnelRow, render_stats
 

@@ -20,7 +20,6 @@ from .config import DEFAULT_LIMITS, Limits
 from .core.budget import Budget
 from .core.credentials import Credentials, password_table, withdrawn
 from .core.locate import make_session_id
-from .core.problem import problem
 from .core.registry import Registry
 from .core.routing import NotFound, Reserved, RoutingConfig, ToTunnel, normalise_base_path, route
 from .core.tokens import check_token, token_digest
@@ -42,6 +41,7 @@ from .net.peer import Peer
 from .net.stream import ByteStream
 from .net.timers import Timers
 from .pages import Pages, refuse
+from .problem import problem
 from .sessions import ServerSession, SessionTable
 from .stats import ServerSnapshot
 from .transports.base import Transport

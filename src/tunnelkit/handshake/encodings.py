@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Final
 
 from ..errors import RemoteProtocolError
 from ..heads import Fields
+from ..problem import PROBLEM_JSON, TYPE, problem_json
 from .messages import Grant, Handshake, Refusal
 from .values import (
     BY_KEY,
@@ -83,43 +83,26 @@ def _from_http(fields: Iterable[tuple[bytes, bytes]], known: frozenset[str], cod
 
 # -- a refusal as a problem body (RFC 9457) --------------------------------------------------------
 
-_PROBLEM_TYPE: Final = "urn:tunnelkit:error:"
 _PROBLEM_LIMIT: Final = 16 * 1024
 
 
 def refusal_to_problem(refusal: Refusal) -> tuple[Fields, bytes]:
-    """The fields and body of the HTTP answer, whose status is ``refusal.status``."""
-    members = {
-        "type": _PROBLEM_TYPE + refusal.code,
-        "status": refusal.status,
-        "code": refusal.code,
-        "detail": refusal.detail,
-    }
-    body = json.dumps(members).encode("ascii") + b"\n"
-    fields: Fields = [
-        (b"Content-Type", b"application/problem+json"),
-        (b"Content-Length", b"%d" % len(body)),
-        (b"Cache-Control", b"no-store"),
-    ]
-    if refusal.retry_after is not None:
-        fields.append((b"Retry-After", b"%d" % max(math.ceil(refusal.retry_after), 0)))
-    if refusal.status == 401:  # RFC 9110 15.5.2
-        fields.append((b"WWW-Authenticate", b'Basic realm="tunnelkit", charset="UTF-8"'))
-    return fields, body
+    """The fields, but for Content-Length, and body of the HTTP answer, whose status is ``refusal.status``."""
+    return problem_json(refusal.status, refusal.code, refusal.detail, retry_after=refusal.retry_after)
 
 
 def refusal_from_problem(status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> Refusal | None:
     """The tunnel server's own refusal; None for every other answer, which something in between gave."""
     values = {name.lower(): value for name, value in fields}
     media_type = values.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media_type != b"application/problem+json" or len(body) > _PROBLEM_LIMIT:
+    if media_type != PROBLEM_JSON or len(body) > _PROBLEM_LIMIT:
         return None
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
         return None
     code = problem.get("code") if isinstance(problem, dict) else None
-    if not isinstance(code, str) or problem.get("type") != _PROBLEM_TYPE + code:
+    if not isinstance(code, str) or problem.get("type") != TYPE + code:
         return None  # somebody else's problem body, whatever its code may mean there
     detail = problem.get("detail")
     retry_after = values.get(b"retry-after", b"")

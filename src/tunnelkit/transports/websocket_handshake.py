@@ -181,7 +181,7 @@ def _redirect_hint(fields: Fields, *, tls: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer that is not 101."""
+    """An HTTP answer that is not 101. Whoever carries it gives it its length."""
 
     status: int
     fields: Fields
@@ -261,20 +261,13 @@ def accept_fields(key: bytes, grant: Grant) -> Fields:
 
 
 def refusal_answer(refusal: Refusal) -> Answer:
-    fields, body = refusal_to_problem(refusal)
-    return _answer(refusal.status, fields, body)
+    return Answer(refusal.status, *refusal_to_problem(refusal))
 
 
 def _plain_answer(status: int, detail: str) -> Answer:
     """Without a code of ours: a client takes it for what something in between made of its request."""
     fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
-    return _answer(status, fields, f"{status} {detail}\n".encode())
-
-
-def _answer(status: int, fields: Fields, body: bytes) -> Answer:
-    # Whoever carries the answer gives it its length.
-    fields = [(name, value) for name, value in fields if name != b"Content-Length"]
-    return Answer(status, fields + _DEMANDED.get(status, []), body)
+    return Answer(status, fields + _DEMANDED.get(status, []), f"{status} {detail}\n".encode())
 
 
 # What the RFCs demand beside these statuses: RFC 9110 15.5.6 and 15.5.22, RFC 6455 4.4.

@@ -1,4 +1,5 @@
-"""The answers that tunnelkit gives in its own name: one table of codes, one shape (RFC 9457, RFC 9209).
+"""The answers that tunnelkit gives in its own name: one table of codes, one shape (RFC 9457, RFC 9209), for callers
+and for tunnel clients.
 
 A code is stable: programs may rely on it. Neither details nor fields ever name an internal address.
 ``docs/errors.md`` explains each code; a test holds the two equal.
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 
-from ..heads import Fields, RequestHead, ResponseHead, field_values
+from .heads import Fields, RequestHead, ResponseHead, field_values
 
-__all__ = ["CODES", "DOCS", "Code", "problem"]
+__all__ = ["CODES", "DOCS", "PROBLEM_JSON", "TYPE", "Code", "problem", "problem_json"]
 
 DOCS = "docs/errors.md"
+TYPE = "urn:tunnelkit:error:"  # of a problem, before its code
+PROBLEM_JSON = b"application/problem+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ CODES = MappingProxyType(
     }
 )
 
+_PHRASES = {int(status): status.phrase for status in HTTPStatus}
+
 # What RFC 9110 demands beside some statuses.
 _EXTRA_FIELDS: dict[int, Fields] = {
     401: [(b"WWW-Authenticate", b'Basic realm="tunnelkit", charset="UTF-8"')],  # 15.5.2
@@ -108,21 +113,45 @@ def problem(
     ``outcome`` is how far the request came (``str(Delivery)``), for those that failed on the way. HEAD's answer
     has no body, and the Content-Length that GET's would have (RFC 9110 9.3.2).
     """
-    entry = CODES.get(code) or Code(status, "", HTTPStatus(status).phrase)
+    entry = _entry(status, code)
     as_json = head is not None and _prefers_json(head)
     body = (_json_body if as_json else _text_body)(status, code, entry.title, detail, outcome)
     fields: Fields = [
-        (b"Content-Type", b"application/problem+json" if as_json else b"text/plain; charset=utf-8"),
         (b"Content-Length", b"%d" % len(body)),
+        (b"Proxy-Status", _proxy_status(entry.error, code)),
+        *_fields(status, PROBLEM_JSON if as_json else b"text/plain; charset=utf-8", retry_after),
+    ]
+    bodiless = head is not None and head.method == b"HEAD"
+    return ResponseHead(status, fields, _phrase(status).encode("ascii")), b"" if bodiless else body
+
+
+def problem_json(
+    status: int, code: str, detail: str = "", *, retry_after: float | None = None
+) -> tuple[Fields, bytes]:
+    """The fields and body for a program that asked nothing of us as a proxy: JSON whatever it accepts, without
+    Proxy-Status, and without Content-Length, which whoever carries the body adds."""
+    body = _json_body(status, code, _entry(status, code).title, detail, None)
+    return _fields(status, PROBLEM_JSON, retry_after), body
+
+
+def _entry(status: int, code: str) -> Code:
+    return CODES.get(code) or Code(status, "", _phrase(status))
+
+
+def _phrase(status: int) -> str:
+    """ "" for a status that is not registered: an authorisation hook may give any."""
+    return _PHRASES.get(status, "")
+
+
+def _fields(status: int, media_type: bytes, retry_after: float | None) -> Fields:
+    fields: Fields = [
+        (b"Content-Type", media_type),
         (b"Cache-Control", b"no-store"),
         (b"X-Content-Type-Options", b"nosniff"),
-        (b"Proxy-Status", _proxy_status(entry.error, code)),
     ]
     if retry_after is not None:
         fields.append((b"Retry-After", b"%d" % max(math.ceil(retry_after), 0)))
-    fields += _EXTRA_FIELDS.get(status, [])
-    bodiless = head is not None and head.method == b"HEAD"
-    return ResponseHead(status, fields, HTTPStatus(status).phrase.encode("ascii")), b"" if bodiless else body
+    return fields + _EXTRA_FIELDS.get(status, [])
 
 
 def _proxy_status(error: str, code: str) -> bytes:
@@ -133,7 +162,7 @@ def _proxy_status(error: str, code: str) -> bytes:
 
 def _json_body(status: int, code: str, title: str, detail: str, outcome: str | None) -> bytes:
     members: dict[str, object] = {
-        "type": f"urn:tunnelkit:error:{code}",
+        "type": TYPE + code,
         "title": title,
         "status": status,
         "code": code,

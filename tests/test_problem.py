@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tunnelkit
-from tunnelkit.core.problem import CODES, DOCS, problem
 from tunnelkit.heads import RequestHead, ResponseHead, validate_response
+from tunnelkit.problem import CODES, DOCS, PROBLEM_JSON, TYPE, problem, problem_json
 
 PACKAGE = Path(tunnelkit.__file__).parent
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 # RFC 9209 2.3.
 PROXY_ERRORS = """
@@ -52,11 +52,11 @@ def test_as_text() -> None:
         f"code: queue_full (see {DOCS}#queue_full)\n"
     )
     assert head.fields == [
-        (b"Content-Type", b"text/plain; charset=utf-8"),
         (b"Content-Length", b"%d" % len(body)),
+        (b"Proxy-Status", b'tunnelkit; error=connection_limit_reached; details="queue_full"'),
+        (b"Content-Type", b"text/plain; charset=utf-8"),
         (b"Cache-Control", b"no-store"),
         (b"X-Content-Type-Options", b"nosniff"),
-        (b"Proxy-Status", b'tunnelkit; error=connection_limit_reached; details="queue_full"'),
         (b"Retry-After", b"1"),
     ]
 
@@ -81,6 +81,31 @@ def test_the_shortest() -> None:
     assert body.decode() == f"400 The request is malformed\ncode: bad_request (see {DOCS}#bad_request)\n"
     _, body = problem(400, "bad_request", "", request(b"application/problem+json"))
     assert "detail" not in json.loads(body)
+
+
+def test_for_a_program_that_is_no_caller() -> None:
+    fields, body = problem_json(401, "unauthorized", "wrong password", retry_after=1.2)
+    assert fields == [
+        (b"Content-Type", PROBLEM_JSON),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"Retry-After", b"2"),
+        (b"WWW-Authenticate", b'Basic realm="tunnelkit", charset="UTF-8"'),
+    ]
+    assert json.loads(body) == {
+        "type": TYPE + "unauthorized",
+        "title": CODES["unauthorized"].title,
+        "status": 401,
+        "code": "unauthorized",
+        "docs": f"{DOCS}#unauthorized",
+        "detail": "wrong password",
+    }
+
+
+def test_a_status_that_nobody_registered() -> None:
+    """An authorisation hook may refuse with any."""
+    assert json.loads(problem_json(430, "of_a_hook")[1])["title"] == ""
+    assert problem(430, "of_a_hook")[0].reason == b""
 
 
 def test_head_has_the_length_but_no_body() -> None:
