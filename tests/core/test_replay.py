@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnelkit.config import MIB
 from tunnelkit.core.budget import Budget
-from tunnelkit.core.replay import SHARE_SLACK, SMALLEST_CHUNK, ReplayBuffer, ReplayShare
+from tunnelkit.core.replay import SHARE_SLACK, SMALL_CHUNK, ReplayBuffer, ReplayShare
 
 DATA = bytes(range(256)) * 40
 
@@ -35,15 +36,22 @@ def test_room_counts_what_is_not_acknowledged() -> None:
     assert replay.room == 985
 
 
-def test_a_flood_of_tiny_chunks_uses_the_room_up() -> None:
-    replay = filled(*[1] * 4, limit=4 * SMALLEST_CHUNK)
-    assert replay.room == 0
-    replay.acknowledge(1)
-    assert replay.room == 4 * SMALLEST_CHUNK - 3
+def test_a_flood_of_tiny_chunks_costs_little_more_than_its_bytes() -> None:
+    replay = ReplayBuffer(MIB)
+    for _ in range(20_000):
+        replay.append(memoryview(DATA[:14]))
+    assert replay.room == MIB - 280_000
+    replay.acknowledge(7000)
+    replay.rewind()
+    pieces = replay.take(MIB)
+    assert len(pieces) <= 273_000 // SMALL_CHUNK + 1
+    assert b"".join(pieces) == (DATA[:14] * 20_000)[7000:]
 
 
-def test_even_the_smallest_buffer_takes_a_chunk() -> None:
-    assert ReplayBuffer(10).room == 10
+def test_a_chunk_before_and_after_bulk_stays_itself() -> None:
+    replay = filled(10, SMALL_CHUNK, 10)
+    replay.rewind()
+    assert [len(piece) for piece in replay.take(10_000)] == [10, SMALL_CHUNK, 10]
 
 
 def test_after_a_rewind_everything_goes_out_again_from_the_ack() -> None:

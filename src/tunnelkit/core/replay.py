@@ -1,6 +1,6 @@
 """The replay buffer: what was sent and is not acknowledged, ready to be sent again.
 
-It keeps views into the messages as they were built, so nothing is copied for its sake. Chunks stand in one of two
+It keeps views into the messages as they were built, so no bulk is copied for its sake. Chunks stand in one of two
 queues: ``_sent`` went out on the current connection, ``_again`` must go out on it yet. A new connection moves
 everything back to ``_again``.
 """
@@ -10,25 +10,24 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Protocol
 
-__all__ = ["SHARE_SLACK", "SMALLEST_CHUNK", "Budget", "ReplayBuffer", "ReplayShare"]
+__all__ = ["SHARE_SLACK", "SMALL_CHUNK", "Budget", "ReplayBuffer", "ReplayShare"]
 
-# A chunk costs about this much beside its bytes, so a buffer holds at most limit / SMALLEST_CHUNK of them:
-# a peer that never acknowledges a flood of tiny messages gets no more memory than the limit promises.
-SMALLEST_CHUNK: Final = 256
+# A chunk costs nearly 500 bytes beside its own, so one below this size is joined to the one before it: a peer that
+# never acknowledges a flood of tiny messages gets little more memory than ``limit`` says.
+SMALL_CHUNK: Final = 1024
 SHARE_SLACK: Final = 64 * 1024
 
 
 class ReplayBuffer:
     """Bytes ``acked`` to ``end`` of one direction; ``pointer`` is where sending stands. Nothing is ever dropped."""
 
-    __slots__ = ("_again", "_most_chunks", "_sent", "acked", "end", "limit", "pointer")
+    __slots__ = ("_again", "_sent", "acked", "end", "limit", "pointer")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.acked = 0
         self.pointer = 0
         self.end = 0
-        self._most_chunks = max(1, limit // SMALLEST_CHUNK)
         self._sent: deque[tuple[int, memoryview]] = deque()  # (offset of its end, bytes)
         self._again: deque[tuple[int, memoryview]] = deque()
 
@@ -40,15 +39,16 @@ class ReplayBuffer:
     @property
     def room(self) -> int:
         """How many new bytes fit."""
-        if len(self._sent) + len(self._again) >= self._most_chunks:
-            return 0
         return self.limit - self.end + self.acked
 
     def append(self, chunk: memoryview) -> None:
         """Bytes that have just been put into a message for the first time (nothing may be ``pending``)."""
         self.end += len(chunk)
         self.pointer = self.end
-        self._sent.append((self.end, chunk))
+        sent = self._sent
+        if len(chunk) < SMALL_CHUNK and sent and len(sent[-1][1]) < SMALL_CHUNK:
+            chunk = memoryview(b"".join((sent.pop()[1], chunk)))
+        sent.append((self.end, chunk))
 
     def acknowledge(self, offset: int) -> None:
         """The peer has everything below ``offset``, which lies in ``acked``..``end``.
