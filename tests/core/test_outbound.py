@@ -157,6 +157,17 @@ def test_without_budget_a_session_keeps_to_its_floor() -> None:
     assert sender.outbound.message(1, 0, 0.0, LARGE)
 
 
+def test_without_budget_control_keeps_to_its_reserve() -> None:
+    budget = Budget(LARGE)
+    budget.reserve(LARGE)
+    sender = Sender(budget=budget)
+    sender.source.control += b"c" * 40_000
+    while sender.outbound.has_output:
+        assert sender.outbound.message(1, 0, 0.0, LARGE)
+    most = LIMITS.replay_floor + LIMITS.control_reserve
+    assert most - LEAST_CONTROL_ROOM < sender.outbound.replay.end <= most
+
+
 def test_the_floor_takes_a_small_message_without_budget() -> None:
     budget = Budget(LARGE)
     budget.reserve(LARGE)

@@ -42,7 +42,7 @@ class Outbound:
     What was put into a message counts as sent whatever becomes of it: if it is lost, so is its connection.
     """
 
-    __slots__ = ("_began", "_control_limit", "_max_message", "_share", "_source", "_starved", "pace", "replay")
+    __slots__ = ("_began", "_control_reserve", "_max_message", "_share", "_source", "_starved", "pace", "replay")
 
     def __init__(self, source: FrameSource, limits: Limits, window: int, budget: Budget | None) -> None:
         if window < SMALLEST_WINDOW:
@@ -52,7 +52,7 @@ class Outbound:
         self.pace = Pace(limits)
         self._share = ReplayShare(budget, max(limits.replay_floor, LEAST_ROOM))
         self._starved = False  # the budget gave nothing and the floor is full: the next ack gives room
-        self._control_limit = self.replay.limit + min(limits.control_reserve, CONTROL_ALLOWANCE)
+        self._control_reserve = min(limits.control_reserve, CONTROL_ALLOWANCE)
         self._max_message = 0
         self._began = 0  # what the peer had when the connection was attached
 
@@ -149,5 +149,6 @@ class Outbound:
         return limit is not None and self.replay.pointer - self.replay.acked >= limit
 
     def _control_room(self) -> int:
-        """What control frames may use of the peer's window though the buffer is full."""
-        return self._control_limit - self.replay.end + self.replay.acked
+        """What control frames may use though the buffer is full: of the peer's window, and of our memory."""
+        replay = self.replay
+        return self._share.bound(replay.limit) + self._control_reserve - replay.end + replay.acked

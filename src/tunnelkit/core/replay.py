@@ -120,6 +120,10 @@ class ReplayShare:
         self._floor = floor
         self.held = 0
 
+    def bound(self, limit: int) -> int:
+        """What of ``limit`` the buffer may hold without asking for more."""
+        return limit if self._budget is None else min(limit, self._floor + self.held)
+
     def allow(self, unacked: int, wanted: int) -> int:
         """How many of ``wanted`` bytes may join the ``unacked`` ones."""
         if self._budget is None:
