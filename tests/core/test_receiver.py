@@ -400,6 +400,16 @@ def test_goaway_may_name_a_live_stream_or_none() -> None:
     assert end.get(encode_goaway(0, 0)) == [Reset(first, ResetCode.REFUSED), GoAway(0, 0)]
 
 
+def test_a_goaway_that_says_nothing_new_is_passed_over() -> None:
+    """Each looks at all streams: a flood of them would cost much more than it takes to send."""
+    end = End()
+    first, second = end.open_mine(), end.open_mine()
+    assert end.get(encode_goaway(second, 7)) == [GoAway(second, 7)]
+    assert end.get(encode_goaway(second, 8)) == []
+    assert end.get(encode_goaway(first, 8)) == [Reset(second, ResetCode.REFUSED), GoAway(first, 8)]
+    assert end.get(encode_goaway(second, 9)) == []
+
+
 @pytest.mark.parametrize("last", [1, 4])
 def test_goaway_names_a_stream_that_we_opened(last: int) -> None:
     end = End()

@@ -38,6 +38,7 @@ class Receiver:
         "_decoder",
         "_early_resets",
         "_may_owe",
+        "_peer_last",
         "_stillborn",
         "_table",
         "peer_going",
@@ -52,7 +53,8 @@ class Receiver:
         self._stillborn: set[int] = set()  # opened and reset within the present call
         self._early_resets: deque[float] = deque(maxlen=table.limits.resets_before_answer)
         self.refusing = False  # set once we sent GOAWAY
-        self.peer_going = False  # the peer sent GOAWAY
+        self.peer_going = False  # the peer sent GOAWAY,
+        self._peer_last = 0  # whose lowest last stream was this
 
     def receive(self, data: bytes | memoryview, now: float) -> list[Event]:
         events: list[Event] = []
@@ -184,7 +186,9 @@ class Receiver:
         table = self._table
         if last and (last & 1 != table.parity or last > table.highest_sent):
             raise RemoteProtocolError(f"goaway names stream {last}, which was never opened", code="stream_id")
-        self.peer_going = True
+        if self.peer_going and last >= self._peer_last:
+            return
+        self.peer_going, self._peer_last = True, last
         for stream in [stream for stream in table.active.values() if stream.mine and stream.id > last]:
             table.remove(stream)
             events.append(Reset(stream.id, ResetCode.REFUSED))
