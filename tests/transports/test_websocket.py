@@ -34,11 +34,13 @@ from tunnelkit.net.peer import Peer
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.net.timers import Timers
 from tunnelkit.transports import websocket
-from tunnelkit.transports.base import Accepted, Connection, Dialler, DialRequest
+from tunnelkit.transports.answers import Target
+from tunnelkit.transports.base import Accepted, Connection, DialRequest
 from tunnelkit.transports.websocket import MAX_BODY, WebSocketTransport
-from tunnelkit.transports.websocket_handshake import Target, request_fields
+from tunnelkit.transports.websocket_handshake import request_fields
 
 from .conformance import pump
+from .stubs import PROVER, By, NoPieces, dial_request
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +56,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self.grant = GRANT
+        self.prover = PROVER
         self.abandoned = False
         self.served = False
 
@@ -131,7 +134,7 @@ async def dial(
                 outcome.request += await far.receive()
             await script(far, outcome.request)
 
-    request = DialRequest(url=url, handshake=HANDSHAKE, dialler=dialler, timeout=timeout, user_agent=user_agent)
+    request = dial_request(HANDSHAKE, By(dialler), url=url, timeout=timeout, user_agent=user_agent)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve)
@@ -258,8 +261,8 @@ def test_random_answers_cost_only_their_own_dial(answer: bytes, is_http: bool) -
     assert isinstance(outcome.error, DialError)
 
 
-async def request_through(dialler: Dialler, timeout: float = 5) -> DialError:
-    request = DialRequest(url="http://tunnel.example", handshake=HANDSHAKE, dialler=dialler, timeout=timeout)
+async def request_through(dialler: Callable[..., Awaitable[ByteStream]], timeout: float = 5) -> DialError:
+    request = dial_request(HANDSHAKE, By(dialler), timeout=timeout)
     with anyio.fail_after(10), pytest.raises(DialError) as caught:
         await WebSocketTransport().dial(request)
     return caught.value
@@ -295,7 +298,7 @@ async def test_a_cancelled_dial_closes_what_it_opened() -> None:
     async def dialler(host: str, port: int, *, tls: bool) -> ByteStream:
         return near
 
-    request = DialRequest(url="http://h", handshake=HANDSHAKE, dialler=dialler, timeout=5)
+    request = dial_request(HANDSHAKE, By(dialler))
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(WebSocketTransport().dial, request)
@@ -320,7 +323,7 @@ async def test_a_field_that_http_cannot_carry_is_not_quoted() -> None:
 GOOD = request_fields(Target.parse("http://h"), b"dGhlIHNhbXBsZSBub25jZQ==", HANDSHAKE, "")
 
 
-class FakeRequest:
+class FakeRequest(NoPieces):
     """A ``MountedRequest`` that keeps what it is answered."""
 
     def __init__(self, fields: Fields, method: bytes = b"GET") -> None:
@@ -424,7 +427,7 @@ async def server(offers: Offers, ssl_context: ssl.SSLContext | None = None) -> A
 
 
 def to(url: str, ssl_context: ssl.SSLContext | None = None) -> DialRequest:
-    return DialRequest(url=url, handshake=HANDSHAKE, dialler=Dial(ssl_context=ssl_context), timeout=5)
+    return dial_request(HANDSHAKE, Dial(ssl_context=ssl_context), url=url)
 
 
 @pytest.mark.parametrize("with_tls", [False, True])

@@ -18,15 +18,14 @@ from ..handshake import Grant, Refusal
 from ..net.stream import ByteStream
 from ..net.tls import TlsFailure
 from ..net.tls_errors import tls_dial_error
+from .answers import Target, judge_answer
 from .base import Connection, DialRequest, MountedRequest, Offer, Transport
 from .websocket_connection import WebSocketConnection
 from .websocket_handshake import (
     Answer,
-    Target,
     accept_fields,
     check_request,
     check_switched,
-    judge_answer,
     refusal_answer,
     request_fields,
 )
