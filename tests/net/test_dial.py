@@ -278,3 +278,66 @@ async def test_cancelled_in_the_middle_it_closes_what_it_opened() -> None:
                 await reached.wait()
                 tasks.cancel_scope.cancel()
             await closed.wait()
+
+
+# -- requests in absolute form -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proxy", "environ", "host"),
+    [
+        ("", {"http_proxy": "http://proxy"}, "example.com"),
+        (None, {}, "example.com"),
+        (None, {"http_proxy": "http://proxy", "no_proxy": "example.com"}, "a.example.com"),
+        (None, {"http_proxy": "http://proxy"}, "127.0.0.1"),
+        (None, {"https_proxy": "http://proxy"}, "example.com"),
+        ("socks5://proxy", {}, "example.com"),
+        ("socks4a://proxy", {}, "example.com"),
+    ],
+)
+def test_no_proxy_takes_plain_requests(proxy: str | None, environ: dict[str, str], host: str) -> None:
+    assert Dial(proxy=proxy, environ=environ).forward_proxy(host, 80) is None
+
+
+def test_a_forward_proxy_is_chosen_as_any_other() -> None:
+    for dial in (Dial(proxy="http://proxy"), Dial(environ={"http_proxy": "http://proxy", "no_proxy": "a.example"})):
+        chosen = dial.forward_proxy("b\u00fccher.example", 8080)
+        assert chosen is not None
+        assert chosen.fields == []
+        assert repr(chosen) == "<ForwardProxy http://proxy:80>"
+
+
+def test_a_forward_proxys_credentials_are_a_field_and_no_secret_is_shown() -> None:
+    chosen = Dial(proxy="https://user:p%40ss@proxy").forward_proxy("example.com", 80)
+    assert chosen is not None
+    assert chosen.fields == [(b"Proxy-Authorization", b"Basic dXNlcjpwQHNz")]
+    assert "p@ss" not in repr(chosen)
+    assert "dXNl" not in repr(chosen)
+
+
+def test_wrong_settings_show_when_a_forward_proxy_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"^http_proxy: "):
+        Dial(environ={"http_proxy": "gopher://x"}).forward_proxy("example.com", 80)
+    with pytest.raises(DialError, match="is no host name"):
+        Dial(proxy="http://proxy").forward_proxy("\u00fc" * 100, 80)
+
+
+async def test_a_forward_proxy_is_dialled_itself() -> None:
+    for scheme, context in (("http", None), ("https", CERTIFICATES.server)):
+        async with serving(echo, context) as port:
+            dial = Dial(proxy=f"{scheme}://localhost:{port}", proxy_ssl_context=CERTIFICATES.client)
+            chosen = dial.forward_proxy("example.com", 80)
+            assert chosen is not None
+            stream = await chosen.dial()
+            assert stream.tls == (scheme == "https")
+            assert await echoes(stream)  # no CONNECT came before
+
+
+async def test_a_forward_proxy_that_is_not_there() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    chosen = Dial(proxy=f"http://user:hunter2@127.0.0.1:{port}").forward_proxy("example.com", 80)
+    assert chosen is not None
+    with pytest.raises(ProxyError, match=f"no connection to the proxy http://127.0.0.1:{port}: "):
+        await chosen.dial()

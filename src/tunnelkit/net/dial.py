@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import anyio
 
 from ..config import DEFAULT_LIMITS
 from ..errors import DialError, ProxyError
+from ..heads import Fields
 from .proxy import Proxy, choose_proxy
 from .proxy_handshake import connect_through
 from .stream import ByteStream
@@ -17,7 +18,7 @@ from .tcp import connect_tcp, connect_unix
 from .tls import TlsFailure, TlsStream
 from .tls_errors import tls_dial_error
 
-__all__ = ["Dial", "connect_tcp", "connect_unix"]
+__all__ = ["Dial", "ForwardProxy", "connect_tcp", "connect_unix"]
 
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
@@ -61,6 +62,21 @@ class Dial:
             stream = await self._connect_through(proxy, host, port, deadline)
         return await _start_tls(stream, self._context(), host, deadline) if tls else stream
 
+    def forward_proxy(self, host: str, port: int) -> ForwardProxy | None:
+        """The proxy that plain requests for ``http://host:port`` are to be sent to, in absolute form; None for a
+        direct way, and for a proxy that only tunnels (SOCKS): then a call of this object gives the stream.
+
+        Raises ``DialError`` for what is no host name, and ``ConfigError`` for a broken variable of the environment.
+        """
+        proxy = self._proxy_for(_ascii_host(host), port, tls=False)
+        if proxy is None or proxy.scheme not in ("http", "https"):
+            return None
+
+        async def dial() -> ByteStream:
+            return await self._connect_to(proxy, anyio.current_time() + self._timeout)
+
+        return ForwardProxy(proxy, dial)
+
     def _proxy_for(self, host: str, port: int, tls: bool) -> Proxy | None:
         url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         return choose_proxy(url, self._proxy, self._environ)
@@ -96,6 +112,29 @@ class Dial:
         if self._proxy_ssl_context is None:
             self._proxy_ssl_context = ssl.create_default_context()
         return self._proxy_ssl_context
+
+
+class ForwardProxy:
+    """An HTTP proxy that takes requests for ``http`` URLs in absolute form (RFC 9112 3.2.2): it needs no CONNECT,
+    which many allow for port 443 alone. Implements ``transports.base.ForwardProxy``."""
+
+    def __init__(self, proxy: Proxy, dial: Callable[[], Awaitable[ByteStream]]) -> None:
+        self._proxy = proxy
+        self._dial = dial
+
+    def __repr__(self) -> str:
+        return f"<ForwardProxy {self._proxy}>"
+
+    @property
+    def fields(self) -> Fields:
+        """What each request carries for the proxy alone."""
+        value = self._proxy.authorization
+        return [(b"Proxy-Authorization", value.encode("ascii"))] if value else []
+
+    async def dial(self) -> ByteStream:
+        """A connection to the proxy, with TLS where its URL says so. Raises ``ProxyError``. Nothing stays open when
+        it fails or is cancelled."""
+        return await self._dial()
 
 
 async def _start_tls(stream: ByteStream, context: ssl.SSLContext, host: str, deadline: float) -> ByteStream:

@@ -6,6 +6,7 @@ Decisions only; ``proxy_handshake`` speaks to the proxy. Userinfo is a secret: i
 from __future__ import annotations
 
 import ipaddress
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -32,6 +33,13 @@ class Proxy:
     def __str__(self) -> str:
         """The URL without userinfo, for messages."""
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def authorization(self) -> str:
+        """The value of Proxy-Authorization for an HTTP proxy (RFC 7617), "" where the URL has no userinfo."""
+        if not (self.username or self.password):
+            return ""
+        return f"Basic {b64encode(f'{self.username}:{self.password}'.encode()).decode('ascii')}"
 
     @classmethod
     def parse(cls, url: str, *, field: str = "proxy") -> Proxy:

@@ -7,7 +7,6 @@ python-socks' own CONNECT reads the reply with one ``read`` and corrupts what fo
 from __future__ import annotations
 
 import math
-from base64 import b64encode
 from typing import Any, cast
 
 import h11
@@ -51,10 +50,9 @@ class ConnectHandshake:
     def __init__(self, proxy: Proxy, host: str, port: int) -> None:
         authority = f"{f'[{host}]' if ':' in host else host}:{port}"
         fields = [("Host", authority), ("User-Agent", "tunnelkit")]
-        if proxy.username or proxy.password:
-            userinfo = f"{proxy.username}:{proxy.password}".encode()
-            fields.append(("Proxy-Authorization", f"Basic {b64encode(userinfo).decode('ascii')}"))
-        self._authenticated = len(fields) > 2
+        self._authenticated = bool(proxy.authorization)
+        if self._authenticated:
+            fields.append(("Proxy-Authorization", proxy.authorization))
         self._interim = 0
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_REPLY_LIMIT)
         request = h11.Request(method="CONNECT", target=authority, headers=fields)
