@@ -173,6 +173,20 @@ class StreamContract:
             tasks.start_soon(lambda: other.send(rest))
             assert await read_exactly(one, taken + 100_000) == pattern(taken + 100_000)
 
+    async def test_who_leaves_is_told_whether_a_task_must_wait(self, pair: Pair) -> None:
+        one, other = pair
+        assert not one.needs_wait
+        taken = one.try_send(bytes(4 * WRITE_BUFFER))
+
+        async def leave() -> None:
+            while one.needs_wait:
+                await one.wait(writable=True)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(leave)
+                await read_exactly(other, taken)
+
     async def test_a_reader_that_waits_already_pushes_what_a_writer_leaves(self, pair: Pair) -> None:
         one, other = pair
         answer: list[bytes] = []

@@ -39,6 +39,7 @@ async def test_everything_else_is_the_streams_own() -> None:
     await below.wait()
     assert stream.last_received == below.last_received
     assert stream.write_buffered == 0
+    assert not stream.needs_wait
     assert stream.peer_address == stream.local_address == ("", 0)
     assert not stream.tls
     assert stream.peer_certificate is None

@@ -188,6 +188,14 @@ class ConnectionSuite:
                 await anyio.wait_all_tasks_blocked()
                 await one.ready()
 
+    async def test_what_was_taken_arrives_though_nobody_waits_at_this_end(self, make_pair: PairMaker) -> None:
+        with anyio.fail_after(10):
+            async with make_pair() as (one, other), clogged(one) as clog:
+                if not clog.sending:  # it waits in ``ready`` for room for the next message
+                    clog.scope.cancel()
+                for _ in range(clog.count):
+                    await receive_until(other, clog.message)
+
     async def test_a_blocked_direction_does_not_block_the_other(self, make_pair: PairMaker) -> None:
         with anyio.fail_after(10):
             async with make_pair() as (one, other), clogged(one):

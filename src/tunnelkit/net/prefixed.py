@@ -61,6 +61,10 @@ class PrefixedStream(ByteStream):
         return self._stream.write_buffered
 
     @property
+    def needs_wait(self) -> bool:
+        return self._stream.needs_wait
+
+    @property
     def peer_address(self) -> tuple[str, int]:
         return self._stream.peer_address
 

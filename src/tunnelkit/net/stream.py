@@ -104,6 +104,12 @@ class ByteStream(ABC):
         """Bytes taken and not yet in the kernel."""
 
     @property
+    def needs_wait(self) -> bool:
+        """Whether bytes that were taken go no further until some task ``wait``s again. Whoever stops using the
+        stream without closing it must wait until this is False, or its peer may wait for them for ever."""
+        return False
+
+    @property
     @abstractmethod
     def peer_address(self) -> tuple[str, int]:
         """(address, port) of the peer; ("", 0) where there is none (unix, memory)."""

@@ -227,6 +227,11 @@ class TlsStream(ByteStream):
         while not self._push():
             await self.wait(writable=True)
 
+    @property
+    def needs_wait(self) -> bool:
+        unsent = self._unsent or self._outgoing.pending
+        return self._stream.needs_wait or (self._broken is None and bool(unsent))
+
     def _encrypt(self, plaintext: memoryview) -> int:
         try:
             return self._tls.write(plaintext)

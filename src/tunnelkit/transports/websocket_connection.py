@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ..net.stream import ByteStream
 from .base import Connection
-from .websocket_frames import MAX_MESSAGE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
+from .websocket_frames import MAX_MESSAGE, PAUSE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
 
 __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
 
@@ -86,7 +86,8 @@ class WebSocketConnection(Connection):
             while not self._flush():  # a pong under way goes first
                 await self._wait_to_send()
             self._tail = memoryview(frame)
-            while not self._flush():
+            # No task may wait for the connection after this, and the message must arrive all the same.
+            while not self._flush() or self._stream.needs_wait:
                 await self._wait_to_send()
         except ConnectionLost:
             raise
@@ -133,7 +134,9 @@ class WebSocketConnection(Connection):
             event = self._next_event()
             if isinstance(event, bytes):
                 return event
-            if event is not None:
+            if event is PAUSE:
+                await checkpoint()
+            elif event is not None:
                 self._handle_control(event)
             elif not self._read():
                 await self._wait_to_receive()
@@ -265,6 +268,8 @@ class WebSocketConnection(Connection):
                 if isinstance(event, Close):
                     self._close_received = True
                     return False
+                if event is PAUSE:
+                    await checkpoint()
         except FrameError:
             return False
         data = await self._stream.receive()
