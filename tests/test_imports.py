@@ -17,7 +17,7 @@ MAX_LINES = 500
 
 # The floors, lowest first. A module's floor is the first part of its name below the package. It may import what is
 # listed for its floor, and its own floor; a floor that is not listed is out of reach.
-LEAVES = ("", "errors", "config", "heads", "problem", "forwarding", "handshake")
+LEAVES = ("", "errors", "config", "heads", "problem", "proof", "forwarding", "handshake")
 BELOW_THE_RUNTIME = (*LEAVES, "core", "logs", "net", "http", "transports")
 FLOORS: dict[str, tuple[str, ...]] = {
     "": (),
@@ -25,6 +25,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "config": ("errors",),
     "heads": ("errors", "config"),
     "problem": ("heads",),
+    "proof": (),
     "forwarding": ("errors", "config", "heads"),
     "handshake": ("errors", "config", "heads", "problem"),
     "core": LEAVES,

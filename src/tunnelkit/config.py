@@ -78,6 +78,18 @@ class Limits:
     retry_cap: float = 15.0
     retry_tls: float = 60.0  # a TLS failure is retried slowly
 
+    # -- long-poll, and the choice of a transport (transports/longpoll.py, core/choice.py) -------
+    poll_hold_idle: float = 25.0  # a poll waits this long for something to answer,
+    poll_hold_active: float = 5.0  # and this long while an exchange runs
+    poll_answer_timeout: float = 5.0  # beyond the hold: the client's patience
+    poll_absence: float = 10.0  # the server's, while no poll is open
+    poll_posts: int = 4  # in flight
+    poll_body: int = MIB  # the largest message, either way
+    first_answer_timeout: float = 4.0  # for the first message of a connection, with another way left
+    probe_first: float = 10.0  # a better transport is tried after this, doubling
+    probe_cap: float = 600.0
+    probe_timeout: float = 10.0
+
     # -- server (gateway.py, sessions.py, core/registry.py) ------------------------------------
     max_requests_per_tunnel: int = 20  # queued
     max_clients_per_token: int = 0  # 0: unlimited

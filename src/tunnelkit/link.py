@@ -122,13 +122,18 @@ class Link:
 
     def forget(self, stream_id: int) -> None:
         self._unsent.pop(stream_id, None)
-        if self.streams.pop(stream_id, None) is not None:
-            self.session.active = bool(self.streams)
+        if self.streams.pop(stream_id, None) is not None and not self.streams:
+            self._set_active(False)
 
     def _become_active(self) -> None:
         if not self.session.active:
-            self.session.active = True
+            self._set_active(True)
             self._check_timer()
+
+    def _set_active(self, active: bool) -> None:
+        self.session.active = active
+        if self._run is not None:
+            self._run.connection.active = active
 
     def ring(self) -> None:
         """There may be something to send."""
@@ -154,6 +159,7 @@ class Link:
             pings=connection.wants_pings,
         )
         run = self._run = _Run(connection)
+        connection.active = self.session.active
         try:
             with run.scope:
                 await self._serve(run, greeting, opened.unread)

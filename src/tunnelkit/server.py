@@ -390,8 +390,9 @@ class _Running:
     async def _to_transport(self, request: FrontRequest, where: Reserved) -> None:
         path = where.rest.decode("ascii", "replace")
         for transport in self._server._transports.values():
-            if transport.mount_path() == path:
-                await transport.mounted(Mounted(request, path), self.table.offer)
+            below = _below(transport.mount_path(), path)
+            if below is not None:
+                await transport.mounted(Mounted(request, below), self.table.offer)
                 return
         refuse(request, 404, "unknown_transport", "no transport is mounted here")
 
@@ -408,6 +409,14 @@ class _Running:
         if trusts(peer.address):
             address = client_address(request.head.fields, peer.address, trusts)
             request.peer = replace(peer, forwarded_for=address)
+
+
+def _below(mount: str | None, path: str) -> str | None:
+    """What of ``path`` lies below a transport's mount path; None when it is not the transport's."""
+    if mount is None or not path.startswith(mount):
+        return None
+    below = path[len(mount) :]
+    return below if not below or (mount and below.startswith("/")) else None
 
 
 def _peer_of(stream: ByteStream) -> Peer:

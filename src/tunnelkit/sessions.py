@@ -16,7 +16,6 @@ from .admission import Admission
 from .config import Limits
 from .core.budget import Budget
 from .core.opening import OpeningResult, ServerOpening
-from .core.proof import Purpose, attach_tag, epoch_key, verify
 from .core.registry import Decision, Expired, Registry
 from .core.tokens import mask_token, token_digest, token_tag
 from .errors import ConnectionLost, RemoteProtocolError
@@ -24,13 +23,12 @@ from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
 from .net.peer import Peer
 from .net.timers import Timer, Timers
+from .proof import FIRST_EPOCH, Prover, Purpose, attach_tag, epoch_key, verify
 from .transports.base import Accepted, Connection
 
 __all__ = ["ServerSession", "SessionTable"]
 
 logger = logging.getLogger("tunnelkit.server")
-
-FIRST_EPOCH = 1
 
 # What waits in the registry is the gateway's business, which stands above this module.
 _Registry: TypeAlias = "Registry[ServerSession, Any]"
@@ -389,6 +387,7 @@ class _Opening:
     ) -> None:
         self.session = session
         self.grant = grant
+        self.prover = Prover(session.resume_key, session.id, epoch)
         self.is_new = is_new
         self.expiry: Timer | None = None
         self._table = table

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 import anyio
@@ -15,7 +16,6 @@ from .core.budget import Budget
 from .core.choice import Choice, Failed, GiveUp, Try
 from .core.events import Opened
 from .core.opening import ClientOpening, OpeningResult
-from .core.proof import KEY_SIZE, Purpose, attach_tag, epoch_key, proof
 from .core.tokens import token_tag
 from .errors import (
     ConnectionLost,
@@ -27,6 +27,7 @@ from .errors import (
 from .events import Connected, Events, Lost, Resumed, Retrying, Superseded
 from .handshake import Grant, Handshake, Resume
 from .link import Link
+from .proof import FIRST_EPOCH, KEY_SIZE, Prover, Purpose, attach_tag, epoch_key, proof
 from .transports.base import Connection, Dialler, DialRequest, Transport
 from .tunnel_stream import Stream, StreamHandler
 
@@ -65,6 +66,10 @@ class _ClientSession:
         """A new epoch and its tag: a try that failed may have taken over all the same."""
         self._epoch += 1
         return self._epoch, attach_tag(self._resume_key, self.id, self._epoch)
+
+    def prover(self) -> Prover:
+        """For the epoch that is tried now."""
+        return Prover(self._resume_key, self.id, self._epoch)
 
     def farewell(self) -> Resume:
         """Names the session, with proof, as one that is given up."""
@@ -123,6 +128,17 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until the server's word is final: raises RegistrationRefused. Returns after ``close``."""
+        refusal: RegistrationRefused | None = None
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                await self._keep_connected()
+            except RegistrationRefused as error:
+                refusal = error
+            self._tasks.cancel_scope.cancel()
+        if refusal is not None:
+            raise refusal
+
+    async def _keep_connected(self) -> None:
         while not self._closing:
             move = self._choice.next(anyio.current_time(), random.random())
             if isinstance(move, GiveUp):
@@ -168,6 +184,8 @@ class Supervisor:
                 dialler=self._way.dialler,
                 timeout=self._limits.dial_timeout,
                 user_agent=self._way.user_agent,
+                tasks=self._tasks,
+                prover=partial(self._prover, session),
             )
         )
         try:
@@ -180,6 +198,12 @@ class Supervisor:
             connection.abort()
             raise
         return session, connection, opened
+
+    def _prover(self, session: _ClientSession | None, grant: Grant) -> Prover:
+        """Of the connection that is being dialled. A new session's is its first."""
+        if session is None:
+            return Prover(_checked_key(grant), grant.session_id, FIRST_EPOCH)
+        return session.prover()
 
     def _handshake(self, session: _ClientSession | None) -> tuple[Handshake, int, bytes]:
         if session is None:

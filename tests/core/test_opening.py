@@ -12,8 +12,8 @@ from tunnelkit.core.opening import (
     OpeningState,
     ServerOpening,
 )
-from tunnelkit.core.proof import attach_tag
 from tunnelkit.errors import LocalProtocolError, RemoteProtocolError
+from tunnelkit.proof import attach_tag
 
 LIMITS = Limits()
 TAG = attach_tag(bytes(32), "n-1", 3)

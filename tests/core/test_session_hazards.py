@@ -10,9 +10,9 @@ import pytest
 from tunnelkit.config import Limits
 from tunnelkit.core.message import HEADER_SIZE, Kind, build
 from tunnelkit.core.opening import ClientOpening, ServerOpening
-from tunnelkit.core.proof import attach_tag
 from tunnelkit.core.session import State
 from tunnelkit.errors import RemoteProtocolError
+from tunnelkit.proof import attach_tag
 
 from .session_pair import KIB, End, Pair
 

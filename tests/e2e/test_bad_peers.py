@@ -13,11 +13,11 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.message import Kind, build
-from tunnelkit.core.proof import attach_tag
 from tunnelkit.errors import StreamBroken
 from tunnelkit.handshake import Handshake, to_fields
 from tunnelkit.net.dial import connect_tcp
 from tunnelkit.net.stream import ByteStream
+from tunnelkit.proof import attach_tag
 
 from .tunnel import SHORT, TOKEN, Ends, Tunnel, open_ends, open_tunnel, parse_head, read_head
 

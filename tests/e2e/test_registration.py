@@ -20,16 +20,17 @@ from cryptography.x509 import load_pem_x509_certificate
 from tunnelkit import ConfigError, RegistrationRefused, TlsFiles, TunnelServer
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.credentials import hash_password
-from tunnelkit.core.proof import Purpose, attach_tag, epoch_key, proof
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.events import ClientEvent, Retrying
 from tunnelkit.handshake import Grant, Handshake, Refusal, Resume, to_fields
 from tunnelkit.net.dial import Dial, connect_tcp
 from tunnelkit.net.peer import Peer
+from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
 from tunnelkit.sessions import ServerSession
-from tunnelkit.transports.base import Connection, DialRequest
+from tunnelkit.transports.base import Connection
 from tunnelkit.transports.websocket import WebSocketTransport
 
+from ..transports.stubs import dial_request
 from .relay import serve_relay
 from .tunnel import QUICK, SHORT, TOKEN, Ends, ask, exchange, open_ends, open_tunnel, parse_head, read_head, until
 
@@ -360,12 +361,8 @@ async def test_a_resume_asks_the_hook_again() -> None:
 @asynccontextmanager
 async def dialled(ends: Ends, **options: Any) -> AsyncIterator[tuple[Connection, Grant]]:
     """A connection that was granted, and does not attach by itself."""
-    request = DialRequest(
-        url=f"http://127.0.0.1:{ends.port}",
-        handshake=Handshake(**({"token": TOKEN} | options)),
-        dialler=Dial(),
-        timeout=5,
-    )
+    handshake = Handshake(**({"token": TOKEN} | options))
+    request = dial_request(handshake, Dial(), url=f"http://127.0.0.1:{ends.port}")
     connection, grant = await WebSocketTransport().dial(request)
     try:
         yield connection, grant

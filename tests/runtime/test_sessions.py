@@ -17,13 +17,13 @@ from tunnelkit.core.budget import Budget
 from tunnelkit.core.credentials import Credentials
 from tunnelkit.core.message import Kind, build, encode_bye, split_header
 from tunnelkit.core.opening import ClientOpening
-from tunnelkit.core.proof import Purpose, attach_tag, epoch_key, proof
 from tunnelkit.core.registry import Registry
 from tunnelkit.core.tokens import token_digest
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.handshake import Grant, Handshake, Refusal, Resume
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers
+from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
 from tunnelkit.sessions import ServerSession, SessionTable
 from tunnelkit.transports.base import Accepted
 from tunnelkit.transports.memory import MemoryConnection, memory_pair

@@ -13,10 +13,10 @@ from tunnelkit import TunnelClient
 from tunnelkit.config import DEFAULT_LIMITS, MIB, Limits
 from tunnelkit.core.message import Kind, build, encode_bye
 from tunnelkit.core.opening import ServerOpening
-from tunnelkit.core.proof import attach_tag
 from tunnelkit.errors import AnsweredByOther, DialError, RegistrationRefused
 from tunnelkit.events import Lost, Retrying
 from tunnelkit.handshake import Grant
+from tunnelkit.proof import attach_tag
 from tunnelkit.transports.base import Connection, DialRequest, Transport
 from tunnelkit.transports.memory import MemoryConnection, memory_pair
 

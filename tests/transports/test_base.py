@@ -7,8 +7,9 @@ import pytest
 
 from tunnelkit.handshake import Handshake, Refusal
 from tunnelkit.net.dial import Dial
-from tunnelkit.transports.base import Accepted, DialRequest, Peer, Transport
+from tunnelkit.transports.base import Accepted, Peer, Transport
 
+from .stubs import dial_request
 from .test_websocket import FakeRequest
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +25,7 @@ async def no_offer(handshake: Handshake, peer: Peer) -> Accepted | Refusal:
 
 async def test_a_half_that_is_missing_says_so() -> None:
     with pytest.raises(TypeError, match="'half' has no client half"):
-        await Half().dial(DialRequest(url="http://h", handshake=Handshake(token="t" * 16), dialler=Dial(), timeout=1))
+        await Half().dial(dial_request(Handshake(token="t" * 16), Dial()))
     with pytest.raises(TypeError, match="'half' is not mounted"):
         await Half().mounted(FakeRequest([]), no_offer)
     assert Half().mount_path() is None

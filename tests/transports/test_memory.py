@@ -15,6 +15,7 @@ from tunnelkit.transports.base import Accepted, Connection, DialRequest, Peer
 from tunnelkit.transports.memory import Faults, MemoryTransport, memory_pair
 
 from .conformance import ConnectionSuite, Pair, PairMaker, lost, pump
+from .stubs import PROVER, By, dial_request
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +77,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self.grant = Grant(session_id="n-1")
+        self.prover = PROVER
         self.connection: Connection | None = None
         self.serving = anyio.Event()
         self.abandoned = False
@@ -112,7 +114,7 @@ async def no_dialler(host: str, port: int, *, tls: bool) -> ByteStream:
 
 
 def request(timeout: float = 5) -> DialRequest:
-    return DialRequest(url="http://memory", handshake=Handshake(token=TOKEN), dialler=no_dialler, timeout=timeout)
+    return dial_request(Handshake(token=TOKEN), By(no_dialler), timeout=timeout)
 
 
 @asynccontextmanager

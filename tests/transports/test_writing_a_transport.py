@@ -22,6 +22,7 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.transports.base import Accepted, Connection, DialRequest, Peer, Transport
 
 from .conformance import ConnectionSuite, Pair, PairMaker, lost, pump, receive_all
+from .stubs import PROVER, By, dial_request
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,7 @@ class Echo:
     """An ``Accepted``."""
 
     grant = Grant(session_id="n-1")
+    prover = PROVER
 
     async def serve(self, connection: Connection) -> None:
         with suppress(ConnectionLost):
@@ -96,7 +98,7 @@ async def listening(example: ModuleType, answer: Accepted | Refusal) -> AsyncIte
 
 
 def request(token: str = "0123456789abcdef", timeout: float = 5) -> DialRequest:
-    return DialRequest(url="http://127.0.0.1", handshake=Handshake(token=token), dialler=Dial(), timeout=timeout)
+    return dial_request(Handshake(token=token), Dial(), timeout=timeout)
 
 
 async def test_its_halves_meet(example: ModuleType) -> None:
@@ -142,7 +144,7 @@ async def test_a_silent_server_is_a_dial_error(example: ModuleType) -> None:
     async def dialler(host: str, port: int, *, tls: bool) -> ByteStream:
         return near
 
-    silent = DialRequest(url="http://h", handshake=Handshake(token="t" * 16), dialler=dialler, timeout=0.01)
+    silent = dial_request(Handshake(token="t" * 16), By(dialler), timeout=0.01)
     with anyio.fail_after(10):
         with pytest.raises(DialError):
             await example.TcpTransport("h:1").dial(silent)

@@ -17,8 +17,8 @@ from typing import Final
 
 from ..config import Limits
 from ..errors import LocalProtocolError, RemoteProtocolError
+from ..proof import PROOF_SIZE
 from .message import HEADER_SIZE, MAX_EPOCH, Header, Kind, build, check_known, split_header
-from .proof import PROOF_SIZE
 
 __all__ = ["Attached", "ClientOpening", "OpeningInput", "OpeningResult", "OpeningState", "ServerOpening"]
 

@@ -9,7 +9,7 @@ __all__ = ["Grant", "Handshake", "Refusal", "Resume"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resume:
-    """Names a session, with proof (HMAC, see ``core.proof``) for one epoch."""
+    """Names a session, with proof (HMAC, see ``proof``) for one epoch."""
 
     session_id: str
     epoch: int

@@ -42,16 +42,53 @@ class Mounted:
 
     async def respond(self, status: int, fields: Fields, body: bytes = b"") -> None:
         """A whole response; Content-Length is added."""
+        self._send_head(status, [*fields, (b"Content-Length", b"%d" % len(body))])
+        await self._send_body(body)
+        await self.finish()
+
+    async def start(self, status: int, fields: Fields) -> None:
+        """Begin a response whose body comes in pieces: chunked, or until close for HTTP/1.0."""
+        self._send_head(status, fields)
+        await self._flush()
+
+    async def send(self, data: bytes) -> None:
+        """A piece of that body, flushed."""
+        await self._send_body(data)
+        await self._flush()
+
+    async def finish(self) -> None:
+        """The response is complete, and flushed."""
+        self._request.send_end()
+        await self._flush()
+
+    def _send_head(self, status: int, fields: Fields) -> None:
         reason = HTTPStatus(status).phrase.encode("ascii") if status in _KNOWN else b""
-        self._request.send_head(ResponseHead(status, [*fields, (b"Content-Length", b"%d" % len(body))], reason))
+        self._request.send_head(ResponseHead(status, fields, reason))
+
+    async def _send_body(self, body: bytes) -> None:
+        view = memoryview(body)
         for start in range(0, len(body), READ_AHEAD):
-            while not self._request.try_send_body(memoryview(body)[start : start + READ_AHEAD]):
+            while not self._request.try_send_body(view[start : start + READ_AHEAD]):
                 await self._request.wait(writable=True)
                 self._check()
-        self._request.send_end()
+
+    async def _flush(self) -> None:
         while not self._request.flush():
             await self._request.wait(writable=True)
         self._check()
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        return self._request.gone
+
+    async def wait(self) -> None:
+        """Until ``wake``, or until the caller is gone; sometimes for nothing."""
+        await self._request.wait(readable=True)
+
+    def wake(self) -> None:
+        self._request.wake()
 
     async def upgrade(self, fields: Fields) -> ByteStream:
         """Answer 101 with ``fields`` and take the connection over."""

@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from ..handshake import Grant, Handshake, Refusal
+from ..heads import Fields
 from ..net.peer import Peer
 from ..net.stream import ByteStream
+from ..proof import Prover
 
 __all__ = [
     "API_VERSION",
@@ -25,6 +27,7 @@ __all__ = [
     "Connection",
     "DialRequest",
     "Dialler",
+    "ForwardProxy",
     "MountedRequest",
     "Offer",
     "Peer",
@@ -45,6 +48,7 @@ class Connection(ABC):
     max_message: int  # the largest message that send takes, and that receive gives
     ordered: bool = True
     wants_pings: bool = True  # False: it has its own liveness, and raises ConnectionLost by itself
+    active: bool = False  # set from outside: exchanges run, so a liveness of its own should watch closely
 
     @abstractmethod
     async def ready(self) -> int:
@@ -80,23 +84,54 @@ class MountedRequest(Protocol):
     """An HTTP request for a transport on the server's own port, under whichever HTTP server carries it."""
 
     method: bytes
-    path: str  # below the transports' own prefix, "" for itself
-    fields: list[tuple[bytes, bytes]]
+    path: str  # below the transport's mount path: "" for itself, else with its leading slash
+    fields: Fields
     peer: Peer
 
-    async def body(self, max_bytes: int) -> bytes: ...
+    # Every async method raises ``StreamBroken`` once the caller is gone.
 
-    async def respond(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes = b"") -> None: ...
+    async def body(self, max_bytes: int) -> bytes:
+        """The whole body. Raises ``HeadError``: 413 when it is longer than ``max_bytes``."""
+        ...
 
-    async def upgrade(self, fields: list[tuple[bytes, bytes]]) -> ByteStream:
+    async def respond(self, status: int, fields: Fields, body: bytes = b"") -> None:
+        """A whole response; Content-Length is added."""
+        ...
+
+    async def start(self, status: int, fields: Fields) -> None:
+        """Begin a response whose body comes in pieces, of a length that nobody knows yet."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """A piece of it, written out at once."""
+        ...
+
+    async def finish(self) -> None:
+        """It is complete."""
+        ...
+
+    async def upgrade(self, fields: Fields) -> ByteStream:
         """Answer 101 with these fields and hand over the connection, early bytes included."""
         ...
+
+    @property
+    def gone(self) -> bool:
+        """The caller's connection failed or ended."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when ``wake`` was called since the last return, or the caller is gone. Spurious returns are
+        allowed; cancelling changes nothing. For a request whose body was read."""
+        ...
+
+    def wake(self) -> None: ...
 
 
 class Accepted(Protocol):
     """An offer that was granted. Either ``serve`` or ``abandon`` is called, once."""
 
     grant: Grant
+    prover: Prover  # for proofs of the connection's own requests, where it makes any
 
     async def serve(self, connection: Connection) -> None:
         """Hand over the connection; returns when it has ended (it is closed by then). Never raises but for
@@ -111,10 +146,27 @@ class Accepted(Protocol):
 Offer: TypeAlias = Callable[[Handshake, Peer], Awaitable[Accepted | Refusal]]
 
 
+class ForwardProxy(Protocol):
+    """An HTTP proxy that takes requests for ``http`` URLs in absolute form (RFC 9112 3.2.2)."""
+
+    @property
+    def fields(self) -> Fields:
+        """Of each request: Proxy-Authorization, where the proxy's URL holds credentials."""
+        ...
+
+    async def dial(self) -> ByteStream:
+        """A connection to the proxy itself. Raises ``DialError``."""
+        ...
+
+
 class Dialler(Protocol):
     """``net.dial``'s way out: TCP, then proxy, then TLS, as the client is configured. Raises ``DialError``."""
 
     async def __call__(self, host: str, port: int, *, tls: bool) -> ByteStream: ...
+
+    def forward_proxy(self, host: str, port: int) -> ForwardProxy | None:
+        """The proxy for plain requests to ``http://host:port``; None for none, or for one that only tunnels."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +177,8 @@ class DialRequest:
     handshake: Handshake
     dialler: Dialler
     timeout: float
+    tasks: TaskGroup  # outlives the connection: for what it does beside send and receive. No task may raise
+    prover: Callable[[Grant], Prover]  # of the connection that this grant is for; see ``Accepted.prover``
     user_agent: str = ""
     ssl_context: ssl.SSLContext | None = None  # for transports that dial by themselves
 
@@ -144,8 +198,9 @@ class Transport(ABC):
         raise TypeError(f"transport {self.name!r} has no client half")
 
     def mount_path(self) -> str | None:
-        """The path below ``/_tunnel`` on the server's port that ``mounted`` answers ("" is ``/_tunnel`` itself),
-        or None when it has none."""
+        """The path below ``/_tunnel`` on the server's port that ``mounted`` answers, with what lies below it: "" is
+        ``/_tunnel`` itself and nothing below, "/name" is ``/_tunnel/name`` and ``/_tunnel/name/...``. None when it
+        has none."""
         return None
 
     async def mounted(self, request: MountedRequest, offer: Offer) -> None:

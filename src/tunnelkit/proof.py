@@ -12,8 +12,10 @@ from enum import StrEnum
 from typing import Final
 
 __all__ = [
+    "FIRST_EPOCH",
     "KEY_SIZE",
     "PROOF_SIZE",
+    "Prover",
     "Purpose",
     "attach_tag",
     "epoch_key",
@@ -24,6 +26,7 @@ __all__ = [
     "verify",
 ]
 
+FIRST_EPOCH: Final = 1  # of a new session's first connection
 KEY_SIZE: Final = 32
 PROOF_SIZE: Final = hashlib.sha256().digest_size
 _EPOCH_INFO: Final = b"tunnelkit 1 epoch"
@@ -37,6 +40,8 @@ class Purpose(StrEnum):
     GIVE_UP = "give_up"  # a handshake that names a session to be ended
     POLL = "poll"  # a long-poll request down
     POST = "post"  # a long-poll request up
+    PROBE = "probe"  # a long-poll request that asks whether answers pass unbuffered
+    CLOSE = "close"  # the end of a long-poll connection
 
 
 def hkdf_extract(salt: bytes, key_material: bytes) -> bytes:
@@ -87,3 +92,25 @@ def verify(
 def attach_tag(resume_key: bytes, session_id: str, epoch: int) -> bytes:
     """The tag of an ATTACH, which the handshake of a resume carries too."""
     return proof(epoch_key(resume_key, epoch), Purpose.RESUME, session_id, epoch)
+
+
+class Prover:
+    """The proofs of one connection's own requests, in both directions; the key is derived once."""
+
+    __slots__ = ("_epoch", "_key", "_session_id")
+
+    def __init__(self, resume_key: bytes, session_id: str, epoch: int) -> None:
+        self._key = epoch_key(resume_key, epoch)
+        self._session_id = session_id
+        self._epoch = epoch
+
+    def __repr__(self) -> str:
+        return f"<Prover epoch {self._epoch}>"
+
+    def make(self, purpose: str, number: int = 0, length: int = 0) -> bytes:
+        """The proof for request ``number`` with a body of ``length`` bytes."""
+        return proof(self._key, purpose, self._session_id, self._epoch, number, length)
+
+    def check(self, tag: bytes, purpose: str, number: int = 0, length: int = 0) -> bool:
+        """Whether ``tag`` is just that, compared in constant time."""
+        return hmac.compare_digest(tag, self.make(purpose, number, length))

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tunnelkit.core.proof import (
+from tunnelkit.proof import (
     KEY_SIZE,
     PROOF_SIZE,
+    Prover,
     Purpose,
     attach_tag,
     epoch_key,
@@ -19,7 +20,7 @@ from tunnelkit.core.proof import (
     verify,
 )
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parent.parent / "vectors" / "proofs.json").read_text())
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "proofs.json").read_text())
 RESUME_KEY = bytes.fromhex(VECTORS["resume_key"])
 
 
@@ -70,3 +71,14 @@ def test_the_tag_of_attach_is_the_proof_of_the_resume() -> None:
 def test_a_resume_key_has_one_size() -> None:
     with pytest.raises(ValueError, match="32 bytes, not 31"):
         epoch_key(bytes(KEY_SIZE - 1), 1)
+
+
+def test_a_prover_makes_what_it_checks_and_what_proof_makes() -> None:
+    prover = Prover(RESUME_KEY, "n-1", 2)
+    tag = prover.make(Purpose.POST, 3, 4)
+    assert tag == proof(epoch_key(RESUME_KEY, 2), Purpose.POST, "n-1", 2, 3, 4)
+    assert prover.check(tag, Purpose.POST, 3, 4)
+    assert not prover.check(tag, Purpose.POLL, 3, 4)
+    assert not prover.check(tag, Purpose.POST, 3, 5)
+    assert not Prover(RESUME_KEY, "n-1", 3).check(tag, Purpose.POST, 3, 4)
+    assert RESUME_KEY.hex() not in repr(prover)

@@ -1,0 +1,76 @@
+"""What the transports' tests have in common: dial requests, and stand-ins for seams that a test does not use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
+
+from anyio.abc import TaskGroup
+
+from tunnelkit.handshake import Grant, Handshake
+from tunnelkit.heads import Fields
+from tunnelkit.net.stream import ByteStream
+from tunnelkit.proof import FIRST_EPOCH, KEY_SIZE, Prover
+from tunnelkit.transports.base import Dialler, DialRequest, ForwardProxy
+
+__all__ = ["NO_TASKS", "PROVER", "By", "NoPieces", "dial_request"]
+
+PROVER: Final = Prover(bytes(KEY_SIZE), "n-1", FIRST_EPOCH)
+
+# For transports that start no task: one that does fails at once.
+NO_TASKS: Final = cast(TaskGroup, None)
+
+
+class By:
+    """A dialler that calls a function."""
+
+    def __init__(self, dial: Callable[..., Awaitable[ByteStream]]) -> None:
+        self._dial = dial
+
+    async def __call__(self, host: str, port: int, *, tls: bool) -> ByteStream:
+        return await self._dial(host, port, tls=tls)
+
+    def forward_proxy(self, host: str, port: int) -> ForwardProxy | None:
+        return None
+
+
+def dial_request(
+    handshake: Handshake,
+    dialler: Dialler,
+    *,
+    url: str = "http://tunnel.example",
+    timeout: float = 5,
+    user_agent: str = "",
+    tasks: TaskGroup = NO_TASKS,
+    prover: Callable[[Grant], Prover] = lambda grant: PROVER,
+) -> DialRequest:
+    return DialRequest(
+        url=url,
+        handshake=handshake,
+        dialler=dialler,
+        timeout=timeout,
+        user_agent=user_agent,
+        tasks=tasks,
+        prover=prover,
+    )
+
+
+class NoPieces:
+    """What a ``MountedRequest`` has for responses in pieces, for transports that send none."""
+
+    gone = False
+
+    async def start(self, status: int, fields: Fields) -> None:
+        raise AssertionError("a response in pieces")
+
+    async def send(self, data: bytes) -> None:
+        raise AssertionError("a response in pieces")
+
+    async def finish(self) -> None:
+        raise AssertionError("a response in pieces")
+
+    async def wait(self) -> None:
+        raise AssertionError("nothing to wait for")
+
+    def wake(self) -> None:
+        raise AssertionError("nobody waits")
