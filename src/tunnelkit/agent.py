@@ -241,7 +241,7 @@ class AgentExchange(OriginExchange):
             return
         self._left = True
         if not self._over:
-            self._stream.reset(ResetCode.CANCEL)
+            self._stream.reset(ResetCode.BROKEN_OFF if self.answered else ResetCode.CANCEL)
         self._drop_rest()
         self._wake = _nobody
         self._agent.over(self)
@@ -308,7 +308,7 @@ class AgentExchange(OriginExchange):
             return
         if self.answered:
             self._gone = True
-            self._stream.reset(ResetCode.INTERNAL)
+            self._stream.reset(ResetCode.BROKEN_OFF)
             return
         head, body = problem(status, code, detail, self.head)
         self.send_head(head)

@@ -331,7 +331,9 @@ class GatewayExchange:
         stream, self._stream = self._stream, None
         if self._done or stream is None:
             return
-        self._exchange.fail(was_sent=stream.was_sent, refused=code == ResetCode.REFUSED)
+        self._exchange.fail(
+            was_sent=stream.was_sent, refused=code == ResetCode.REFUSED, broken_off=code == ResetCode.BROKEN_OFF
+        )
         self._lost(code)
 
     # -- the answer ----------------------------------------------------------------------------
@@ -412,7 +414,8 @@ class GatewayExchange:
         if self._done:
             return
         request = self.request
-        if self.status:
+        if self.status or self._exchange.outcome is Delivery.PARTLY:
+            self.status = self.status or status
             request.abort()
         else:
             outcome = str(self._exchange.outcome) if status >= 502 else None

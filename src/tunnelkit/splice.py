@@ -45,7 +45,7 @@ class Splice:
         except StreamBroken:
             pass  # the tunnel's end is told below
         finally:
-            self._stream.reset(ResetCode.CANCEL)
+            self._stream.reset(ResetCode.BROKEN_OFF)  # the 101 itself may not have left yet
             self._peer.abort()
 
     @property

@@ -397,6 +397,14 @@ def test_delivery_step_by_step() -> None:
     assert pair.server.delivery is Delivery.ANSWERED
 
 
+def test_an_answer_whose_head_was_overtaken_by_its_reset_is_partly_answered() -> None:
+    pair = Pair()
+    pair.request(get(), fin=True)
+    assert pair.server.fail(was_sent=True, broken_off=True) is Delivery.PARTLY
+    assert pair.server.outcome is Delivery.PARTLY
+    assert not pair.server.may_dispatch_again(has_body=False, body_held=True, other_session_attached=True)
+
+
 def test_an_upgraded_connection_that_breaks_is_partly_answered() -> None:
     pair = started(get(*OFFER), ACCEPT)
     assert pair.server.fail(was_sent=True) is Delivery.PARTLY

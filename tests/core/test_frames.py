@@ -109,6 +109,7 @@ def test_invalid_vectors(vector: dict[str, Any], step: int) -> None:
         ),
         (encode_credit(2, 1_048_576), "credit"),
         (encode_reset(2, ResetCode.REFUSED), "reset refused"),
+        (encode_reset(2, ResetCode.BROKEN_OFF), "reset broken off"),
         (encode_goaway(7, 0), "goaway"),
         (pack_header(HEAD_FIN, 4, 2) + b"head", "head that ends its half"),
         (pack_header(DATA_FIN, 3, 1) + b"bye", "data that ends its half"),

@@ -322,14 +322,14 @@ async def test_an_origin_that_breaks_off_breaks_the_callers_connection() -> None
         assert data == (BLOCK * 2)[: len(data)]
 
 
-async def never_completed(call: Call) -> None:
-    """Broken off, or, where the failure came before a byte was written, 502."""
-    try:
-        answer = await call.answer()
-    except (AssertionError, StreamBroken):
-        return
-    problem = problem_of(answer)
-    assert (problem["status"], problem["code"], problem["outcome"]) == (502, "origin_failed", "sent")
+async def never_completed(tunnel: Ends) -> None:
+    """Ask for ``/raw/x``, an incomplete answer. It is broken off, whether its head was on its way by then or not."""
+    async with tunnel.caller() as stream:
+        await stream.send(f"GET {tunnel.path('/raw/x')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        with anyio.fail_after(10):
+            told = await receive_to_the_end(stream)
+    assert told == b"" or told.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not told.endswith(b"\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -340,10 +340,11 @@ async def never_completed(call: Call) -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", id="bad-chunk"),
     ],
 )
-async def test_an_incomplete_answer_is_never_completed(answer: bytes) -> None:
-    async with open_tunnel() as tunnel, anyio.create_task_group() as group:
+async def test_an_incomplete_answer_is_broken_off_and_not_asked_for_again(answer: bytes) -> None:
+    async with open_tunnel() as tunnel, tunnel.join():
         tunnel.origin.raw["x"] = answer
-        await never_completed(tunnel.call(group, "/raw/x", fields=JSON))
+        await never_completed(tunnel)
+        assert len(tunnel.origin.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -386,11 +387,7 @@ async def test_failures_of_one_request_are_nobody_elses() -> None:
         await stream.send(f"GET {tunnel.path('/sse')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         await read_head(stream)
 
-        async def failing() -> None:
-            async with anyio.create_task_group() as group:
-                await never_completed(tunnel.call(group, "/raw/x", fields=JSON))
-
-        await gather(*[failing] * 10)
+        await gather(*[lambda: never_completed(tunnel)] * 10)
         for number in range(5):
             tunnel.origin.release(f"event{number}")
         data = b""

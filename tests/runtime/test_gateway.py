@@ -7,7 +7,9 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from tunnelkit.errors import StreamBroken
 from tunnelkit.heads import ResponseHead
+from tunnelkit.net.memory import memory_pair
 from tunnelkit.origins.base import OriginExchange
 from tunnelkit.sessions import ServerSession
 
@@ -132,6 +134,36 @@ async def test_what_was_sent_goes_elsewhere_only_where_that_is_safe(method: str,
                 assert status == 502
                 assert b"tunnel_lost" in body
             await there.clean()
+
+
+@pytest.mark.parametrize("status", [200, 101])
+async def test_an_answer_that_breaks_off_at_once_is_not_asked_for_again(status: int) -> None:
+    """Its head and its reset leave together: the head is dropped, and still the answer had begun."""
+    served: list[bytes] = []
+
+    async def breaks_off(exchange: OriginExchange) -> None:
+        served.append(exchange.head.target)
+        if status == 101:
+            near, far = memory_pair()
+            far.abort()
+            await exchange.splice(ResponseHead(101, [(b"Connection", b"Upgrade"), (b"Upgrade", b"x")]), near)
+        else:
+            exchange.send_head(ResponseHead(200, [(b"Content-Length", b"5")]))
+            raise OSError("the origin fell over")
+
+    async with (
+        tunnel() as there,
+        there.client(Answering(breaks_off)) as one,
+        there.client(Answering(breaks_off)) as two,
+    ):
+        await one.wait_ready(10)
+        await two.wait_ready(10)
+        caller = there.call()
+        await caller.send("GET", PATH, *(["Connection: Upgrade", "Upgrade: x"] if status == 101 else []))
+        with anyio.fail_after(10), pytest.raises(StreamBroken):
+            await caller.stream.receive()
+        assert len(served) == 1
+        await there.clean()
 
 
 async def test_a_request_waits_for_a_client_and_then_goes() -> None:

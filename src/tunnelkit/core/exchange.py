@@ -193,7 +193,18 @@ class Exchange:
     became of the request's former attempts.
     """
 
-    __slots__ = ("_earlier", "_in", "_limits", "_out", "_sent", "method", "request", "response", "status")
+    __slots__ = (
+        "_broken_off",
+        "_earlier",
+        "_in",
+        "_limits",
+        "_out",
+        "_sent",
+        "method",
+        "request",
+        "response",
+        "status",
+    )
 
     def __init__(
         self, *, client: bool, limits: Limits = DEFAULT_LIMITS, earlier: Delivery = Delivery.NEVER_SENT
@@ -205,6 +216,7 @@ class Exchange:
         self._limits = limits
         self._earlier = earlier
         self._sent = True  # until ``fail`` says otherwise
+        self._broken_off = False
         self.method = b""
         self.status: int | None = None
 
@@ -338,10 +350,12 @@ class Exchange:
         """Both halves ended as they should."""
         return self.request.state is State.DONE and self.response.state is State.DONE
 
-    def fail(self, *, was_sent: bool, refused: bool = False) -> Delivery:
+    def fail(self, *, was_sent: bool, refused: bool = False, broken_off: bool = False) -> Delivery:
         """The stream was lost, withdrawn or reset. ``was_sent``: a byte of OPEN was taken by a connection;
-        ``refused``: the peer promises that no byte reached an origin. Gives this attempt's delivery."""
+        ``refused``: the peer promises that no byte reached an origin; ``broken_off``: it says that an answer had
+        begun, whether its head came or not. Gives this attempt's delivery."""
         self._sent = was_sent and not refused
+        self._broken_off = broken_off
         return self.delivery
 
     @property
@@ -349,7 +363,7 @@ class Exchange:
         """Of this attempt alone."""
         if self.response.state is State.DONE:
             return Delivery.ANSWERED
-        if self.status is not None:
+        if self.status is not None or self._broken_off:
             return Delivery.PARTLY
         dispatched = self.request.state is not State.IDLE
         return Delivery.SENT if dispatched and self._sent else Delivery.NEVER_SENT

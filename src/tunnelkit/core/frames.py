@@ -115,6 +115,7 @@ class ResetCode(IntEnum):
     TIMEOUT = 6
     UNREACHABLE = 7
     SESSION_GONE = 8
+    BROKEN_OFF = 9  # an answer had begun, though its head may have been dropped with all else that waited
 
 
 # ``pack_header(code, length, stream_id)``: bound once, it is the most called function of the sending side.
