@@ -113,7 +113,8 @@ class TunnelServer(AsyncContextManagerMixin):
         self._listed_only = known_tokens_only
         self._routing = RoutingConfig(base_path=normalise_base_path(base_path))
         self._trusts = TrustedProxies(trusted_proxies)
-        self._transports = {transport.name: transport for transport in map(find_transport, transports)}
+        found = [find_transport(transport, limits=limits, field="transports") for transport in transports]
+        self._transports = {transport.name: transport for transport in found}
         self._half_close_answers = half_close == "answer"
         self._admin_password = admin_password
         self._key = secrets.token_bytes(32)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+from ..config import DEFAULT_LIMITS, Limits
 from ..errors import ConfigError
 from .base import API_VERSION, Transport
 from .websocket import WebSocketTransport
@@ -13,7 +15,9 @@ __all__ = ["ENTRY_POINT_GROUP", "find_transport", "transport_names"]
 
 ENTRY_POINT_GROUP: Final = "tunnelkit.transports"
 
-_BUILT_IN = {WebSocketTransport.name: WebSocketTransport}
+_BUILT_IN: Final[dict[str, Callable[[Limits], Transport]]] = {
+    WebSocketTransport.name: lambda limits: WebSocketTransport(),
+}
 
 
 def _announced() -> dict[str, EntryPoint]:
@@ -25,19 +29,21 @@ def transport_names() -> list[str]:
     return sorted({*_BUILT_IN, *_announced()})
 
 
-def find_transport(wanted: str | Transport, *, field: str = "transport") -> Transport:
-    """The transport of that name, or ``wanted`` itself if it is one.
+def find_transport(
+    wanted: str | Transport, *, limits: Limits = DEFAULT_LIMITS, field: str = "transport"
+) -> Transport:
+    """The transport of that name, or ``wanted`` itself if it is one. A built-in one keeps to ``limits``.
 
     Raises ``ConfigError`` naming ``field`` when there is none, or when it speaks another version of the API.
     """
     if isinstance(wanted, str):
-        return _check(_by_name(wanted, field), field)
+        return _check(_by_name(wanted, limits, field), field)
     return _check(wanted, field)
 
 
-def _by_name(name: str, field: str) -> object:
+def _by_name(name: str, limits: Limits, field: str) -> object:
     if name in _BUILT_IN:
-        return _BUILT_IN[name]()
+        return _BUILT_IN[name](limits)
     point = _announced().get(name)
     if point is None:
         fix = f"known are {', '.join(transport_names())}"
