@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.net.tls import TlsStream
 from tunnelkit.transports import websocket_connection
 from tunnelkit.transports.websocket_connection import CLOSE_TIMEOUT, WebSocketConnection
-from tunnelkit.transports.websocket_frames import MAX_MESSAGE, FrameWriter
+from tunnelkit.transports.websocket_frames import MAX_MESSAGE, TURN, FrameWriter
 
 from .conformance import ConnectionSuite, Pair, PairMaker, clogged, lost, pump, receive_all
 from .test_websocket_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
@@ -267,6 +268,37 @@ async def test_others_get_their_turn_while_the_socket_takes_everything() -> None
             while True:
                 await pump(raw.connection, [b"x"])
         assert scope.cancelled_caught
+
+
+async def test_others_get_their_turn_while_pings_come() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=1 << 30)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        async with anyio.create_task_group() as tasks:
+            await raw.stream.send(frame(PING) * 1000 + frame(BINARY, b"at last"))
+            tasks.start_soon(count)
+            assert await raw.connection.receive() == b"at last"
+            tasks.cancel_scope.cancel()
+        assert turns > 1000 // TURN // 2
+
+
+@pytest.mark.usefixtures("_short_close")
+async def test_others_get_their_turn_while_pings_come_instead_of_the_close() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=1 << 30)
+        await raw.stream.send(frame(PING) * 1000 + frame(CLOSE))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.aclose)
+            await raw.expect(b"\x88\x02\x03\xe8")
+            await raw.expect_end()
+            await raw.stream.aclose()
 
 
 # -- the closing handshake -----------------------------------------------------------------------

@@ -17,6 +17,8 @@ from wsproto.frame_protocol import XorMaskerSimple
 from tunnelkit.transports import websocket_frames
 from tunnelkit.transports.websocket_frames import (
     MAX_MESSAGE,
+    PAUSE,
+    TURN,
     Close,
     Event,
     FrameError,
@@ -293,6 +295,24 @@ def test_what_is_written_is_read(messages: list[bytes], client: bool, step: int)
     writer = FrameWriter(client=client)
     data = b"".join(map(writer.message, messages))
     assert read(data, step=step, client=not client) == messages
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        pytest.param(frame(PING), id="pings"),
+        pytest.param(frame(PONG), id="pongs"),
+        pytest.param(frame(CONTINUATION, fin=False), id="empty fragments"),
+    ],
+)
+def test_a_flood_of_odd_frames_is_read_in_turns(flood: bytes) -> None:
+    reader = FrameReader(client=False)
+    reader.feed(frame(BINARY, b"a", fin=False) + flood * 1000)
+    turns = 0
+    while (event := reader.next_event()) is not None:
+        turns += event is PAUSE
+    assert turns == 1001 // TURN
+    assert feed(reader, frame(CONTINUATION, b"b")) == [b"ab"]
 
 
 # -- writing -------------------------------------------------------------------------------------
