@@ -1,0 +1,89 @@
+"""A peer that floods its link: the other tasks of the process get their turn all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tunnelkit.core.frames import StreamKind, encode_credit, encode_open
+from tunnelkit.core.message import Kind, build
+from tunnelkit.core.opening import Attached, OpeningResult
+from tunnelkit.errors import ConnectionLost
+from tunnelkit.transports.base import Connection
+
+from .links import Silent, joined
+
+pytestmark = pytest.mark.anyio
+
+
+class Flood(Connection):
+    """Always has another message at hand; after the last, it is lost."""
+
+    transport = "flood"
+    max_message = 65_528
+
+    def __init__(self, messages: Iterator[bytes]) -> None:
+        self._messages = messages
+
+    async def ready(self) -> int:
+        await anyio.lowlevel.checkpoint()
+        return self.max_message
+
+    async def send(self, message: bytes) -> None: ...
+
+    async def receive(self) -> bytes:
+        for message in self._messages:
+            return message
+        raise ConnectionLost("that was all")
+
+    @property
+    def last_received(self) -> float:
+        return anyio.current_time()
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def small_messages() -> Iterator[bytes]:
+    for _ in range(3000):
+        yield build(Kind.ACK, 1, 0, 0)
+
+
+def data(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    offset = 0
+    for piece in pieces:
+        yield build(Kind.DATA, 1, offset, 0, (piece,))
+        offset += len(piece)
+
+
+def credits() -> Iterator[bytes]:
+    """For the first stream of the server."""
+    yield from data(b"".join(encode_credit(2, 1 << 20 | k * 500 + n) for n in range(500)) for k in range(30))
+
+
+def refused_streams() -> Iterator[bytes]:
+    yield from data(b"".join(encode_open(k * 20 + n, 1, 0) for n in range(1, 20, 2)) for k in range(90))
+
+
+@pytest.mark.parametrize("flood", [small_messages, credits, refused_streams])
+async def test_others_get_their_turn(flood: Callable[[], Iterator[bytes]]) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with joined() as pair:
+        stream = pair.server.open_stream(StreamKind.HTTP, Silent())
+        stream.send_head(b"a head")
+        pair.server.mux.frames_to_send(10_000)  # the peer knows it
+        pair.group.start_soon(count)
+        with anyio.fail_after(10):
+            await pair.server.run(Flood(flood()), OpeningResult(attached=Attached(1, 0)))
+        assert turns > 10
