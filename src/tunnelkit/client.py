@@ -26,6 +26,7 @@ from .core.tokens import check_token, mask_token
 from .errors import ConfigError, RegistrationRefused, SessionGone
 from .events import Closed, Events, EventStream
 from .handshake import Handshake
+from .http.keeper import IdleKeeper
 from .lifetime import run_beside, run_to_the_end
 from .net.contexts import ClientCertificate, client_context
 from .net.dial import Dial
@@ -100,6 +101,7 @@ class TunnelClient(AsyncContextManagerMixin):
         if origin is None and not allow:
             raise ConfigError("origin", "there is nothing to serve", "give origin, or allow for callers' X-Host")
         self._host = host
+        self._keeper = IdleKeeper(logger)
         self._origin = self._make_origin(OriginUrl.parse(origin)) if isinstance(origin, str) else origin
         self._named = NamedOrigins(self._make_origin)
         self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
@@ -180,7 +182,7 @@ class TunnelClient(AsyncContextManagerMixin):
 
     async def _work(self) -> None:
         try:
-            async with run_beside(self._agent.run):
+            async with run_beside(self._keeper.run), run_beside(self._agent.run):
                 await self._supervisor.run()
         finally:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
@@ -228,7 +230,7 @@ class TunnelClient(AsyncContextManagerMixin):
             await self._origin.check()
 
     def _make_origin(self, url: OriginUrl) -> UrlOrigin:
-        return UrlOrigin(url, limits=self.limits, host=self._host, ssl_context=self._origin_tls)
+        return UrlOrigin(url, limits=self.limits, host=self._host, ssl_context=self._origin_tls, keeper=self._keeper)
 
 
 def _compile_allowlist(patterns: Sequence[str]) -> HostAllowlist:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from .origin import EARLY, pattern_digest
-from .tunnel import TOKEN, exchange, gather, open_tunnel, read_head
+from .tunnel import TOKEN, exchange, gather, open_ends, open_tunnel, read_head, until
 
 pytestmark = pytest.mark.anyio
 
@@ -173,3 +176,30 @@ async def test_an_early_answer_stops_the_upload() -> None:
         with anyio.fail_after(10):
             while await stream.receive():
                 pass
+
+
+async def test_an_idle_connection_to_the_origin_is_ended_in_order_and_by_itself() -> None:
+    """At its limit, without another request, and by FIN: origins log a reset as an error."""
+    ends: list[bytes] = []
+
+    async def keep_alive(stream: SocketStream) -> None:
+        async with stream:
+            await BufferedByteReceiveStream(stream).receive_until(b"\r\n\r\n", 65_536)
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine")
+            try:
+                ends.append(await stream.receive())
+            except anyio.EndOfStream:
+                ends.append(b"")
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        open_ends() as tunnel,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(listener.serve, keep_alive)
+        port = listener.extra(SocketAttribute.local_port)
+        limits = replace(tunnel.limits, origin_idle=0.05)
+        async with tunnel.join(origin=f"http://127.0.0.1:{port}", limits=limits):
+            assert (await tunnel.get("/"))[::2] == (200, b"fine")
+            await until(lambda: ends == [b""])
+        group.cancel_scope.cancel()

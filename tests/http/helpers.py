@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from tunnelkit.http.client_codec import ClientCodec
 from tunnelkit.http.codec import Body, End, Signal
 from tunnelkit.http.front import ErrorResponder, Front, Handler, plain_error
 from tunnelkit.http.h11_codec import H11_PARSER
+from tunnelkit.http.keeper import IdleKeeper
 from tunnelkit.http.server_codec import ServerCodec
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.peer import Peer
@@ -24,6 +26,7 @@ __all__ = [
     "Served",
     "client",
     "failure",
+    "keeping",
     "read_all",
     "read_until",
     "server",
@@ -86,6 +89,17 @@ def failure(codec: ServerCodec | ClientCodec, data: bytes) -> tuple[int, str] | 
     """The status and code that ``data`` is refused with; None when it is not."""
     last = read_all(codec, [data])
     return last[-1] if last and isinstance(last[-1], tuple) else None
+
+
+@asynccontextmanager
+async def keeping() -> AsyncIterator[IdleKeeper]:
+    """A keeper that runs."""
+    keeper = IdleKeeper(logging.getLogger("tunnelkit.client"))
+    async with anyio.create_task_group() as group:
+        await group.start(keeper.run)
+        with anyio.fail_after(10):
+            yield keeper
+        group.cancel_scope.cancel()
 
 
 class Served:

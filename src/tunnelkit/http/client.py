@@ -129,6 +129,12 @@ class OriginConnection:
         """Both messages are complete, nothing is left to write or to read, and nobody asked to close."""
         return self._codec.keep_alive and not (self._dead or self._write_failed or self._out.size)
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way, or left to write: it can be closed in order, whether it can be used again or not."""
+        complete = self._codec.complete or not self.exchanges
+        return complete and not (self._dead or self._write_failed or self._out.size)
+
     def check_idle(self) -> bool:
         """Whether the connection, on which nothing is expected, is still quiet: an end or stray bytes spoil it."""
         if not self.reusable:

@@ -264,7 +264,12 @@ class Codec(ABC, Generic[HeadT]):
     @property
     def keep_alive(self) -> bool:
         """Whether both messages are complete and the connection may carry the next ones."""
-        return self._persists and self._reading.state is State.DONE and self._writing.state is State.DONE
+        return self._persists and self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether both messages are complete."""
+        return self._reading.state is State.DONE and self._writing.state is State.DONE
 
     def start_next_cycle(self) -> None:
         """Raises ``LocalProtocolError`` unless ``keep_alive``."""

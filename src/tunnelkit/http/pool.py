@@ -5,34 +5,42 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+import anyio
+
 from ..config import DEFAULT_LIMITS, Limits
 from ..net.stream import ByteStream
+from ..net.timers import Timer
 from .client import OriginConnection
 from .codec import HeadParser
 from .h11_codec import H11_PARSER
+from .keeper import IdleKeeper
 
-__all__ = ["OriginPool"]
+__all__ = ["SWEEP", "OriginPool"]
+
+# Seconds between two looks at the idle connections, while there are any: one that its origin closed is let go then.
+SWEEP = 1.0
 
 
 class OriginPool:
     """Last in, first out: what was used last is likeliest to be alive, and the surplus grows old and is closed.
 
-    All but ``acquire`` and ``aclose`` is synchronous. ``clock`` gives ``anyio.current_time()``.
+    All but ``acquire`` and ``aclose`` is synchronous: ``keeper`` closes what is let go.
     """
 
     def __init__(
         self,
         dial: Callable[[], Awaitable[ByteStream]],
         *,
-        clock: Callable[[], float],
+        keeper: IdleKeeper,
         limits: Limits = DEFAULT_LIMITS,
         parser: HeadParser = H11_PARSER,
     ) -> None:
         self._dial = dial
-        self._clock = clock
+        self._keeper = keeper
         self._limits = limits
         self._parser = parser
-        self._idle: deque[tuple[float, OriginConnection]] = deque()  # oldest first
+        self._idle: deque[tuple[float, OriginConnection]] = deque()  # (idle since, connection), oldest first
+        self._timer: Timer | None = None  # of the next sweep, while any is idle
         self._closed = False
 
     def __repr__(self) -> str:
@@ -43,13 +51,13 @@ class OriginPool:
         return len(self._idle)
 
     def acquire_nowait(self) -> OriginConnection | None:
-        """The connection used last, if one is alive; dead ones that are met are dropped."""
-        self.expire()
+        """The connection used last, if one is alive; dead ones that are met are let go."""
+        self._retire_old(anyio.current_time())
         while self._idle:
             _, connection = self._idle.pop()
             if connection.check_idle():
                 return connection
-            connection.abort()
+            self._let_go(connection)
         return None
 
     async def acquire(self) -> OriginConnection:
@@ -61,32 +69,68 @@ class OriginPool:
         return OriginConnection(await self._dial(), limits=self._limits, parser=self._parser)
 
     def release(self, connection: OriginConnection) -> None:
-        """Give a connection back, whatever state it is in: what cannot be used again is closed."""
+        """Give a connection back, whatever state it is in: what cannot be used again is let go."""
         if self._closed or not connection.reusable:
-            connection.abort()
+            self._let_go(connection)
             return
-        self._idle.append((self._clock(), connection))
+        now = anyio.current_time()
+        self._idle.append((now, connection))
         if len(self._idle) > self._limits.origin_connections_idle:
-            self._idle.popleft()[1].abort()
+            self._let_go(self._idle.popleft()[1])
+        if self._timer is None and self._idle:
+            self._set_timer(now)
 
-    def expire(self) -> float | None:
-        """Close what was idle for too long. The time to call again, or None when nothing is idle."""
-        oldest = self._clock() - self._limits.origin_idle
-        while self._idle and self._idle[0][0] <= oldest:
-            self._idle.popleft()[1].abort()
-        return self._idle[0][0] + self._limits.origin_idle if self._idle else None
+    def _let_go(self, connection: OriginConnection) -> None:
+        """In order where nothing is under way; else the origin is to stop, and hears so by a reset."""
+        if connection.quiet:
+            self._keeper.retire(connection)
+        else:
+            connection.abort()
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def _retire_old(self, now: float) -> None:
+        while self._idle and self._idle[0][0] + self._limits.origin_idle <= now:
+            self._let_go(self._idle.popleft()[1])
+
+    def _set_timer(self, now: float) -> None:
+        due = min(now + SWEEP, self._idle[0][0] + self._limits.origin_idle)
+        self._timer = self._keeper.timers.at(due, self._sweep)
+
+    def _sweep(self) -> None:
+        """Let go of what is idle for too long, or was closed by the origin. Nothing is kept half-closed."""
+        self._timer = None
+        now = anyio.current_time()
+        self._retire_old(now)
+        idle, self._idle = self._idle, deque()
+        for since, connection in idle:
+            if connection.check_idle():
+                self._idle.append((since, connection))
+            else:
+                self._let_go(connection)
+        if self._idle:
+            self._set_timer(now)
+
+    # -- closing -------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Close the idle connections; those in use are closed as they are released."""
-        self._closed = True
+        """Close the idle connections; those in use are closed as they are released. Cancelled, it breaks off."""
+        self._stop()
         try:
             while self._idle:
                 await self._idle.pop()[1].aclose()
         finally:
-            self.close()
+            while self._idle:
+                self._idle.pop()[1].abort()
 
     def close(self) -> None:
-        """The same, at once."""
-        self._closed = True
+        """The same without waiting."""
+        self._stop()
         while self._idle:
-            self._idle.pop()[1].abort()
+            self._let_go(self._idle.pop()[1])
+
+    def _stop(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -18,6 +18,7 @@ from ..forwarding import forward_response, with_origin_host
 from ..heads import RequestHead, ResponseHead
 from ..http.client import OriginConnection
 from ..http.codec import Body, End
+from ..http.keeper import IdleKeeper
 from ..http.pool import OriginPool
 from ..net.dial import Dial, connect_unix
 from ..net.stream import ByteStream
@@ -110,7 +111,8 @@ def _prefix(path: str, rest: str, field: str, url: str) -> bytes:
 
 
 class UrlOrigin(Origin):
-    """One origin. ``host``: None for the origin's own Host, "preserve" for the caller's, anything else is sent."""
+    """One origin. ``host``: None for the origin's own Host, "preserve" for the caller's, anything else is sent.
+    ``keeper`` closes connections that are not used any more."""
 
     def __init__(
         self,
@@ -119,12 +121,13 @@ class UrlOrigin(Origin):
         limits: Limits,
         host: str | None = None,
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
+        keeper: IdleKeeper,
     ) -> None:
         self.url = url
         self._limits = limits
         self._host = host
         self._ssl_context = ssl_context
-        self._pool = OriginPool(self._dial, clock=anyio.current_time, limits=limits)
+        self._pool = OriginPool(self._dial, keeper=keeper, limits=limits)
         self._logged_at = -FAILURE_LOG_INTERVAL
 
     def __repr__(self) -> str:
@@ -149,7 +152,7 @@ class UrlOrigin(Origin):
         await self._pool.aclose()
 
     def close(self) -> None:
-        """The same at once: nothing is said on idle connections, and those in use are closed as they are released."""
+        """The same without waiting."""
         self._pool.close()
 
     async def serve(self, exchange: OriginExchange) -> None:
