@@ -58,8 +58,8 @@ SERVER_SIDE = {"admission", "sessions", "names", "gateway", "stats", "pages", "s
 CLIENT_SIDE = {"events", "origins", "supervisor", "agent", "client"}
 RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "link", "splice", "tunnel_stream"}
 
-# The package's face may import everything.
-TOPS = {"__init__"}
+# The package's face, and the tools for its users' tests, may import everything; nothing lies above them.
+TOPS = {"__init__", "testing"}
 
 # Neighbours that must not know each other, spelled out so that the table cannot be loosened by mistake.
 STRANGERS = [
@@ -90,10 +90,10 @@ CORE_MAY = {"urllib.parse"}
 
 # Third parties and runtimes, and the floors that may know them.
 KNOWERS: dict[str, tuple[str, ...]] = {
-    "anyio": ("net", "http", "transports", *RUNTIME),
+    "anyio": ("net", "http", "transports", *RUNTIME, "testing"),
     "asyncio": ("net",),
     "trio": ("net",),
-    "h11": ("http", "net", "transports"),
+    "h11": ("http", "net", "transports", "testing"),
     "httptools": ("http",),
     "python_socks": ("net",),
     "sniffio": ("net",),
