@@ -19,7 +19,7 @@ from .errors import ConfigError
 from .handshake import Handshake, Refusal
 from .net.peer import Peer
 
-__all__ = ["Admission", "Authorise"]
+__all__ = ["UNLISTED", "Admission", "Authorise"]
 
 # Hashing a password takes 87 ms of a core and 16 MiB: never more than this many at a time (design, section 11).
 HASHES_AT_ONCE = 2
@@ -82,7 +82,7 @@ class Admission:
 
     async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes, source: str) -> Refusal | None:
         if self.listed_only and digest not in self.listed:
-            return Refusal(status=403, code="forbidden", detail="this token is not listed at the server")
+            return UNLISTED
         plan = self.credentials.check_plan(handshake.token, handshake.password)
         if isinstance(plan, NeedsHash):
             refusal = await self._verify(plan, source)
@@ -105,4 +105,5 @@ class Admission:
         return None
 
 
+UNLISTED = Refusal(status=403, code="forbidden", detail="this token is not listed at the server")
 _WRONG_PASSWORD = Refusal(status=401, code="unauthorized", detail="wrong or missing password for this token")

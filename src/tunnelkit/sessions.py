@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from .admission import Admission
+from .admission import UNLISTED, Admission
 from .config import Limits
 from .core.budget import Budget
 from .core.opening import OpeningResult, ServerOpening
-from .core.registry import Decision, Expired, Registry
+from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
 from .core.tokens import mask_token, token_digest, token_tag
 from .errors import ConnectionLost, RemoteProtocolError
 from .handshake import Grant, Handshake, Refusal, Resume
@@ -182,13 +182,8 @@ class SessionTable:
     async def _offer_new(self, handshake: Handshake, peer: Peer) -> Accepted | Refusal:
         digest = token_digest(handshake.token)
         self._supersede(handshake, digest)
-        if not await self._has_place(digest):
-            return Refusal(
-                status=429,
-                code="too_many_clients",
-                detail=f"this token has all the clients that it may have ({self.limits.max_clients_per_token})",
-                retry_after=5,
-            )
+        if (refusal := await self._refuse_newcomer(digest)) is not None:
+            return refusal
         if self.draining:  # it may have begun meanwhile
             return _DRAINING
         # The floor of its replay buffer is the session's to its end, so that pressure never stops it (core.replay).
@@ -213,26 +208,49 @@ class SessionTable:
     def _of_token(self, digest: bytes) -> list[ServerSession]:
         return list(self._by_token.get(digest, ()))
 
-    async def _has_place(self, digest: bytes) -> bool:
-        limit = self.limits.max_clients_per_token
-        if not limit or self._count(digest) < limit:
-            return True
-        # A client that was killed behind a proxy is not known to be gone: ask before a newcomer is turned away.
-        async with anyio.create_task_group() as group:
-            for session in self._of_token(digest):
-                if session.attached:
+    async def _refuse_newcomer(self, digest: bytes) -> Refusal | None:
+        """By the registry's word, who is asked again once those in the way had to answer for their places."""
+        word = self._may_register(digest)
+        if isinstance(word, Full):
+            # A client that was killed behind a proxy is not known to be gone.
+            async with anyio.create_task_group() as group:
+                for session in word.sessions:
                     group.start_soon(self._ask_silent, session)
-        return self._count(digest) < limit
+            word = self._may_register(digest)
+        if isinstance(word, Admitted):
+            return None
+        return UNLISTED if isinstance(word, Unlisted) else self._full(digest)
 
-    def _count(self, digest: bytes) -> int:
-        """Clients of a token: attached ones, and those about to be. Detached ones never count."""
-        opening = sum(1 for opening in self._openings if opening.session.digest == digest and opening.is_new)
-        return opening + sum(1 for session in self._of_token(digest) if session.attached)
+    def _may_register(self, digest: bytes) -> Admitted | Unlisted | Full[ServerSession]:
+        now = anyio.current_time()
+        return self._registry.may_register(digest, now, opening=len(self._openings_of(digest)))
+
+    def _openings_of(self, digest: bytes) -> list[_Opening]:
+        """Of new sessions."""
+        return [opening for opening in self._openings if opening.session.digest == digest and opening.is_new]
+
+    def _full(self, digest: bytes) -> Refusal:
+        # An opening has attached or died by its expiry. Of clients that live nobody knows when they leave: whoever
+        # asks again has them asked again, and before those had the time to answer it would change nothing.
+        expiries = [opening.expiry.when for opening in self._openings_of(digest) if opening.expiry is not None]
+        wait = min(expiries) - anyio.current_time() if expiries else self.limits.silent_client_ping
+        return Refusal(
+            status=429,
+            code="too_many_clients",
+            detail=f"this token has all the clients that it may have ({self.limits.max_clients_per_token})",
+            retry_after=wait,
+        )
 
     async def _ask_silent(self, session: ServerSession) -> None:
         link, connection = session.link, session.link.connection
-        if not await link.answers(self.limits.silent_client_ping) and link.connection is connection:
-            link.fence(ConnectionLost("silent when a newcomer asked for its place"))
+        if connection is None or await link.answers(self.limits.silent_client_ping):
+            return
+        if link.connection is connection:
+            failure = ConnectionLost("silent when a newcomer asked for its place")
+            link.fence(failure)
+            session.attachments += 1  # detached here and now, not when whoever served the connection notices
+            self._detached(session)
+            self._tell_lost(session, failure)
 
     def _make(self, handshake: Handshake, peer: Peer) -> ServerSession:
         link = Link(
@@ -314,9 +332,10 @@ class SessionTable:
             if session.attachments == attachment:
                 self._detached(session)
         if session.ended is None and session.attachments == attachment:
-            logger.info(
-                "connection lost, the session is kept for %g s: %s %s", self.limits.grace, failure, session.label
-            )
+            self._tell_lost(session, failure)
+
+    def _tell_lost(self, session: ServerSession, failure: Exception) -> None:
+        logger.info("connection lost, the session is kept for %g s: %s %s", self.limits.grace, failure, session.label)
 
     def _detached(self, session: ServerSession) -> None:
         """The connection is over, whatever the reason. If the session is not, its grace begins."""

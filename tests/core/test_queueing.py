@@ -109,6 +109,8 @@ def test_an_empty_queue_is_idle_and_finds_nothing() -> None:
     assert queue.find() is None
     assert queue.settle(0.0) == []
     assert queue.admits(0)
+    assert queue.admits(1)
+    assert not queue.admits(1, opening=1)
 
 
 def test_waits_for_a_session_in_order() -> None:

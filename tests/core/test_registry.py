@@ -539,6 +539,14 @@ def test_detached_and_retired_sessions_never_count_as_clients() -> None:
     assert registry.may_register(TOKEN, NOW) == Admitted()
 
 
+def test_clients_that_are_about_to_attach_count() -> None:
+    registry = make(replace(LIMITS, max_clients_per_token=2))
+    assert registry.may_register(TOKEN, NOW, opening=1) == Admitted()
+    assert registry.may_register(TOKEN, NOW, opening=2) == Full(())
+    registry.attach(TOKEN, "s", NOW)
+    assert registry.may_register(TOKEN, NOW, opening=1) == Full(("s",))
+
+
 def test_clients_are_unlimited_by_default() -> None:
     registry = make()
     for number in range(50):

@@ -403,21 +403,63 @@ async def test_a_silent_client_makes_place_for_a_newcomer() -> None:
         assert session.ended is None
 
 
+@asynccontextmanager
+async def answering(client: Client) -> AsyncIterator[None]:
+    """It answers one ping."""
+    assert client.connection is not None
+    connection = client.connection
+
+    async def answer() -> None:
+        message = await connection.receive()
+        assert split_header(message)[0] == Kind.PING
+        await connection.send(build(Kind.PONG, 1, 0, 0, (message[24:],)))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(answer)
+        yield
+
+
 async def test_a_client_that_answers_keeps_its_place() -> None:
     async with here(replace(DEFAULT_LIMITS, max_clients_per_token=1)) as world:
         client = await world.client()
         assert client.connection is not None
-        connection = client.connection
-
-        async def answer() -> None:
-            message = await connection.receive()
-            assert split_header(message)[0] == Kind.PING
-            await connection.send(build(Kind.PONG, 1, 0, 0, (message[24:],)))
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(answer)
+        async with answering(client):
             assert await world.refused() == "too_many_clients"
         assert client.session.attached
+
+
+async def test_a_client_that_drains_makes_place_for_its_successor() -> None:
+    """The registry has the word on who counts: what runs on the old one goes on, and nothing new comes to it."""
+    async with here(replace(DEFAULT_LIMITS, max_clients_per_token=1)) as world:
+        client = await world.client()
+        world.table._retire(client.session)
+        await world.client()
+        assert client.session.attached
+        assert len(world.table) == 2
+
+
+async def test_a_token_that_is_not_listed_any_more_is_refused() -> None:
+    """A reload may take it off the list while its handshake is judged."""
+    async with here() as world:
+        world.registry.relist(frozenset(), listed_only=True)
+        assert await world.refused() == "forbidden"
+
+
+async def test_a_newcomer_is_told_when_to_ask_again() -> None:
+    """When an opening in its way has attached or died; else as soon as the clients would be asked anew."""
+    limits = replace(SHORT, max_clients_per_token=1, opening_timeout=7.0)
+    async with here(limits) as world:
+        opening = await world.offered()
+        answer = await world.table.offer(world.handshake(), PEER)
+        assert isinstance(answer, Refusal)
+        assert answer.retry_after is not None
+        assert 0 < answer.retry_after <= 7.0
+        client = Client(world, opening.grant)
+        await client.attach(opening)
+        async with answering(client):
+            answer = await world.table.offer(world.handshake(), PEER)
+        assert isinstance(answer, Refusal)
+        assert answer.retry_after == limits.silent_client_ping
 
 
 # -- draining and the end ----------------------------------------------------------------------

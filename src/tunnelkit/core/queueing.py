@@ -165,8 +165,8 @@ class Entry(Generic[S, E]):
 class Policy(Protocol):
     """How several clients share a token. Pure: no state of its own."""
 
-    def admits(self, attached: int, limit: int) -> bool:
-        """May one more client register? ``limit`` 0 means unlimited."""
+    def admits(self, clients: int, limit: int) -> bool:
+        """May one more client register beside ``clients``? ``limit`` 0 means unlimited."""
         ...
 
     def choose(self, places: Sequence[Place[S, E]], pick: Callable[[int], int]) -> Place[S, E]:
@@ -177,8 +177,8 @@ class Policy(Protocol):
 class Pool:
     """Every client is welcome, and the least loaded one is taken, ties at random."""
 
-    def admits(self, attached: int, limit: int) -> bool:
-        return limit == 0 or attached < limit
+    def admits(self, clients: int, limit: int) -> bool:
+        return limit == 0 or clients < limit
 
     def choose(self, places: Sequence[Place[S, E]], pick: Callable[[int], int]) -> Place[S, E]:
         least = min(place.load for place in places)
@@ -216,9 +216,10 @@ class TokenQueue(Generic[S, E]):
     def sessions(self, state: PlaceState) -> list[S]:
         return [place.session for place in self.places.values() if place.state is state]
 
-    def admits(self, limit: int) -> bool:
+    def admits(self, limit: int, *, opening: int = 0) -> bool:
+        """``opening`` clients are about to attach for the first time."""
         # Detached sessions never count: a client that was killed and started again must get in (design, section 8).
-        return self._policy.admits(len(self.sessions(PlaceState.ATTACHED)), limit)
+        return self._policy.admits(len(self.sessions(PlaceState.ATTACHED)) + opening, limit)
 
     # -- exchanges ---------------------------------------------------------------------------------
 

@@ -232,12 +232,13 @@ class Registry(Generic[S, E]):
 
     # -- sessions ----------------------------------------------------------------------------------
 
-    def may_register(self, token: bytes, now: float) -> Admission[S]:
-        """May one more client of ``token`` register? A resume is never asked about."""
+    def may_register(self, token: bytes, now: float, *, opening: int = 0) -> Admission[S]:
+        """May one more client of ``token`` register, while ``opening`` others that may are about to attach? A resume
+        is never asked about."""
         if self._listed_only and token not in self._listed:
             return Unlisted()
-        queue = self._queues.get(token)
-        if queue is None or queue.admits(self._limits.max_clients_per_token):
+        queue = self._queues.get(token) or TokenQueue[S, E](token, self._policy, self._pick)
+        if queue.admits(self._limits.max_clients_per_token, opening=opening):
             return Admitted()
         return Full(tuple(queue.sessions(PlaceState.ATTACHED)))
 
