@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tunnelkit.errors import AnsweredByOther, ConfigError, DialError, RegistrationRefused
 from tunnelkit.handshake import Refusal
 from tunnelkit.heads import Fields
-from tunnelkit.transports.answers import Target, judge_answer
-from tunnelkit.transports.websocket_handshake import refusal_answer
+from tunnelkit.transports.answers import Target, judge_answer, refusal_answer
 
 # -- tunnel URLs ---------------------------------------------------------------------------------
 

@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from tunnelkit.errors import AnsweredByOther, DialError
 from tunnelkit.handshake import Grant, Handshake, Refusal, to_fields
 from tunnelkit.heads import Fields, field_values
-from tunnelkit.transports.answers import Target, judge_answer
+from tunnelkit.transports.answers import Answer, Target, judge_answer, refusal_answer
 from tunnelkit.transports.websocket_handshake import (
-    Answer,
     Opening,
     accept_fields,
     check_request,
     check_switched,
-    refusal_answer,
     request_fields,
 )
 

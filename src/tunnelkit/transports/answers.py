@@ -1,4 +1,5 @@
-"""Where a tunnel URL leads, and what an HTTP answer that is no grant means: for every transport that opens by HTTP.
+"""Where a tunnel URL leads, how a server says no, and what an HTTP answer that is no grant means: for every transport
+that opens by HTTP.
 
 A refusal of the tunnel server carries a ``code`` of its own; what has none came from something in between, or says
 that something in between spoilt the handshake (design, section 4).
@@ -11,10 +12,10 @@ from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
 from ..errors import AnsweredByOther, ConfigError, DialError, RegistrationRefused
-from ..handshake import refusal_from_problem
+from ..handshake import Refusal, refusal_from_problem, refusal_to_problem
 from ..heads import Fields, field_values
 
-__all__ = ["MOUNT", "Target", "judge_answer", "retry_after"]
+__all__ = ["MOUNT", "Answer", "Target", "check_origin", "judge_answer", "refusal_answer", "retry_after"]
 
 MOUNT: Final = "/_tunnel"  # where transports live on the server's port, below its base path
 
@@ -105,3 +106,27 @@ def _redirect_hint(fields: Fields, *, tls: bool) -> str:
     if not tls and location.lower().startswith(b"https://"):
         return "redirects are not followed, and this one leads to https: use wss://"
     return "redirects are not followed: give the URL it leads to"
+
+
+# -- the server's half ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer that grants nothing. Whoever carries it gives it its length."""
+
+    status: int
+    fields: Fields
+    body: bytes
+
+
+def refusal_answer(refusal: Refusal) -> Answer:
+    return Answer(refusal.status, *refusal_to_problem(refusal))
+
+
+def check_origin(fields: Fields) -> Answer | None:
+    """A page that a browser loaded elsewhere must not become a tunnel client (cross-site websocket hijacking)."""
+    if any(b"://" in value or value == b"null" for value in field_values(fields, b"origin")):
+        refusal = Refusal(status=403, code="forbidden", detail="a browser's Origin may not open a tunnel")
+        return refusal_answer(refusal)
+    return None

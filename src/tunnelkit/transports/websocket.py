@@ -18,15 +18,13 @@ from ..handshake import Grant, Refusal
 from ..net.stream import ByteStream
 from ..net.tls import TlsFailure
 from ..net.tls_errors import tls_dial_error
-from .answers import Target, judge_answer
+from .answers import Answer, Target, judge_answer, refusal_answer
 from .base import Connection, DialRequest, MountedRequest, Offer, Transport
 from .websocket_connection import WebSocketConnection
 from .websocket_handshake import (
-    Answer,
     accept_fields,
     check_request,
     check_switched,
-    refusal_answer,
     request_fields,
 )
 

@@ -21,19 +21,16 @@ from ..handshake import (
     grant_from_fields,
     grant_to_fields,
     refusal_of,
-    refusal_to_problem,
     to_fields,
 )
 from ..heads import Fields, field_values, list_items
-from .answers import Target
+from .answers import Answer, Target, check_origin, refusal_answer
 
 __all__ = [
     "SUBPROTOCOL",
-    "Answer",
     "accept_fields",
     "check_request",
     "check_switched",
-    "refusal_answer",
     "request_fields",
 ]
 
@@ -87,15 +84,6 @@ def check_switched(fields: Fields, key: bytes) -> Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer that is not 101. Whoever carries it gives it its length."""
-
-    status: int
-    fields: Fields
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Opening:
     """A request that may be granted."""
 
@@ -105,7 +93,7 @@ class Opening:
 
 def check_request(method: bytes, fields: Fields) -> Opening | Answer:
     """A request for the websocket endpoint against RFC 6455 4.2.1 and what tunnelkit asks for."""
-    return _check_upgrade(method, fields) or _check_origin(fields) or _check_subprotocol(fields) or _opening(fields)
+    return _check_upgrade(method, fields) or check_origin(fields) or _check_subprotocol(fields) or _opening(fields)
 
 
 def _check_upgrade(method: bytes, fields: Fields) -> Answer | None:
@@ -126,14 +114,6 @@ def _is_key(value: bytes) -> bool:
         return len(base64.b64decode(value, validate=True)) == 16
     except binascii.Error:
         return False
-
-
-def _check_origin(fields: Fields) -> Answer | None:
-    """A page that a browser loaded elsewhere must not become a tunnel client (cross-site websocket hijacking)."""
-    if any(b"://" in value or value == b"null" for value in field_values(fields, b"origin")):
-        refusal = Refusal(status=403, code="forbidden", detail="a browser's Origin may not open a tunnel")
-        return refusal_answer(refusal)
-    return None
 
 
 def _check_subprotocol(fields: Fields) -> Answer | None:
@@ -165,10 +145,6 @@ def accept_fields(key: bytes, grant: Grant) -> Fields:
         (b"Sec-WebSocket-Protocol", SUBPROTOCOL),
         *grant_to_fields(grant),
     ]
-
-
-def refusal_answer(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, *refusal_to_problem(refusal))
 
 
 def _plain_answer(status: int, detail: str) -> Answer:
