@@ -42,7 +42,7 @@ def make_server(settings: Settings) -> TunnelServer:
         base_path=settings["base_path"],
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
-        admin_password=admin_password(settings),
+        admin_password=admin_password_source(settings),
     )
 
 
@@ -112,9 +112,10 @@ def known_tokens(settings: Settings) -> list[str]:
     return tokens
 
 
-def admin_password(settings: Settings) -> str | None:
+def admin_password_source(settings: Settings) -> Callable[[], str] | None:
+    """What the library calls at start and at every reload."""
     path = settings["admin_password_file"]
-    return None if path is None else read_secret(path, "--admin-password-file", kinds.text)
+    return None if path is None else lambda: str(read_secret(path, "--admin-password-file", kinds.text))
 
 
 # -- running --------------------------------------------------------------------------------------

@@ -161,7 +161,10 @@ SERVER: list[Option | Refused] = [
         help="a listener of its own for detailed statistics and health",
     ),
     Option(
-        name="admin-password-file", metavar="FILE", kind=kinds.path, help="holds the password for detailed statistics"
+        name="admin-password-file",
+        metavar="FILE",
+        kind=kinds.path,
+        help="holds the password for detailed statistics; read again at SIGHUP",
     ),
     Refused(name="robowhois", reason="the service behind it does not exist any more; leave the flag out"),
     *COMMON,

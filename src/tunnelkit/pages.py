@@ -25,7 +25,7 @@ HEALTHY = b"WSTUNSRV RUNNING\n"
 
 
 class Pages:
-    """``sessions`` gives all that there are now."""
+    """``sessions`` gives all that there are now, ``admin_password`` the one that counts now."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class Pages:
         gateway: Gateway,
         registry: TunnelRegistry,
         sessions: Callable[[], Iterable[ServerSession]],
-        admin_password: str | None,
+        admin_password: Callable[[], str | None],
     ) -> None:
         self._limits = limits
         self._gateway = gateway
         self._registry = registry
         self._sessions = sessions
-        self._admin_password = admin_password.encode() if admin_password is not None else None
+        self._admin_password = admin_password
 
     def answer(self, request: CallerRequest, page: Reserved, *, admin: bool = False) -> None:
         """Answer a request for a reserved page. ``admin``: it came in by the admin listener."""
@@ -70,13 +70,14 @@ class Pages:
     def _has_credential(self, head: RequestHead) -> bool:
         """The admin password by Basic authentication, whatever the user name."""
         values = field_values(head.fields, b"authorization")
-        if self._admin_password is None or len(values) != 1 or values[0][:6].lower() != b"basic ":
+        wanted = self._admin_password()
+        if wanted is None or len(values) != 1 or values[0][:6].lower() != b"basic ":
             return False
         try:
             _, _, password = b64decode(values[0][6:].strip(), validate=True).partition(b":")
         except ValueError:
             return False
-        return hmac.compare_digest(password, self._admin_password)
+        return hmac.compare_digest(password, wanted.encode())
 
     def snapshot(self) -> ServerSnapshot:
         """The server at this moment."""

@@ -73,7 +73,8 @@ class TunnelServer(AsyncContextManagerMixin):
     ``trusted_proxies``
         Addresses or networks whose X-Forwarded-* is believed.
     ``admin_listen``, ``admin_password``
-        A listener of its own for health and detailed statistics; the credential that shows them elsewhere.
+        A listener of its own for health and detailed statistics; the credential that shows them elsewhere, or a
+        function that reads it and is asked again at ``reload``.
     ``half_close``
         "gone": a caller that ends its sending half has left; "answer": it still gets its answer.
     ``authorise``
@@ -94,7 +95,7 @@ class TunnelServer(AsyncContextManagerMixin):
         base_path: str = "",
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
-        admin_password: str | None = None,
+        admin_password: str | Callable[[], str] | None = None,
         transports: Sequence[str | Transport] = ("websocket",),
         half_close: str = "gone",
         authorise: Authorise | None = None,
@@ -116,7 +117,8 @@ class TunnelServer(AsyncContextManagerMixin):
         found = [find_transport(transport, limits=limits, field="transports") for transport in transports]
         self._transports = {transport.name: transport for transport in found}
         self._half_close_answers = half_close == "answer"
-        self._admin_password = admin_password
+        self._admin_source = admin_password
+        self._admin_password = self._read_admin_password()
         self._key = secrets.token_bytes(32)
         credentials = self._read_passwords()
         self._admission = Admission(
@@ -187,14 +189,16 @@ class TunnelServer(AsyncContextManagerMixin):
             yield self
 
     async def reload(self) -> None:
-        """Read certificate, key and passwords again. Sessions go on, but those of tokens that were withdrawn.
+        """Read certificate, key and all passwords again. Sessions go on, but those of tokens that were withdrawn.
 
         Raises ConfigError when a file is bad: then everything stays as it was.
         """
         context = self._tls.load() if isinstance(self._tls, TlsFiles) else self._context
         credentials = self._read_passwords()
+        admin_password = self._read_admin_password()
         gone = withdrawn(self._admission.credentials, credentials) - self._named_tokens
         self._context = context
+        self._admin_password = admin_password
         self._admission.replace(credentials, listed=self._listed(credentials))
         if self._running is not None:
             self._running.relist(self._listed(credentials), gone)
@@ -214,6 +218,9 @@ class TunnelServer(AsyncContextManagerMixin):
     def _read_passwords(self) -> Credentials:
         passwords = self._passwords() if callable(self._passwords) else self._passwords
         return Credentials(password_table(passwords or {}), key=self._key)
+
+    def _read_admin_password(self) -> str | None:
+        return self._admin_source() if callable(self._admin_source) else self._admin_source
 
     def _listed(self, credentials: Credentials) -> frozenset[bytes]:
         return self._named_tokens | credentials.tokens
@@ -263,7 +270,7 @@ class _Running:
             gateway=self.gateway,
             registry=self.registry,
             sessions=lambda: self.table,
-            admin_password=server._admin_password,
+            admin_password=lambda: server._admin_password,
         )
         self.front = self._make_front(self._dispatch)
         self.admin_front = self._make_front(self._dispatch_admin)

@@ -12,6 +12,7 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.tokens import token_digest
+from tunnelkit.errors import ConfigError
 from tunnelkit.net.dial import connect_tcp
 
 from .tunnel import TOKEN, Answer, open_ends, open_tunnel, read_head, until
@@ -157,6 +158,29 @@ async def test_the_admin_password_shows_details_anywhere() -> None:
         for password, shown in ((PASSWORD, True), ("wrong", False), ("", False)):
             _, _, body = await page(tunnel.port, "/_stats", basic(password), "Via: 1.1 nginx", host="a.example")
             assert (b"tunnel00_" in body) is shown
+
+
+async def test_the_admin_password_is_read_again_at_a_reload() -> None:
+    words = [PASSWORD]
+
+    def read() -> str:
+        if not words:
+            raise ConfigError("admin_password", "the file is gone")
+        return words[0]
+
+    async def shows(port: int, password: str) -> bool:
+        return b"tunnel00_" in (await page(port, "/_stats", basic(password), host="a.example"))[2]
+
+    async with open_tunnel(server_options={"admin_password": read}) as tunnel:
+        words[0] = "another one"
+        assert await shows(tunnel.port, PASSWORD)
+        await tunnel.server.reload()
+        assert not await shows(tunnel.port, PASSWORD)
+        assert await shows(tunnel.port, "another one")
+        words.clear()
+        with pytest.raises(ConfigError):
+            await tunnel.server.reload()
+        assert await shows(tunnel.port, "another one")
 
 
 async def test_without_an_admin_password_none_is_right() -> None:

@@ -137,6 +137,17 @@ def test_passwords_are_read_again(tmp_path: Path) -> None:
         read()
 
 
+def test_the_admin_password_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "admin"
+    path.write_text("one\n")
+    read = tunnel_server.admin_password_source(server("--admin-password-file", str(path)))
+    assert read is not None
+    assert read() == "one"
+    path.write_text("two\n")
+    assert read() == "two"
+    assert tunnel_server.admin_password_source(server()) is None
+
+
 def test_tokens_without_passwords(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text(f'known_tokens_only = true\n[[token]]\ntoken = "{TOKEN_TEXT}"\n')
