@@ -45,6 +45,7 @@ __all__ = [
     "closed_answer",
     "closed_reason",
     "is_own_answer",
+    "is_streamed",
     "lost_in_order",
     "numbered_fields",
     "open_fields",
@@ -163,6 +164,11 @@ def is_own_answer(status: int, fields: Fields, number: int) -> bool:
     )
 
 
+def is_streamed(fields: Fields) -> bool:
+    """Whether the body of the server's own answer to a poll is made of records, and not one message."""
+    return field_values(fields, b"tunnelkit-mode") == [_STREAM]
+
+
 def parse_opened(fields: Fields) -> tuple[Grant, str]:
     """The grant and the connection's id in an answer 200 to ``Op.OPEN``. Raises ``RemoteProtocolError``."""
     if field_values(fields, b"tunnelkit-longpoll") != [VERSION]:
@@ -209,8 +215,9 @@ def answer_fields(number: int) -> Fields:
     return [*_COMMON, (_NUMBER, b"%d" % number)]
 
 
-# nginx, and what imitates it, would gather the pieces otherwise.
-STREAM_ANSWER_FIELDS: Final = ((b"X-Accel-Buffering", b"no"),)
+# Of an answer that comes in pieces. nginx, and what imitates it, would gather them otherwise, and takes that field
+# for itself, so that another tells the client.
+STREAM_ANSWER_FIELDS: Final = ((_MODE, _STREAM), (b"X-Accel-Buffering", b"no"))
 
 
 def refused(status: int, code: str, detail: str, *, retry_after: float | None = None) -> Answer:
