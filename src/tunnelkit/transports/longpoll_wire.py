@@ -31,6 +31,7 @@ __all__ = [
     "CLOSED",
     "KEEP_ALIVE_IDLE",
     "MOUNT_PATH",
+    "POST_WINDOW",
     "PURPOSES",
     "STREAM_ANSWER_FIELDS",
     "STREAM_BYTES",
@@ -58,6 +59,9 @@ __all__ = [
 
 VERSION: Final = b"1"
 MOUNT_PATH: Final = "/longpoll"
+
+# Posts may come in any order, but none with a number so far above the lowest that was not answered.
+POST_WINDOW: Final = 16
 
 # A streamed answer is ended, in order, after so many bytes or seconds: some proxies count either.
 STREAM_BYTES: Final = 16 * 1024 * 1024
