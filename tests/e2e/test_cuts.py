@@ -16,10 +16,9 @@ import pytest
 from tunnelkit import Limits
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.events import ClientEvent, Connected, Lost, Resumed, Retrying
+from tunnelkit.testing.relay import End, Relay, serve_relay
 
-from ..conftest import USE_UVLOOP
 from .origin import EARLY
-from .relay import End, Relay, serve_relay
 from .transfers import Download, Transfer, Upload, is_inside_a_body
 from .tunnel import SHORT, Tunnel, gather, open_ends, open_tunnel, read_head, until
 
@@ -245,7 +244,6 @@ async def test_only_one_end_is_told_of_the_cut(near: End, far: End, way: type[Tr
         link.check_one_session(losses=1)
 
 
-@pytest.mark.skipif(USE_UVLOOP, reason="the relay, which runs on the same loop, cannot half-close on uvloop")
 @pytest.mark.parametrize("near", [True, False], ids=["near", "far"])
 async def test_a_fin_on_one_side_while_the_other_goes_on(near: bool) -> None:
     async with lossy() as link:
@@ -283,9 +281,9 @@ async def test_a_silence_shorter_than_the_detection_loses_nothing() -> None:
 
         async def fall_silent() -> None:
             await link.relay.until(lambda: link.relay.carried > 500_000)
-            link.relay.silence()
+            link.relay.stall()
             await anyio.sleep(0.3)  # how long the link is silent
-            link.relay.speak()
+            link.relay.resume()
 
         with anyio.fail_after(10):
             await gather(fall_silent, transfer.run)

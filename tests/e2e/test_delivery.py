@@ -13,9 +13,9 @@ from anyio.abc import SocketAttribute, TaskGroup
 from tunnelkit import TunnelClient
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.stream import ByteStream
+from tunnelkit.testing.relay import Relay, serve_relay
 
 from .origin import BLOCK
-from .relay import Relay, serve_relay
 from .tunnel import QUICK, Call, Ends, ask, gather, open_ends, open_tunnel, problem_of, read_head, until
 
 pytestmark = pytest.mark.anyio

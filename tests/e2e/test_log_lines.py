@@ -11,10 +11,10 @@ import pytest
 
 from tunnelkit import RegistrationRefused
 from tunnelkit.core.tokens import token_digest
+from tunnelkit.testing.relay import serve_relay
 
 from .proxies import PASSWORD as PROXY_PASSWORD
 from .proxies import USER, serve_http_proxy
-from .relay import serve_relay
 from .tunnel import QUICK, TOKEN, ask, exchange, open_ends, open_tunnel, until
 
 pytestmark = pytest.mark.anyio

@@ -27,11 +27,11 @@ from tunnelkit.net.dial import Dial, connect_tcp
 from tunnelkit.net.peer import Peer
 from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
 from tunnelkit.sessions import ServerSession
+from tunnelkit.testing.relay import serve_relay
 from tunnelkit.transports.base import Connection
 from tunnelkit.transports.websocket import WebSocketTransport
 
 from ..transports.stubs import dial_request
-from .relay import serve_relay
 from .tunnel import QUICK, SHORT, TOKEN, Ends, ask, exchange, open_ends, open_tunnel, parse_head, read_head, until
 
 pytestmark = pytest.mark.anyio
@@ -206,7 +206,7 @@ async def test_a_client_too_many_tries_on_and_gets_in_when_there_is_room() -> No
 
 async def test_a_client_that_is_silently_dead_makes_room_within_three_seconds() -> None:
     async with open_ends(limits=ONE_CLIENT) as ends, serve_relay(ends.port) as relay, ends.join(via=relay):
-        relay.silence()
+        relay.stall()
         start = anyio.current_time()
         async with ends.join():
             assert anyio.current_time() - start < 3
@@ -244,7 +244,7 @@ async def test_the_same_instance_supersedes_its_older_session() -> None:
         assert tunnel.relay is not None
         await caller.send(f"GET {tunnel.path('/hold/x')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         await tunnel.origin.arrived("/hold/x")
-        tunnel.relay.silence()
+        tunnel.relay.stall()
         old = tunnel.server.sessions()
         start = anyio.current_time()
         async with tunnel.join(instance="one"):
@@ -424,7 +424,7 @@ async def test_a_session_that_is_given_up_ends_at_once() -> None:
         call = tunnel.call(group, "/hold/x")
         await tunnel.origin.arrived("/hold/x")
         session = tunnel.server.sessions()[0]
-        tunnel.relay.silence()
+        tunnel.relay.stall()
         wrong = Resume(session_id=session.id, epoch=2, proof=b"x" * 32)
         async with dialled(tunnel, gives_up=wrong):
             assert tunnel.server.sessions() == [session]

@@ -16,9 +16,9 @@ from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.dial import connect_tcp
 from tunnelkit.net.stream import ByteStream
+from tunnelkit.testing.relay import Relay, serve_relay
 
 from .origin import TestOrigin, serve_origin
-from .relay import Relay, serve_relay
 
 __all__ = [
     "QUICK",
