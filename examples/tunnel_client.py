@@ -21,9 +21,9 @@ from cli import kinds
 from cli.files import check_status_file, read_secret, write_status
 from cli.options import CLIENT, TUNNEL
 from cli.parsing import Settings, UsageError
-from cli.running import Stop, fail, run_program, timing, warn
+from cli.running import Stop, fail, in_flags, run_program, timing, warn
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
-from tunnelkit.errors import DialError, TunnelkitError
+from tunnelkit.errors import ConfigError, DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
 
 __all__ = ["main", "make_client"]
@@ -62,15 +62,15 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
 
 def required(settings: Settings, key: str, what: str) -> Any:
     if settings[key] is None:
-        raise UsageError(f"--{key}: is missing; give {what}")
+        raise UsageError(f"{settings.name(key)}: is missing; give {what}")
     return settings[key]
 
 
 def origin(settings: Settings) -> str | None:
     if settings["server"] is None and not settings["regexp"]:
         raise UsageError(
-            "--server: is missing; give the URL of the HTTP server that answers, as in http://localhost:8000, "
-            "or --regexp for what X-Host may name"
+            f"{settings.name('server')}: is missing; give the URL of the HTTP server that answers, as in "
+            "http://localhost:8000, or --regexp for what X-Host may name"
         )
     return None if settings["server"] is None else str(settings["server"])
 
@@ -80,9 +80,10 @@ def credentials(settings: Settings, environment: Mapping[str, str]) -> tuple[str
     if settings["token"] is not None:
         token, password = settings["token"]
     elif settings["token_file"] is not None:
-        token, password = read_secret(settings["token_file"], "--token-file", kinds.token)
+        token, password = read_secret(settings["token_file"], settings.name("token_file"), kinds.token)
     else:
-        raise UsageError("--token: is missing; give --token or --token-file, the secret that callers use too")
+        name = settings.name("token")
+        raise UsageError(f"{name}: is missing; give --token or --token-file, the secret that callers use too")
     password = password or settings["password"] or environment.get("WSTUNNEL_PASSWORD") or None
     if settings.get("ask_password"):
         if not sys.stdin.isatty():
@@ -96,11 +97,22 @@ def tunnels(settings: Settings) -> list[Settings]:
     return [settings.over(table) for table in settings.tables.get("tunnel", [])] or [settings]
 
 
+def make_clients(settings: Settings) -> list[tuple[TunnelClient, Settings]]:
+    """A client for each tunnel. A mistake names the table that has it."""
+    clients = []
+    for each in tunnels(settings):
+        try:
+            clients.append((make_client(each), each))
+        except ConfigError as error:
+            raise UsageError(in_flags(error, each)) from None
+    return clients
+
+
 # -- running --------------------------------------------------------------------------------------
 
 
 async def main(settings: Settings) -> int:
-    clients = [(make_client(each), each) for each in tunnels(settings)]
+    clients = make_clients(settings)
     if settings["insecure"]:
         warn("--insecure: no certificate is verified; whoever is on the way can read and change everything")
     stop, failed = Stop(), []

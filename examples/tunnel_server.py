@@ -18,7 +18,7 @@ from cli import kinds
 from cli.files import read_secret
 from cli.options import SERVER, TOKEN
 from cli.parsing import Settings, UsageError, read_tables
-from cli.running import Stop, run_program, timing
+from cli.running import Stop, in_flags, run_program, timing
 from tunnelkit import Limits, TlsFiles, TunnelServer
 from tunnelkit.errors import ConfigError
 
@@ -95,14 +95,7 @@ def password_source(settings: Settings) -> Callable[[], Mapping[str, str]] | Non
     if not (settings["passwords"] or settings["passwords_file"] or settings.tables.get("token")):
         return None
 
-    def read() -> Mapping[str, str]:
-        try:
-            return passwords(settings)
-        except UsageError as error:
-            raise ConfigError("passwords", str(error)) from None
-
-    passwords(settings)  # a wrong file is a usage error now, and at a reload a reason to keep what was read before
-    return read
+    return lambda: passwords(settings)
 
 
 def known_tokens(settings: Settings) -> list[str]:
@@ -124,7 +117,7 @@ def admin_password_source(settings: Settings) -> Callable[[], str] | None:
 async def main(settings: Settings) -> int:
     stop = Stop()
     async with make_server(settings) as server, anyio.create_task_group() as tasks:
-        await tasks.start(stop.watch, lambda: reload(server))
+        await tasks.start(stop.watch, lambda: reload(server, settings))
         for url in server.urls:
             print(f"listening on {url}", flush=True)
         for url in server.admin_urls:
@@ -135,11 +128,12 @@ async def main(settings: Settings) -> int:
     return 0
 
 
-async def reload(server: TunnelServer) -> None:
+async def reload(server: TunnelServer, settings: Settings) -> None:
     try:
         await server.reload()
-    except ConfigError as error:
-        logger.error("reload failed, everything stays as it was: %s", error)
+    except (ConfigError, UsageError) as error:
+        told = in_flags(error, settings) if isinstance(error, ConfigError) else error
+        logger.error("reload failed, everything stays as it was: %s", told)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ SNAPSHOT = ServerSnapshot(
             req_pending=1,
             tun_addr="10.0.0.5:12345",
             client_version="wstunnel v1.0.0",
-            idle_secs=120.5,
+            idle_secs=120.4567,
             cli_addr="10.1.1.1",
         ),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,15 +32,31 @@ class Settings(dict[str, Any]):
         given: set[str],
         from_file: set[str],
         tables: Mapping[str, list[Settings]] = MappingProxyType({}),
+        place: str = "",
+        in_place: Set[str] = frozenset(),
     ) -> None:
         super().__init__(values)
         self.given = given  # keys of what was set, by whatever way
         self.from_file = from_file  # keys that the configuration file holds
         self.tables = tables
+        self.place = place  # of a table in the file, for messages; "" where there is none
+        self.in_place = in_place  # keys that stand there
 
     def over(self, table: Settings) -> Settings:
         """These settings with those of a table in their place."""
-        return Settings(self | table, given=self.given | table.given, from_file=self.from_file | table.from_file)
+        return Settings(
+            self | table,
+            given=self.given | table.given,
+            from_file=self.from_file | table.from_file,
+            place=table.place,
+            in_place=table.given,
+        )
+
+    def name(self, key: str) -> str:
+        """What the user knows a setting by: its flag, or the table that has it, or should have it."""
+        if self.place and (key in self.in_place or key not in self.given):
+            return f"{self.place}: {key}"
+        return f"--{key}".replace("_", "-")
 
 
 def parse(
@@ -180,8 +196,9 @@ def _toml_text(item: str | float) -> str:
 def _tables(path: Path, name: str, array: Any, options: Sequence[Option | Refused]) -> list[Settings]:
     if not isinstance(array, list) or not all(isinstance(table, dict) for table in array):
         raise UsageError(f"{path}: {name}: write its settings under [[{name}]]")
-    found = [_from_table(options, table, f"{path}: [[{name}]] {number}") for number, table in enumerate(array, 1)]
-    return [Settings(values, given=set(values), from_file=set(values)) for values in found]
+    places = [f"{path}: [[{name}]] {number}" for number in range(1, len(array) + 1)]
+    found = [(place, _from_table(options, table, place)) for place, table in zip(places, array, strict=True)]
+    return [Settings(values, given=set(values), from_file=set(values), place=place) for place, values in found]
 
 
 # -- help -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from .logs import logging_to
 from .options import Option, Refused
 from .parsing import Settings, UsageError, help_text, parse
 
-__all__ = ["Stop", "fail", "run_program", "timing", "warn"]
+__all__ = ["Stop", "fail", "in_flags", "run_program", "timing", "warn"]
 
 logger = logging.getLogger("tunnelkit")
 
@@ -118,18 +119,28 @@ def run_program(
     except UsageError as error:
         fail(str(error))
     except ConfigError as error:
-        fail(f"{_flag_of(error.field, settings)}: {error.problem}" + (f"; {error.fix}" if error.fix else ""))
+        fail(in_flags(error, settings))
     except TunnelkitError as error:
         fail(str(error))
         return 1
     return 2
 
 
-def _flag_of(field: str, settings: Settings) -> str:
+def in_flags(error: ConfigError, settings: Settings) -> str:
+    """The library's message in the words of the command line."""
+    fix = re.sub(
+        r"[a-z]+_[a-z_]+", lambda word: settings.name(word[0]) if word[0] in settings else word[0], error.fix
+    )
+    return f"{_given_as(error.field, settings)}: {error.problem}" + (f"; {fix}" if fix else "")
+
+
+def _given_as(field: str, settings: Settings) -> str:
     """What the user gave, for an argument of the library."""
     if field == "listen" and settings.given & {"host", "port"}:
         return "--host and --port"
-    return f"--{RENAMED.get(field, field)}".replace("_", "-")
+    if field == "passwords" and "passwords" not in settings.given:
+        field = "passwords_file"
+    return settings.name(RENAMED.get(field, field))
 
 
 def _backend(settings: Settings) -> dict[str, Any]:

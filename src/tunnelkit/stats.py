@@ -134,10 +134,15 @@ def render_json(snapshot: ServerSnapshot, *, details: bool) -> bytes:
     }
     if details:
         document["token_clients"] = _token_clients(snapshot)
-        document["sessions"] = [{f.name: getattr(row, f.name) for f in fields(row)} for row in snapshot.rows]
+        document["sessions"] = [_members(row) for row in snapshot.rows]
         document["req_pending"] = snapshot.req_pending
         document["dead_tunnels"] = _dead(snapshot)
     return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def _members(row: TunnelRow) -> dict[str, object]:
+    members = {field.name: getattr(row, field.name) for field in fields(row)}
+    return members | {"idle_secs": round(row.idle_secs, 1)}
 
 
 def prefers_json(accept: str) -> bool:

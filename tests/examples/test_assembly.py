@@ -133,7 +133,7 @@ def test_passwords_are_read_again(tmp_path: Path) -> None:
     config.write_text("")
     assert read() == {f"{TOKEN_TEXT}4": "four"}
     passwords.write_text("nonsense")
-    with pytest.raises(ConfigError, match="line 1 has no colon"):
+    with pytest.raises(UsageError, match=r"--passwords-file: .*line 1 has no colon"):
         read()
 
 
@@ -207,6 +207,31 @@ def test_several_tunnels(tmp_path: Path) -> None:
         "http://one.example.com/_token/my_b!g_$.../",
         "https://other.example.com/base/_token/my_b!g_$.../",
     ]
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        ('server = "http://127.0.0.1:2"', "[[tunnel]] 2: token: is missing; "),
+        (f'token = "{TOKEN_TEXT}2"', "[[tunnel]] 2: server: is missing; "),
+        (f'token = "{TOKEN_TEXT}2"\nserver = "unix:"', "[[tunnel]] 2: server: 'unix:' names no socket; "),
+        (f'token = "{TOKEN_TEXT}2"\nregexp = "("', "[[tunnel]] 2: regexp: '(' is no regular expression: "),
+        ('token_file = "/none"\nserver = "http://127.0.0.1:2"', "[[tunnel]] 2: token_file: cannot read /none"),
+    ],
+)
+def test_a_mistake_names_its_table(tmp_path: Path, second: str, problem: str) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(f'[[tunnel]]\ntoken = "{TOKEN_TEXT}"\nserver = "http://127.0.0.1:1"\n[[tunnel]]\n{second}\n')
+    with pytest.raises(UsageError) as raised:
+        tunnel_client.make_clients(client("--config", str(config), "--tunnel", "ws://127.0.0.1:3"))
+    assert str(raised.value).startswith(f"{config}: {problem}")
+
+
+def test_a_mistake_outside_the_tables_names_the_flag(tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(f'[[tunnel]]\ntoken = "{TOKEN_TEXT}"\nserver = "http://127.0.0.1:1"\n')
+    with pytest.raises(UsageError, match=r"^--cafile: cannot use /none: "):
+        tunnel_client.make_clients(client("--config", str(config), "--tunnel", "ws://a.test", "--cafile", "/none"))
 
 
 def test_one_tunnel_without_tables() -> None:

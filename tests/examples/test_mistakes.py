@@ -57,6 +57,14 @@ def test_wss_to_a_plain_port() -> None:
         assert "ws://" in complaint(url, text="TLS")
 
 
+def test_a_certificate_without_its_key(tls_files: dict[str, Path]) -> None:
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", "--tls-cert", str(tls_files["cert"])) as server:
+        assert server.wait() == 2
+        error = server.errors[-1]
+        assert error.startswith(f"tunnel_server.py: error: --tls-cert: cannot use {tls_files['cert']}: ")
+        assert error.endswith("; give a PEM certificate chain, and its key in the same file or as --tls-key")
+
+
 def test_a_certificate_of_another_name(
     tls_files: dict[str, Path], certificate_authority: trustme.CA, tmp_path: Path
 ) -> None:

@@ -213,7 +213,8 @@ def test_sighup_reads_the_passwords_again(origin: str, tmp_path: Path, anyio_bac
             assert "sesame" not in client.errors[-1]
         passwords.write_text("nonsense")
         server.process.send_signal(signal.SIGHUP)
-        server.logged("reload failed")
+        failed = server.logged("reload failed")
+        assert f"everything stays as it was: --passwords-file: {passwords}: line 1 has no colon" in failed
         with program("tunnel_client.py", *client_flags(url, origin), WSTUNNEL_PASSWORD="right") as client:
             client.said("ready ")
             passwords.write_text("")

@@ -48,6 +48,8 @@ def test_garbage_and_foreign_keys_are_told(tls_files: dict[str, Path], tmp_path:
         client_context(cafile=garbage)
     foreign = tmp_path / "foreign.pem"
     trustme.CA().issue_cert("other.example").private_key_pem.write_to_path(foreign)
+    with pytest.raises(ConfigError, match=r"tls_cert: cannot use .*: it does not hold both .* or as tls_key"):
+        TlsFiles(cert=tls_files["cert"]).load()
     with pytest.raises(ConfigError, match=r"tls_cert: cannot use .*key values mismatch"):
         TlsFiles(cert=tls_files["cert"], key=foreign).load()
     with pytest.raises(ConfigError, match="client_cert: "):

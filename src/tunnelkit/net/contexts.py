@@ -29,7 +29,7 @@ class TlsFiles:
         """A new server context. Raises ConfigError naming the file that could not be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        _load_chain(context, "tls_cert", self.cert, self.key)
+        _load_chain(context, "tls_cert", self.cert, self.key, key_field="tls_key")
         if self.client_ca is not None:
             _load_ca(context, "client_ca", self.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
@@ -65,7 +65,9 @@ def client_context(
     return context
 
 
-def _load_chain(context: ssl.SSLContext, field: str, cert: Path, key: Path | None) -> None:
+def _load_chain(
+    context: ssl.SSLContext, field: str, cert: Path, key: Path | None, *, key_field: str = "a file of its own"
+) -> None:
     try:
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except FileNotFoundError as error:
@@ -74,10 +76,12 @@ def _load_chain(context: ssl.SSLContext, field: str, cert: Path, key: Path | Non
             field, f"cannot read {', '.join(missing) or cert}", "give the path of a PEM file"
         ) from error
     except (OSError, ssl.SSLError, ValueError) as error:
+        # OpenSSL does not say which of the two it missed.
+        nameless = isinstance(error, ssl.SSLError) and not error.reason and key is None
         raise ConfigError(
             field,
-            f"cannot use {cert}: {_reason(error)}",
-            "give a PEM certificate chain and the key that belongs to it",
+            f"cannot use {cert}: {'it does not hold both a certificate and its key' if nameless else _reason(error)}",
+            f"give a PEM certificate chain, and its key in the same file or as {key_field}",
         ) from error
 
 
