@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from tunnelkit.net.stream import ByteStream
 
 from .origin import BLOCK, pattern_digest
-from .tunnel import Tunnel, read_head
+from .tunnel import Ends, read_head
 
 __all__ = ["Download", "Transfer", "Upload", "is_inside_a_body"]
 
 
 @dataclass(eq=False)
 class Transfer(ABC):
-    tunnel: Tunnel
+    tunnel: Ends
     size: int
     done: int = 0  # bytes of the body that the caller received or sent
 
