@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
+from ..errors import LocalProtocolError
 from .answers import Answer
 from .longpoll_wire import POST_WINDOW
 
@@ -27,8 +28,31 @@ class State(Enum):
     REFUSED = auto()
 
 
+class _Move(Enum):
+    ADMIT = auto()
+    PASS_OVER = auto()  # its message came, or comes, by another request
+    WHOLE = auto()
+    TAKE = auto()
+    END = auto()  # of the connection
+
+
+_TABLE: Final[dict[tuple[State, _Move], State]] = {
+    (State.QUEUED, _Move.ADMIT): State.READING,
+    (State.QUEUED, _Move.PASS_OVER): State.WAITING,
+    (State.READING, _Move.PASS_OVER): State.WAITING,
+    (State.READING, _Move.WHOLE): State.WAITING,
+    (State.WAITING, _Move.TAKE): State.TAKEN,
+    **{(state, _Move.END): State.REFUSED for state in (State.QUEUED, State.READING, State.WAITING)},
+    # What is settled stays so.
+    **{(state, _Move.END): state for state in (State.TAKEN, State.REFUSED)},
+}
+
+
 class Post:
-    """One request. ``reserved`` bytes of room are its own: where there are any, its body is to be read."""
+    """One request. ``reserved`` bytes of room are its own: while there are any, its body is to be read.
+
+    ``wake`` is called when one of the two changes, and may be called for nothing.
+    """
 
     __slots__ = ("length", "number", "refusal", "reserved", "state", "wake")
 
@@ -38,11 +62,19 @@ class Post:
         self.state = State.QUEUED
         self.reserved = 0
         self.refusal: Answer | None = None
-        self.wake = wake  # whoever answers the request
+        self.wake = wake
 
     @property
     def settled(self) -> bool:
         return self.state in (State.TAKEN, State.REFUSED)
+
+    def move(self, move: _Move) -> None:
+        state = _TABLE.get((self.state, move))
+        if state is None:
+            raise LocalProtocolError(f"no {move.name} in state {self.state.name}")
+        if state is not self.state:
+            self.state = state
+            self.wake()
 
 
 class Posts:
@@ -59,6 +91,11 @@ class Posts:
         self._open: set[Post] = set()
         self.held = 0  # bytes
 
+    @property
+    def reading(self) -> bool:
+        """Bodies are on their way, or wait for room."""
+        return bool(self._readers)
+
     # -- requests ------------------------------------------------------------------------------
 
     def arrive(self, number: int, length: int, wake: Callable[[], None]) -> Post | None:
@@ -67,15 +104,14 @@ class Posts:
             return None
         post = Post(number, length, wake)
         self._open.add(post)
-        if self._is_taken(number):
-            post.state = State.TAKEN
-            self._reserve(post)
-        elif number in self._whole:
-            post.state = State.WAITING
-            self._reserve(post)
+        if self._is_taken(number) or number in self._whole:
+            post.move(_Move.PASS_OVER)
+            self._reserve(post, self._limit // 2)  # its body only has to come out of the way
+            if number not in self._whole:
+                post.move(_Move.TAKE)
         elif not length:
+            post.move(_Move.PASS_OVER)
             self._take(number)  # a sign of life, and nothing to hand up
-            post.state = State.TAKEN
         else:
             self._take_place(post)
         return post
@@ -86,20 +122,19 @@ class Posts:
         self._readers[post.number] = post
         if older is not None:
             self._release(older)
-            older.state = State.WAITING
-            older.wake()
+            older.move(_Move.PASS_OVER)
         self._queue.append(post)
         self._admit()
 
     def whole(self, post: Post, message: bytes, *, hungry: bool) -> None:
         """Its body was read. ``hungry``: somebody waits for just this, so that it is as good as taken."""
         if post.state is not State.READING:
-            self._release(post)  # a repeat's body, which only had to come out of the way
+            self._release(post)
             return
         number = post.number
         del self._readers[number]
         post.reserved = 0  # the room is the message's now
-        post.state = State.WAITING
+        post.move(_Move.WHOLE)
         self._arrived.append((number, message))
         if hungry:
             self._take(number)
@@ -138,13 +173,12 @@ class Posts:
             self._floor += 1
         for post in self._open:
             if post.number == number and post.state is State.WAITING:
-                post.state = State.TAKEN
-                post.wake()
+                post.move(_Move.TAKE)
 
     # -- room ----------------------------------------------------------------------------------
 
-    def _reserve(self, post: Post) -> bool:
-        if self.held and self.held + post.length > self._limit:
+    def _reserve(self, post: Post, limit: int) -> bool:
+        if self.held and self.held + post.length > limit:
             return False
         post.reserved = post.length
         self.held += post.length
@@ -160,10 +194,9 @@ class Posts:
         while queue:
             post = queue[0]
             if self._readers.get(post.number) is post:
-                if not self._reserve(post):
+                if not self._reserve(post, self._limit):
                     return
-                post.state = State.READING
-                post.wake()
+                post.move(_Move.ADMIT)
             queue.popleft()
 
     # -- the end -------------------------------------------------------------------------------
@@ -173,7 +206,6 @@ class Posts:
         if not keep:
             self._arrived.clear()
         for post in self._open:
-            if post.state is not State.TAKEN:
-                post.state = State.REFUSED
-                post.refusal = refusal
-                post.wake()
+            self._release(post)
+            post.refusal = refusal
+            post.move(_Move.END)

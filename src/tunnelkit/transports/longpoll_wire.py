@@ -32,6 +32,8 @@ __all__ = [
     "KEEP_ALIVE_IDLE",
     "MOUNT_PATH",
     "POST_WINDOW",
+    "PROBE_GAP",
+    "PROBE_PIECE",
     "PURPOSES",
     "STREAM_ANSWER_FIELDS",
     "STREAM_BYTES",
@@ -68,6 +70,11 @@ STREAM_BYTES: Final = 16 * 1024 * 1024
 STREAM_TIME: Final = 240.0
 # Its keep-alives, and the client's own signs of life beside it, while no exchange runs; ``poll_hold_active`` else.
 KEEP_ALIVE_IDLE: Final = 20.0
+
+
+# The answer to a probe: two pieces, with so many seconds between them.
+PROBE_PIECE: Final = b"."
+PROBE_GAP: Final = 0.5
 
 
 class Op(StrEnum):

@@ -1,0 +1,44 @@
+"""The long-poll transport: messages in the bodies of plain HTTP requests, for ways on which websockets do not pass.
+
+Down, one poll always waits at the server, and its answer is one message; up, each post is one. In *streamed* mode an
+answer carries many, where nothing in between gathers answers. ``docs/wire-format.md``, "Long-poll", has the rules.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from anyio.abc import TaskStatus
+
+from ..config import DEFAULT_LIMITS, Limits
+from ..errors import ConfigError
+from .base import MountedRequest, Offer, Transport
+from .longpoll_server import LongPollServer
+from .longpoll_wire import MOUNT_PATH
+
+__all__ = ["MODES", "LongPollTransport"]
+
+MODES: Final = ("auto", "strict", "streamed")
+
+
+class LongPollTransport(Transport):
+    """``mode`` is the client's: ``auto`` streams once a probe showed that answers pass unbuffered, ``strict`` never,
+    ``streamed`` from the start. Raises ``ConfigError`` for any other."""
+
+    name = "longpoll"
+
+    def __init__(self, *, mode: str = "auto", limits: Limits = DEFAULT_LIMITS) -> None:
+        if mode not in MODES:
+            raise ConfigError("mode", f"{mode!r} is unknown", f"give one of {', '.join(MODES)}")
+        self._server = LongPollServer(limits)
+
+    # -- the server half -----------------------------------------------------------------------
+
+    def mount_path(self) -> str:
+        return MOUNT_PATH
+
+    async def mounted(self, request: MountedRequest, offer: Offer) -> None:
+        await self._server.answer(request, offer)
+
+    async def listen(self, offer: Offer, *, task_status: TaskStatus[None]) -> None:
+        await self._server.listen(task_status=task_status)
