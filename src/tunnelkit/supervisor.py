@@ -18,8 +18,10 @@ from .core.events import Opened
 from .core.opening import ClientOpening, OpeningResult
 from .core.tokens import token_tag
 from .errors import (
+    ConfigError,
     ConnectionLost,
     DialError,
+    LocalProtocolError,
     RegistrationRefused,
     RemoteProtocolError,
     SessionGone,
@@ -118,6 +120,7 @@ class Supervisor:
         self._session: _ClientSession | None = None
         self._given_up: Resume | None = None
         self._logged_at = -FAILURE_LOG_INTERVAL
+        self._bug: type[Exception] | None = None  # the last that a transport showed
         self._failure = ""  # of the last dial, not told yet
         self.trouble = ""  # what the last dial that failed ran into
         self._tag = token_tag(announce.token)  # in every line: a process may run many tunnels
@@ -127,16 +130,17 @@ class Supervisor:
     # -- the loop ------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until the server's word is final: raises RegistrationRefused. Returns after ``close``."""
-        refusal: RegistrationRefused | None = None
+        """Until the server's word is final: raises RegistrationRefused. Returns after ``close``. What it raises is
+        never in a group."""
+        failure: Exception | None = None
         async with anyio.create_task_group() as self._tasks:
             try:
                 await self._keep_connected()
-            except RegistrationRefused as error:
-                refusal = error
+            except Exception as error:
+                failure = error
             self._tasks.cancel_scope.cancel()
-        if refusal is not None:
-            raise refusal
+        if failure is not None:
+            raise failure
 
     async def _keep_connected(self) -> None:
         while not self._closing:
@@ -169,6 +173,10 @@ class Supervisor:
             self._failed(error)
         except (ConnectionLost, RemoteProtocolError, TimeoutError) as error:
             self._failed(DialError("handshake", f"the connection did not attach: {error or 'no answer in time'}"))
+        except (ConfigError, LocalProtocolError):
+            raise  # the user's mistake: no dial will ever mend it
+        except Exception as error:
+            self._broke(move.transport, error)
         return None
 
     # -- dialling and attaching ----------------------------------------------------------------
@@ -325,9 +333,18 @@ class Supervisor:
         self._choice.failed(Failed.of(error), now)
         self._log_failure(error, now)
 
+    def _broke(self, transport: str, error: Exception) -> None:
+        """A transport has a bug, which may be somebody else's. Only the server's word ends a client (design 4)."""
+        failure = DialError("transport", f"the transport {transport!r} failed: {type(error).__name__}")
+        if type(error) is not self._bug:
+            self._bug = type(error)
+            self._logged_at = anyio.current_time()
+            logger.error("%s; trying on slowly token=%s", failure, self._tag, exc_info=error)
+        self._failed(failure)
+
     def _log_failure(self, error: Exception, now: float) -> None:
         level = logging.WARNING
-        if isinstance(error, DialError) and error.stage == "tls":
+        if isinstance(error, DialError) and error.stage in ("tls", "transport"):
             level = logging.ERROR
         if now - self._logged_at >= FAILURE_LOG_INTERVAL:
             self._logged_at = now

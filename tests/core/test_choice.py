@@ -302,6 +302,19 @@ def test_the_transport_that_worked_is_kept() -> None:
     assert choice.transport == "longpoll"
 
 
+def test_a_broken_transport_gives_way_to_the_next_one_at_once() -> None:
+    choice = make("websocket", "long-poll")
+    fail(choice, 0.0, Failed(Kind.BROKEN))
+    assert next_try(choice, 0.0, 1.0) == Try("long-poll", LIMITS.retry_first, resume=False)
+
+
+def test_a_broken_transport_without_another_is_tried_slowly() -> None:
+    choice = make()
+    fail(choice, 0.0, Failed(Kind.BROKEN))
+    assert next_try(choice, 0.0, 0.0).when == LIMITS.retry_tls / 2
+    assert next_try(choice, 0.0, 1.0).when == LIMITS.retry_tls
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 
@@ -313,6 +326,7 @@ def test_the_transport_that_worked_is_kept() -> None:
         (ProxyError("no", status=407), Failed(Kind.WAY)),
         (DialError("tls", "not trusted"), Failed(Kind.TLS)),
         (DialError("handshake", "cut"), Failed(Kind.HANDSHAKE)),
+        (DialError("transport", "ZeroDivisionError"), Failed(Kind.BROKEN)),
         (AnsweredByOther(503, "nginx", retry_after=3.0), Failed(Kind.HANDSHAKE, retry_after=3.0)),
         (
             RegistrationRefused(429, "too_many_clients", "full", retry_after=5.0),

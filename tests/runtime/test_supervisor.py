@@ -13,7 +13,7 @@ from tunnelkit import TunnelClient
 from tunnelkit.config import DEFAULT_LIMITS, MIB, Limits
 from tunnelkit.core.message import Kind, build, encode_bye
 from tunnelkit.core.opening import ServerOpening
-from tunnelkit.errors import AnsweredByOther, DialError, RegistrationRefused
+from tunnelkit.errors import AnsweredByOther, ConfigError, DialError, LocalProtocolError, RegistrationRefused
 from tunnelkit.events import Lost, Retrying
 from tunnelkit.handshake import Grant
 from tunnelkit.proof import attach_tag
@@ -307,3 +307,27 @@ async def test_a_higher_floor_than_ours_permits_fewer_streams() -> None:
     async with client_of(script) as client:
         await client.wait_ready(10)
         assert len(script.requests) == 1
+
+
+async def test_a_bug_in_a_transport_costs_a_dial_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Only the server's word ends a client. The traceback may be somebody else's, and is needed."""
+    script = Script(
+        ZeroDivisionError("what only the log tells"), ZeroDivisionError("again"), OSError("and new"), granted
+    )
+    client = client_of(script, replace(FAST, retry_tls=0.01))
+    events = client.events()
+    async with client:
+        await client.wait_ready(10)
+        with anyio.fail_after(10):
+            event = await anext(events)
+    assert isinstance(event, Retrying)
+    assert event.reason == "the transport 'script' failed: ZeroDivisionError"
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [str(record.exc_info[1]) for record in told if record.exc_info] == ["what only the log tells", "and new"]
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("error", [ConfigError("url", "is none"), LocalProtocolError("a field that cannot be sent")])
+async def test_a_mistake_of_the_user_ends_the_client(error: Exception) -> None:
+    with pytest.raises(type(error)), anyio.fail_after(10):
+        await client_of(Script(error)).run()

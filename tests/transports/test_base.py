@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from tunnelkit.errors import ConfigError
 from tunnelkit.handshake import Handshake, Refusal
 from tunnelkit.net.dial import Dial
 from tunnelkit.transports.base import Accepted, Peer, Transport
@@ -24,7 +25,7 @@ async def no_offer(handshake: Handshake, peer: Peer) -> Accepted | Refusal:
 
 
 async def test_a_half_that_is_missing_says_so() -> None:
-    with pytest.raises(TypeError, match="'half' has no client half"):
+    with pytest.raises(ConfigError, match="transport: 'half' has no client half"):
         await Half().dial(dial_request(Handshake(token="t" * 16), Dial()))
     with pytest.raises(TypeError, match="'half' is not mounted"):
         await Half().mounted(FakeRequest([]), no_offer)

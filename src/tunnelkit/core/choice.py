@@ -49,6 +49,7 @@ class Kind(enum.Enum):
     TLS = enum.auto()
     HANDSHAKE = enum.auto()  # no answer to the handshake, a broken one, or that of something in between
     REFUSED = enum.auto()  # by the tunnel server itself, with a code
+    BROKEN = enum.auto()  # a bug of the transport, which may be somebody else's
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,10 @@ class Failed:
             return cls(Kind.REFUSED, error.code, error.retry_after)
         if isinstance(error, AnsweredByOther):
             return cls(Kind.HANDSHAKE, retry_after=error.retry_after)
-        return cls({"tls": Kind.TLS, "handshake": Kind.HANDSHAKE}.get(error.stage, Kind.WAY))
+        return cls(_KINDS.get(error.stage, Kind.WAY))
+
+
+_KINDS: Final = {"tls": Kind.TLS, "handshake": Kind.HANDSHAKE, "transport": Kind.BROKEN}
 
 
 class ChoiceState(enum.Enum):
@@ -131,14 +135,20 @@ class Choice:
 
     def _delay(self, since: float, jitter: float) -> float:
         resumable = since < self._resume_until
-        if self._last.kind is Kind.TLS and not resumable:
-            # A wrong certificate does not heal in seconds. (One that worked a moment ago was cut in its handshake.)
+        if self._heals_slowly and not resumable:
             return self._limits.retry_tls * (1 + jitter) / 2
         delay = jitter * self._bound(resumable)
         if self._last.retry_after is not None:
             # The jitter comes on top, so that those who were all told the same do not come back together.
             delay += min(self._last.retry_after, RETRY_AFTER_LIMIT)
         return delay
+
+    @property
+    def _heals_slowly(self) -> bool:
+        """Neither a wrong certificate nor a bug is gone in seconds. (A certificate that was right a moment ago was
+        cut in its handshake; for a bug it is only so when there is no other transport to try.)"""
+        kind = self._last.kind
+        return kind is Kind.TLS or (kind is Kind.BROKEN and self._index == self._trusted)
 
     def _bound(self, resumable: bool) -> float:
         if self._failures == 0:
@@ -168,7 +178,7 @@ class Choice:
         self._last = failure
         if failure.code == "unknown_session" and self._resume_until != float("-inf"):
             self._forget_session()  # our session is over, and a fresh one is not refused for that: at once
-        elif failure.kind is Kind.HANDSHAKE:
+        elif failure.kind in (Kind.HANDSHAKE, Kind.BROKEN):
             self._try_next_transport()
         else:
             self._failures += 1

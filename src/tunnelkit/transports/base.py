@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from anyio.abc import TaskGroup, TaskStatus
 
+from ..errors import ConfigError
 from ..handshake import Grant, Handshake, Refusal
 from ..heads import Fields
 from ..net.peer import Peer
@@ -193,9 +194,11 @@ class Transport(ABC):
         """The client half: one connection, with the grant for it.
 
         Raises ``RegistrationRefused`` when the tunnel server itself said no, ``AnsweredByOther`` when something
-        in between answered, ``DialError`` otherwise. Cancelling closes what was opened.
+        in between answered, ``DialError`` otherwise; ``ConfigError`` and ``LocalProtocolError`` for a mistake of the
+        user, which ends the client. Anything else is a bug: it is logged, and tried again slowly. Cancelling closes
+        what was opened.
         """
-        raise TypeError(f"transport {self.name!r} has no client half")
+        raise ConfigError("transport", f"{self.name!r} has no client half")
 
     def mount_path(self) -> str | None:
         """The path below ``/_tunnel`` on the server's port that ``mounted`` answers, with what lies below it: "" is
