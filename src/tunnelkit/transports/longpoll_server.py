@@ -28,7 +28,7 @@ from .longpoll_records import END, KEEP_ALIVE, encode_record
 from .longpoll_server_connection import UNKNOWN, ServerConnection
 from .longpoll_wire import (
     PROBE_GAP,
-    PROBE_PIECE,
+    PROBE_MESSAGE,
     PURPOSES,
     STREAM_ANSWER_FIELDS,
     Asked,
@@ -49,6 +49,8 @@ CONNECTIONS_PER_SESSION: Final = 2
 
 # A post up to this size is read without being cancellable: the front reads as much of anybody's body in advance.
 _SMALL: Final = 16 * 1024
+
+_PROBE: Final = b"".join(encode_record(PROBE_MESSAGE))
 
 _Handler: TypeAlias = Callable[[MountedRequest, ServerConnection, Asked], Awaitable[None]]
 
@@ -185,9 +187,9 @@ class LongPollServer:
         connection.probes = asked.number
         connection.heard()
         await request.start(200, [*answer_fields(asked.number), *STREAM_ANSWER_FIELDS])
-        await request.send(PROBE_PIECE)
+        await request.send(_PROBE)
         await anyio.sleep(PROBE_GAP)
-        await request.send(PROBE_PIECE)
+        await request.send(_PROBE + END)
         await request.finish()
 
     async def _close(self, request: MountedRequest, connection: ServerConnection, asked: Asked) -> None:

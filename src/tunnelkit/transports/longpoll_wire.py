@@ -33,7 +33,7 @@ __all__ = [
     "MOUNT_PATH",
     "POST_WINDOW",
     "PROBE_GAP",
-    "PROBE_PIECE",
+    "PROBE_MESSAGE",
     "PURPOSES",
     "STREAM_ANSWER_FIELDS",
     "STREAM_BYTES",
@@ -72,8 +72,8 @@ STREAM_TIME: Final = 240.0
 KEEP_ALIVE_IDLE: Final = 20.0
 
 
-# The answer to a probe: two pieces, with so many seconds between them.
-PROBE_PIECE: Final = b"."
+# The answer to a probe is a streamed one: this message twice, with so many seconds between.
+PROBE_MESSAGE: Final = b"."
 PROBE_GAP: Final = 0.5
 
 
