@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from cli import kinds
+from cli import kinds, notify
 from cli.files import check_status_file, read_secret, write_status
 from cli.options import CLIENT, TUNNEL
 from cli.parsing import Settings, UsageError
@@ -129,6 +129,8 @@ async def main(settings: Settings) -> int:
         async with anyio.create_task_group() as running:
             for client, own in clients:
                 running.start_soon(run, client, own)
+            # Not when the tunnel is up: a server that is away is waited for, and is no failed start.
+            notify.ready()
         tasks.cancel_scope.cancel()
     return 1 if failed else 0
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from cli import kinds
+from cli import kinds, notify
 from cli.files import read_secret
 from cli.options import SERVER, TOKEN
 from cli.parsing import Settings, UsageError, read_tables
@@ -122,6 +122,7 @@ async def main(settings: Settings) -> int:
             print(f"listening on {url}", flush=True)
         for url in server.admin_urls:
             print(f"admin listening on {url}", flush=True)
+        notify.ready(status(server))
         await stop.drain.wait()
         await stop.unless_cut(server.drain, settings["drain_timeout"])
         tasks.cancel_scope.cancel()
@@ -129,11 +130,19 @@ async def main(settings: Settings) -> int:
 
 
 async def reload(server: TunnelServer, settings: Settings) -> None:
+    notify.reloading()
     try:
         await server.reload()
     except (ConfigError, UsageError) as error:
         told = in_flags(error, settings) if isinstance(error, ConfigError) else error
         logger.error("reload failed, everything stays as it was: %s", told)
+        notify.ready("reload failed, everything stays as it was: the log says why")
+    else:
+        notify.ready(status(server))
+
+
+def status(server: TunnelServer) -> str:
+    return f"listening on {', '.join(server.urls)}"
 
 
 if __name__ == "__main__":

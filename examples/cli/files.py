@@ -30,12 +30,19 @@ def read_secret(path: Path, flag: str, kind: Callable[[str], Any]) -> Any:
 
 def open_to_others(path: Path) -> str | None:
     """A warning for a file with secrets that its group or everybody can read, or None."""
-    if os.name != "posix" or not path.exists():
+    if os.name != "posix" or not path.exists() or _is_credential(path):
         return None
     mode = path.stat().st_mode
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         return f"{path} holds secrets and others can read it (mode {mode & 0o777:o}): chmod 600 {path}"
     return None
+
+
+def _is_credential(path: Path) -> bool:
+    """One of systemd's LoadCredential=: nobody else enters their directory, and the access list by which the service
+    may read them looks like the group's right."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return directory is not None and path.absolute().parent == Path(directory)
 
 
 @contextmanager

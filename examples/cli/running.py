@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 from tunnelkit import __version__
 from tunnelkit.errors import ConfigError, TunnelkitError
 
+from . import notify
 from .files import open_to_others, pidfile
 from .logs import logging_to
 from .options import Option, Refused
@@ -81,6 +82,7 @@ class Stop:
                 else:
                     event, what = (self.cut, "cutting") if self.drain.is_set() else (self.drain, "draining")
                     logger.info("%s: %s", signal.Signals(number).name, what)
+                    notify.stopping(what)
                     event.set()
 
     async def unless_cut(self, drain: Callable[[float], Awaitable[object]], timeout: float) -> None:
