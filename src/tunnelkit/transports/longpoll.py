@@ -12,7 +12,9 @@ from anyio.abc import TaskStatus
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import ConfigError
-from .base import MountedRequest, Offer, Transport
+from ..handshake import Grant
+from .base import Connection, DialRequest, MountedRequest, Offer, Transport
+from .longpoll_client import Lessons, dial_longpoll
 from .longpoll_server import LongPollServer
 from .longpoll_wire import MOUNT_PATH
 
@@ -30,7 +32,15 @@ class LongPollTransport(Transport):
     def __init__(self, *, mode: str = "auto", limits: Limits = DEFAULT_LIMITS) -> None:
         if mode not in MODES:
             raise ConfigError("mode", f"{mode!r} is unknown", f"give one of {', '.join(MODES)}")
+        self._mode = mode
+        self._limits = limits
+        self._lessons = Lessons()
         self._server = LongPollServer(limits)
+
+    # -- the client half -----------------------------------------------------------------------
+
+    async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        return await dial_longpoll(request, mode=self._mode, limits=self._limits, lessons=self._lessons)
 
     # -- the server half -----------------------------------------------------------------------
 

@@ -1,0 +1,153 @@
+"""One request at a time over one HTTP connection, without waiting but in ``wait``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import HeadError, RemoteProtocolError, StreamBroken
+from ..heads import RequestHead, ResponseHead
+from ..http.client import OriginConnection
+from ..http.codec import Body, End
+from ..net.stream import READ_AHEAD
+from .longpoll_client_answers import Reply
+from .longpoll_records import RecordReader
+from .longpoll_wire import is_own_answer, is_streamed
+
+__all__ = ["FAILURES", "PAGE_LIMIT", "Call"]
+
+# What ``Call.step`` raises: the connection is only good for ``abort`` then.
+FAILURES: Final = (StreamBroken, HeadError, RemoteProtocolError)
+
+# Of what is no answer of the server's: an error page. The rest of it costs the connection.
+PAGE_LIMIT: Final = 16 * 1024
+
+_NOTHING: Final = memoryview(b"")
+
+
+class Call:
+    """``max_body`` bounds the body of an answer 200, or where that is streamed each of its messages."""
+
+    def __init__(self, http: OriginConnection, *, max_body: int) -> None:
+        self.moved = False  # bytes passed since somebody last set this to False
+        self._http = http
+        self._max_body = max_body
+        self._number = 0
+        self._rest = _NOTHING  # of the request's body
+        self._sent = True
+        self._head: ResponseHead | None = None
+        self._pieces: list[bytes] = []
+        self._room = 0
+        self._own = False  # the answer is the server's own, and no page of somebody's
+        self._records: RecordReader | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self._number} over {self._http!r}>"
+
+    # -- the request ---------------------------------------------------------------------------
+
+    def begin(self, head: RequestHead, body: bytes = b"", *, number: int = 0) -> None:
+        """Send as much as the stream takes now; ``step`` goes on, and shows what fails. ``number`` is the request's,
+        which a streamed answer must have."""
+        self._number = number
+        self._rest = memoryview(body)
+        self._sent = False
+        self._head = None
+        self._pieces = []
+        self._records = None
+        self._http.send_request(head)
+        self._push()
+
+    def _push(self) -> bool:
+        """True when nothing is left to write."""
+        http = self._http
+        while self._rest and http.try_send_body(self._rest[:READ_AHEAD]):
+            self._rest = self._rest[READ_AHEAD:]
+            self.moved = True
+        if self._rest:
+            return False
+        if not self._sent:
+            self._sent = True
+            http.send_end()
+        return http.flush()
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    def step(self) -> Reply | bytes | None:
+        """The answer, a message of it where it is streamed, or None while neither is there. Raises ``FAILURES``."""
+        self._push()
+        while (message := self._next_message()) is None and (event := self._next_event()) is not None:
+            self.moved = True
+            if isinstance(event, ResponseHead):
+                self._begin_reply(event)
+            elif isinstance(event, Body):
+                self._take(event.data)
+            if isinstance(event, End) or self._room < 0:
+                return self._reply()
+        return message
+
+    def _next_event(self) -> ResponseHead | Body | End | None:
+        try:
+            return self._http.next_event_nowait()
+        except (StreamBroken, HeadError):
+            if self._records is not None and self._records.ended:
+                return End([])  # all is there; the last chunk is not worth a repeat
+            raise
+
+    def _next_message(self) -> bytes | None:
+        return self._records.next_message() if self._records is not None else None
+
+    def _begin_reply(self, head: ResponseHead) -> None:
+        """Interim answers are passed over (RFC 9110 15.2)."""
+        if head.status < 200:
+            return
+        self._head = head
+        self._own = is_own_answer(head.status, head.fields, self._number)
+        if self._own and is_streamed(head.fields):
+            self._records = RecordReader(self._max_body)
+        self._room = self._max_body if self._own else PAGE_LIMIT
+
+    def _take(self, data: bytes) -> None:
+        if self._records is not None:
+            self._records.feed(data)
+            return
+        self._pieces.append(data)
+        self._room -= len(data)
+
+    def _reply(self) -> Reply:
+        head = self._head
+        assert head is not None
+        if self._records is not None and not self._records.ended:
+            raise HeadError(502, "truncated_response", "a streamed answer broke off")
+        if self._own and self._room < 0:
+            raise HeadError(502, "response_too_large", f"the answer is larger than {self._max_body} bytes")
+        return Reply(head.status, head.fields, b"".join(self._pieces))
+
+    # -- the connection ------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> bool:
+        """Some of the request is not taken yet."""
+        return bool(self._rest) or not self._http.flush()
+
+    @property
+    def last_received(self) -> float:
+        return self._http.stream.last_received
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is expected, and the connection can carry a request: it is new, or kept alive and quiet."""
+        return not self._http.exchanges or self._http.check_idle()
+
+    async def wait(self) -> None:
+        """Until ``step`` may get further or, after an answer, until the connection stirs."""
+        await self._http.wait(readable=True, writable=self.unsent)
+
+    def wake(self) -> None:
+        self._http.wake()
+
+    def abort(self) -> None:
+        self._rest = _NOTHING
+        self._http.abort()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()

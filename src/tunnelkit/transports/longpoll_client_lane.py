@@ -1,0 +1,118 @@
+"""One of a long-poll client's ways up: a worker, and the connection that it keeps for the next post."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Protocol
+
+import anyio
+
+from ..heads import Fields, RequestHead
+from .longpoll_client_courier import Courier, Owner
+from .longpoll_client_requests import Requests
+from .longpoll_client_state import Pending, Posts
+from .longpoll_wire import Op
+
+__all__ = ["Lane", "LaneOwner"]
+
+
+class LaneOwner(Owner, Protocol):
+    def start(self, lane: Lane) -> None:
+        """Have a task ``run`` the lane."""
+        ...
+
+    def answered(self) -> None:
+        """What one of the lanes carried is answered."""
+        ...
+
+
+class Lane(Courier):
+    """``run`` lives as long as there is something to carry or a connection to keep."""
+
+    name = "a post"
+
+    def __init__(self, owner: LaneOwner, requests: Requests, posts: Posts) -> None:
+        super().__init__(owner, requests)
+        self._lane_owner = owner
+        self._posts = posts
+        self._op = Op.UP
+        self._more: Fields = []
+        self._running = False
+        self._parked_at = inf
+        self._retired = False
+
+    def take(self, op: Op, pending: Pending, body: bytes = b"", more: Fields | None = None) -> None:
+        """Carry a request. What the kernel takes of it leaves before this returns, where a connection is kept."""
+        self._op = op
+        self._more = more or []
+        self._parked_at = inf
+        self.carry(pending, body)
+        if not self._running:
+            self._running = True
+            self._lane_owner.start(self)
+        elif self._call is not None and self._call.unsent:
+            self._call.wake()  # the worker waits for the answer alone
+
+    # -- the worker ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        try:
+            while not self._ended and (self.busy or self._keeps()):
+                await self._go_on()
+        finally:
+            self._running = False
+        await self._let_go()
+
+    async def _go_on(self) -> None:
+        if self.step() is None:
+            await self.wait()
+        elif not self.busy:
+            self._park()
+
+    def _park(self) -> None:
+        self._parked_at = anyio.current_time()
+        self._lane_owner.answered()
+
+    def _keeps(self) -> bool:
+        return not self._retired and self._has_connection()
+
+    async def _let_go(self) -> None:
+        call, self._call = self._call, None
+        self._parked_at = inf
+        self._retired = False
+        if call is not None:
+            await call.aclose()
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def parked_until(self, longest: float) -> float:
+        """When the connection that is kept has been quiet for ``longest`` seconds."""
+        return self._parked_at + longest
+
+    def retire(self) -> None:
+        """Let go of a connection that was quiet for so long that something on the way may have forgotten it."""
+        self._parked_at = inf
+        self._retired = True
+        if self._call is not None:
+            self._call.wake()
+
+    def leave(self) -> None:
+        """The connection is over: what is not answered is dropped, what is idle is closed in order."""
+        if self.busy:
+            self.end()
+        else:
+            self.retire()
+
+    # -- posts ---------------------------------------------------------------------------------
+
+    def _begin_attempt(self, pending: Pending, now: float) -> None:
+        self._posts.attempt(pending, now)
+
+    def _head(self, pending: Pending, length: int, now: float) -> RequestHead:
+        return self._requests.make(self._op, pending.number, length=length, more=self._more)
+
+    def _progress(self, pending: Pending, now: float) -> None:
+        self._posts.progress(pending, now)
+
+    def _cut(self, pending: Pending, now: float) -> None:
+        """That teaches nothing: no post is held for long."""
