@@ -103,7 +103,7 @@ class TunnelClient(AsyncContextManagerMixin):
         self._host = host
         self._keeper = IdleKeeper(logger)
         self._origin = self._make_origin(OriginUrl.parse(origin)) if isinstance(origin, str) else origin
-        self._named = NamedOrigins(self._make_origin)
+        self._named = NamedOrigins(self._make_origin, limits=limits)
         self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
         self._events = Events()
         chosen = find_transport(transport)

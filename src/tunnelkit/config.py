@@ -66,8 +66,7 @@ class Limits:
     min_rate: float = 100.0  # averaged over min_rate_period while the peer is what is waited for
     min_rate_period: float = 30.0
     write_timeout: float = 60.0  # without progress
-    read_ahead: int = 64 * KIB  # of a caller that is queued, and of a socket
-    write_buffer: int = 64 * KIB  # a socket
+    read_ahead: int = 64 * KIB  # of a caller's body (what a socket reads and writes ahead: net/stream.py)
     linger_time: float = 1.0  # after an early final answer
     linger_bytes: int = 64 * KIB
 
@@ -109,6 +108,7 @@ class Limits:
     # -- origin (origins/) ---------------------------------------------------------------------
     origin_idle: float = 60.0  # a kept-alive connection to an origin
     origin_connections_idle: int = 100
+    origins_named: int = 100  # by X-Host, whose connections are kept; the one used longest ago is let go
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -18,7 +19,7 @@ from tunnelkit.http.keeper import IdleKeeper
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.stream import Buffer, ByteStream
 from tunnelkit.origins.base import OriginExchange
-from tunnelkit.origins.url import NAMED_KEPT, NamedOrigins, OriginUrl, UrlOrigin
+from tunnelkit.origins.url import NamedOrigins, OriginUrl, UrlOrigin
 
 pytestmark = pytest.mark.anyio
 
@@ -384,8 +385,8 @@ async def test_origins_that_callers_name_are_bounded() -> None:
         made.append(Dialled(f"{url.scheme}://{url.host}:{url.port}"))
         return made[-1]
 
-    named = NamedOrigins(make)
-    for number in range(NAMED_KEPT + 1):
+    named = NamedOrigins(make, limits=replace(DEFAULT_LIMITS, origins_named=2))
+    for number in range(3):
         asked = Asked()
         asked.x_host = HostOrigin("http", f"host{number}.test", 80)
         async with anyio.create_task_group() as group:
@@ -393,7 +394,7 @@ async def test_origins_that_callers_name_are_bounded() -> None:
             await anyio.wait_all_tasks_blocked()
             await made[-1].ends[0].send(OK)
         assert asked.ended
-    assert len(named._origins) == NAMED_KEPT
+    assert len(named._origins) == 2
     async with anyio.create_task_group() as group:
         await group.start(made[0].keeper.run)
         with anyio.fail_after(10):

@@ -29,8 +29,6 @@ __all__ = ["NamedOrigins", "OriginUrl", "UrlOrigin"]
 logger = logging.getLogger("tunnelkit.client")
 
 FAILURE_LOG_INTERVAL = 60.0
-# Origins named by X-Host whose connections are kept; the one used longest ago is let go.
-NAMED_KEPT = 100
 # What may be repeated though the origin may have acted on it (RFC 9110 9.2.2).
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
@@ -282,8 +280,9 @@ class _Drive:
 class NamedOrigins(Origin):
     """The origins that callers name by X-Host, each with its own connections. What is allowed was judged before."""
 
-    def __init__(self, make: Callable[[OriginUrl], UrlOrigin]) -> None:
+    def __init__(self, make: Callable[[OriginUrl], UrlOrigin], *, limits: Limits) -> None:
         self._make = make
+        self._kept = limits.origins_named
         self._origins: OrderedDict[HostOrigin, UrlOrigin] = OrderedDict()
 
     async def serve(self, exchange: OriginExchange) -> None:
@@ -299,7 +298,7 @@ class NamedOrigins(Origin):
             self._let_go()
 
     def _let_go(self) -> None:
-        while len(self._origins) > NAMED_KEPT:
+        while len(self._origins) > self._kept:
             self._origins.popitem(last=False)[1].close()
 
     async def aclose(self) -> None:
