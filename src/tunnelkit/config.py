@@ -99,7 +99,7 @@ class Limits:
     startup_wait: float = 30.0
     startup_waiting: int = 1000
     max_sessions: int = 20_000
-    connections_per_address: int = 0  # 0: unlimited
+    connections_per_address: int = 0  # callers and clients; loopback and trusted proxies not counted. 0: unlimited
     failed_registrations_per_minute: int = 20
     silent_client_ping: float = 2.0  # before a newcomer is refused
     drain_timeout: float = 25.0

@@ -21,7 +21,7 @@ from .core.budget import Budget
 from .core.credentials import Credentials, password_table, withdrawn
 from .core.locate import make_session_id
 from .core.registry import Registry
-from .core.routing import NotFound, Reserved, RoutingConfig, ToTunnel, normalise_base_path, route
+from .core.routing import NotFound, Reserved, RoutingConfig, ToTunnel, is_loopback, normalise_base_path, route
 from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError, HeadError
@@ -36,6 +36,7 @@ from .lifetime import run_beside, run_to_the_end
 from .logs import AccessLog
 from .names import HostNames
 from .net.contexts import TlsFiles
+from .net.crowd import Crowd
 from .net.listen import Listener
 from .net.peer import Peer
 from .net.stream import ByteStream
@@ -272,6 +273,7 @@ class _Running:
             sessions=lambda: self.table,
             admin_password=lambda: server._admin_password,
         )
+        self.crowd = Crowd(limits.connections_per_address, exempt=self._stands_for_many)
         self.front = self._make_front(self._dispatch)
         self.admin_front = self._make_front(self._dispatch_admin)
         secure = server._context is not None
@@ -289,6 +291,9 @@ class _Running:
     @property
     def admin_urls(self) -> list[str]:
         return self.admin.urls if self.admin is not None else []
+
+    def _stands_for_many(self, address: str) -> bool:
+        return self._server._trusts(address) or is_loopback(address)
 
     def _make_front(self, handler: Callable[[FrontRequest], Awaitable[None]]) -> Front:
         return Front(
@@ -368,7 +373,12 @@ class _Running:
     # -- connections ---------------------------------------------------------------------------
 
     async def _serve_caller(self, stream: ByteStream) -> None:
-        await self.front.serve_connection(stream, _peer_of(stream))
+        peer = _peer_of(stream)
+        with self.crowd.place(peer.address) as there_is_one:
+            if there_is_one:
+                await self.front.serve_connection(stream, peer)
+            else:
+                stream.abort()
 
     async def _serve_admin(self, stream: ByteStream) -> None:
         await self.admin_front.serve_connection(stream, _peer_of(stream))

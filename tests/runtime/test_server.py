@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from anyio.abc import TaskStatus
 
 from tunnelkit import TunnelServer
 from tunnelkit.config import DEFAULT_LIMITS
-from tunnelkit.errors import ConfigError
+from tunnelkit.errors import ConfigError, StreamBroken
+from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.transports.memory import MemoryTransport
 
 from .tunnels import TOKEN, Answering, eventually, tunnel
@@ -143,3 +146,42 @@ async def test_options_that_may_go_no_further(connected: bool) -> None:
             await caller.send("OPTIONS", f"/_token/{TOKEN}/x", "Max-Forwards: 1")
             assert (await caller.answer())[0] == 200
         assert len(origin.heads) == connected
+
+
+class From(MemoryStream):
+    """One end of a connection that seems to come from somewhere."""
+
+    address = "192.0.2.1"
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        return self.address, 1000
+
+
+@pytest.mark.parametrize(
+    ("address", "second_is_served"), [("192.0.2.1", False), ("127.0.0.1", True), ("::1", True), ("192.0.2.99", True)]
+)
+async def test_connections_of_one_address(address: str, second_is_served: bool) -> None:
+    """Loopback and trusted proxies stand for many."""
+    limits = replace(DEFAULT_LIMITS, connections_per_address=1)
+    async with TunnelServer(ANY, limits=limits, trusted_proxies=["192.0.2.99"]) as server:
+        running = server._running
+        assert running is not None
+        async with anyio.create_task_group() as group:
+            ends = []
+            for _ in range(2):
+                near, far = memory_pair()
+                far.__class__ = From
+                far.address = address  # type: ignore[attr-defined]
+                group.start_soon(running._serve_caller, far)
+                ends.append(near)
+                await anyio.wait_all_tasks_blocked()
+            for near, served in zip(ends, (True, second_is_served), strict=True):
+                if served:
+                    await near.send(b"GET /_health_check HTTP/1.1\r\nHost: a\r\n\r\n")
+                    with anyio.fail_after(10):
+                        assert (await near.receive()).startswith(b"HTTP/1.1 200 ")
+                else:
+                    with pytest.raises(StreamBroken):
+                        near.receive_nowait()
+            group.cancel_scope.cancel()

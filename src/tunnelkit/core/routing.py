@@ -26,6 +26,7 @@ __all__ = [
     "ToName",
     "ToTunnel",
     "details_allowed",
+    "is_loopback",
     "normalise_base_path",
     "route",
 ]
@@ -264,13 +265,14 @@ def details_allowed(head: RequestHead, peer_address: str) -> bool:
 
     A loopback peer alone proves nothing: behind a local reverse proxy every caller is one (so no field that a
     proxy adds), and a page in a local browser is one by DNS rebinding (so Host must be a loopback literal)."""
-    if not (_is_loopback(peer_address) and _is_loopback(_host_name(head))):
+    if not (is_loopback(peer_address) and is_loopback(_host_name(head))):
         return False
     names = [name.lower().replace(b"_", b"-") for name, _ in head.fields]
     return not any(name in _ADDED_BY_PROXIES or name.startswith(b"x-forwarded-") for name in names)
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Of an address, or of what a Host field names."""
     if address == "localhost":  # RFC 6761 6.3: never looked up by a browser, so never rebound
         return True
     try:
