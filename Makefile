@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 minutes)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --max-worker-restart 0
 
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
 	$(BIN)/python -m pytest -q -m full

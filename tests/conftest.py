@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 from hypothesis import HealthCheck, settings
+
+from .hangs import ended_after
 
 # `fast` is the same on every run, so that a red build is the change's own doing; `deep` looks for new examples.
 # Neither has a deadline: a shared machine pauses when it likes.
@@ -27,6 +30,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 BACKENDS = os.environ.get("TUNNELKIT_TEST_BACKENDS", "asyncio,trio").split(",")
 USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
 
+# Of a test's time limit, after which its event loop ends it. The rest is for fixtures and the tidying up.
+HANG_SHARE = 0.8
+
 # A proxy of the machine that runs the tests must not carry what they send to themselves.
 _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
@@ -39,6 +45,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if full:
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if item not in full]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A test that hangs in its event loop fails by itself, before pytest-timeout ends the process."""
+    marker = pyfuncitem.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker else pyfuncitem.config.getini("timeout"))
+    if iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = ended_after(limit * HANG_SHARE, pyfuncitem.obj)
+    return (yield)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
