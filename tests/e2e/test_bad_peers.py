@@ -19,7 +19,7 @@ from tunnelkit.net.dial import connect_tcp
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.proof import attach_tag
 
-from .tunnel import SHORT, TOKEN, Ends, Tunnel, open_ends, open_tunnel, parse_head, read_head
+from .tunnel import SHORT, TOKEN, Ends, Tunnel, open_ends, open_tunnel, parse_head, read_head, receive_more
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ async def untouched() -> AsyncIterator[Tunnel]:
             tunnel.origin.release(f"event{number}")
         with anyio.fail_after(10):
             while not data.endswith(b"0\r\n\r\n"):
-                data += await caller.receive()
+                data += await receive_more(caller)
         assert data.count(b"data: ") == 5
         assert (await tunnel.get("/echo"))[0] == 200
 
@@ -185,7 +185,7 @@ async def attach(stream: ByteStream, fields: dict[str, str]) -> None:
     await stream.send(frame(build(Kind.ATTACH, 1, 0, 0, (attach_tag(key, session_id, 1),))))
     data = b""
     while len(data) < 2 + 24:
-        data += await stream.receive()
+        data += await receive_more(stream)
 
 
 @pytest.mark.parametrize(

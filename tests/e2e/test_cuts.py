@@ -20,7 +20,7 @@ from tunnelkit.testing.relay import End, Relay, serve_relay
 
 from .origin import EARLY
 from .transfers import Download, Transfer, Upload, is_inside_a_body
-from .tunnel import SHORT, Tunnel, gather, open_ends, open_tunnel, read_head, until
+from .tunnel import SHORT, Tunnel, gather, open_ends, open_tunnel, read_head, receive_more, until
 
 pytestmark = pytest.mark.anyio
 
@@ -178,16 +178,17 @@ class Faults:
 async def test_an_event_stream_survives_cuts() -> None:
     async with lossy() as link, link.tunnel.caller() as stream:
         await stream.send(f"GET {link.tunnel.path('/sse')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        _, _, data = await read_head(stream)
+        status, _, data = await read_head(stream)
+        assert status == 200
         for number in range(5):
             link.tunnel.origin.release(f"event{number}")
             with anyio.fail_after(10):
                 while f"data: {number}\n\n".encode() not in data:
-                    data += await stream.receive()
+                    data += await receive_more(stream)
             link.relay.cut(*[End.FIN, End.RST][number % 2 :][:1] * 2)
             await link.resumed(number + 1)
         while not data.endswith(b"0\r\n\r\n"):
-            data += await stream.receive()
+            data += await receive_more(stream)
         assert data == b"".join(b"9\r\ndata: %d\n\n\r\n" % number for number in range(5)) + b"0\r\n\r\n"
         link.check_one_session(losses=5)
 

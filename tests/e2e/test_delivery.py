@@ -16,7 +16,7 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.testing.relay import Relay, serve_relay
 
 from .origin import BLOCK
-from .tunnel import QUICK, Call, Ends, ask, gather, open_ends, open_tunnel, problem_of, read_head, until
+from .tunnel import QUICK, Call, Ends, ask, gather, open_ends, open_tunnel, problem_of, read_head, receive_more, until
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,7 @@ async def test_a_partly_answered_request_is_broken_off(target: str) -> None:
         await stream.send(f"GET {tunnel.path(target)} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         _, _, data = await read_head(stream)
         while len(data) < 10:
-            data += await stream.receive()
+            data += await receive_more(stream)
         kill(tunnel.relay)
         with anyio.fail_after(10):
             data += await receive_to_the_end(stream)
@@ -392,5 +392,5 @@ async def test_failures_of_one_request_are_nobody_elses() -> None:
             tunnel.origin.release(f"event{number}")
         data = b""
         while not data.endswith(b"0\r\n\r\n"):
-            data += await stream.receive()
+            data += await receive_more(stream)
         assert data.count(b"data: ") == 5

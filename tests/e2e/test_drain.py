@@ -12,7 +12,7 @@ from tunnelkit.errors import StreamBroken
 from tunnelkit.net.dial import connect_tcp
 
 from .origin import EARLY
-from .tunnel import SHORT, ask, exchange, open_ends, open_tunnel, problem_of, read_head, until
+from .tunnel import SHORT, ask, exchange, open_ends, open_tunnel, problem_of, read_head, receive_more, until
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +164,7 @@ async def test_an_upgraded_connection_is_waited_for_and_then_cut() -> None:
             await stream.send(b"still there")
             with anyio.fail_after(5):
                 while data != EARLY + b"still there":
-                    data += await stream.receive()
+                    data += await receive_more(stream)
 
 
 async def test_a_caller_that_sends_its_body_is_waited_for() -> None:

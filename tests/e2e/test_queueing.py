@@ -13,7 +13,7 @@ from anyio.abc import SocketAttribute, TaskGroup
 
 from tunnelkit import Limits
 
-from .tunnel import QUICK, SHORT, TOKEN, Ends, ask, open_ends, open_tunnel, problem_of, read_head, until
+from .tunnel import QUICK, SHORT, TOKEN, Ends, ask, open_ends, open_tunnel, problem_of, read_head, receive_more, until
 
 pytestmark = pytest.mark.anyio
 
@@ -300,7 +300,7 @@ async def test_an_answer_that_has_begun_may_take_its_time() -> None:
         for number in range(5):
             tunnel.origin.release(f"event{number}")
         while not data.endswith(b"0\r\n\r\n"):
-            data += await stream.receive()
+            data += await receive_more(stream)
 
 
 @pytest.mark.parametrize("size", [10, 30_000])

@@ -131,7 +131,10 @@ async def dial(
     async def serve() -> None:
         with suppress(StreamBroken):  # a client that has seen enough
             while not outcome.request.endswith(b"\r\n\r\n"):
-                outcome.request += await far.receive()
+                piece = await far.receive()
+                if not piece:
+                    return
+                outcome.request += piece
             await script(far, outcome.request)
 
     request = dial_request(HANDSHAKE, By(dialler), url=url, timeout=timeout, user_agent=user_agent)
