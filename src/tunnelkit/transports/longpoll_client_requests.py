@@ -7,6 +7,7 @@ from typing import Final
 from ..config import Limits
 from ..heads import Fields, RequestHead
 from ..http.client import OriginConnection
+from ..http.plain_codec import PLAIN_PARSER
 from ..proof import Prover
 from .answers import Target
 from .base import DialRequest
@@ -46,7 +47,7 @@ class Requests:
             stream = await self._proxy.dial()
         else:
             stream = await self._request.dialler(target.host, target.port, tls=target.tls)
-        return OriginConnection(stream, limits=self._limits)
+        return OriginConnection(stream, limits=self._limits, parser=PLAIN_PARSER)
 
     async def dial(self) -> Call:
         """The same, for one request after the other."""
