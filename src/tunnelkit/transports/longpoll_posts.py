@@ -89,6 +89,7 @@ class Posts:
         self._whole: set[int] = set()  # numbers that came whole and were not taken
         self._queue: deque[Post] = deque()
         self._open: set[Post] = set()
+        self._refusal: Answer | None = None  # for whoever comes after the end
         self.held = 0  # bytes
 
     @property
@@ -104,7 +105,10 @@ class Posts:
             return None
         post = Post(number, length, wake)
         self._open.add(post)
-        if self._is_taken(number) or number in self._whole:
+        if self._refusal is not None:
+            post.refusal = self._refusal
+            post.move(_Move.END)
+        elif self._is_taken(number) or number in self._whole:
             post.move(_Move.PASS_OVER)
             self._reserve(post, self._limit // 2)  # its body only has to come out of the way
             if number not in self._whole:
@@ -130,6 +134,7 @@ class Posts:
         """Its body was read. ``hungry``: somebody waits for just this, so that it is as good as taken."""
         if post.state is not State.READING:
             self._release(post)
+            self._admit()
             return
         number = post.number
         del self._readers[number]
@@ -203,7 +208,11 @@ class Posts:
 
     def end(self, refusal: Answer, *, keep: bool) -> None:
         """Nothing is taken any more; ``keep``: what came whole may still be handed up."""
+        self._refusal = refusal
+        self._queue.clear()
+        self._readers.clear()
         if not keep:
+            self.held -= sum(len(message) for _, message in self._arrived)
             self._arrived.clear()
         for post in self._open:
             self._release(post)
