@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.errors import LocalProtocolError
+from tunnelkit.transports import longpoll_polls
 from tunnelkit.transports.longpoll_polls import Poll, Polls, State
 from tunnelkit.transports.longpoll_wire import KEEP_ALIVE_IDLE, STREAM_BYTES, STREAM_TIME, refused
 
@@ -81,6 +82,11 @@ def test_a_poll_is_held_until_there_is_a_message() -> None:
 def test_without_a_poll_there_is_nothing_to_answer() -> None:
     with pytest.raises(LocalProtocolError):
         Down().polls.answer(b"message")
+
+
+def test_a_move_that_is_none_is_a_bug_of_ours() -> None:
+    with pytest.raises(LocalProtocolError):
+        Down().polls._move(longpoll_polls._Move.END)
 
 
 @pytest.mark.parametrize("answer", [b"message", b""])

@@ -318,6 +318,27 @@ async def test_without_a_listener_nothing_opens() -> None:
         assert (await end.open()).code == "overloaded"
 
 
+async def test_an_opening_that_the_server_did_not_outlive_is_abandoned() -> None:
+    async with client(opened=False) as end:
+        accepted = end.accepted
+
+        async def offer(handshake: Handshake, peer: Peer) -> Accepted | Refusal:
+            end.transport._server._tasks = None
+            return accepted
+
+        end.offer = offer  # type: ignore[method-assign]
+        await end.ask(Op.OPEN, open_fields(TARGET, HANDSHAKE, ""))
+        await settled()
+        assert accepted.abandoned
+        assert not len(end.transport._server)
+
+
+@pytest.mark.parametrize("mode", ["", "fast"])
+def test_an_unknown_mode_is_refused(mode: str) -> None:
+    with pytest.raises(ConfigError, match="strict"):
+        LongPollTransport(mode=mode)
+
+
 # -- who asks ------------------------------------------------------------------------------------
 
 OPS = [op for op in Op if op is not Op.OPEN]
@@ -657,6 +678,34 @@ async def test_a_body_that_breaks_off_may_come_again() -> None:
         assert await end.connection.receive() == LARGE
 
 
+async def test_a_body_of_another_length_than_its_head_says_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HTTP server of ours lets one pass; another's might."""
+    whole = Mounted.body
+
+    async def short(mounted: Mounted, max_bytes: int) -> bytes:
+        return (await whole(mounted, max_bytes))[1:]
+
+    async with client() as end:
+        monkeypatch.setattr(Mounted, "body", short)
+        assert (await end.post(1, b"message")).status == 400
+        monkeypatch.undo()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end.post, 1, b"message")
+            assert await end.connection.receive() == b"message"
+
+
+async def test_a_caller_that_left_waits_for_nothing() -> None:
+    async with client() as end, anyio.create_task_group() as tasks:
+        stream = await end.send_head(Op.UP, end.fields(Op.UP, 1, 3))
+        await stream.send(b"abc")
+        await settled()
+        stream.abort()
+        await settled()
+        tasks.start_soon(end.post, 2, b"next")
+        assert {await end.connection.receive(), await end.connection.receive()} == {b"abc", b"next"}
+        assert (await end.post(1, b"abc")).status == 200
+
+
 async def test_any_byte_is_life() -> None:
     async with client() as end:
         before = end.connection.last_received
@@ -797,6 +846,13 @@ async def test_a_stream_that_breaks_off_costs_the_connection() -> None:
         stream.stream.abort()
         assert "broke off" in (await lost(end.connection.receive())).reason
         assert (await end.poll(2)).code == "unknown_connection"
+
+
+async def test_a_caller_of_a_stream_that_leaves_in_order_left_all_the_same() -> None:
+    async with client() as end:
+        stream = await stream_of(end, 1)
+        await stream.stream.send_eof()
+        assert "broke off" in (await lost(end.connection.receive())).reason
 
 
 async def test_a_streamed_answer_asked_for_again_costs_the_connection() -> None:

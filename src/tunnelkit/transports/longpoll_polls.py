@@ -282,12 +282,12 @@ class Polls:
         """Do what is due."""
         if now < self.due:
             return
-        poll = self._current
         if not self._open:
             self._lose("no poll came")
-        elif poll is None:
             return
-        elif not poll.stream:
+        poll = self._current
+        assert poll is not None  # it is what is due
+        if not poll.stream:
             self._move(_Move.ANSWER)
             poll.give(b"")
         elif now >= self._silent_at:

@@ -220,10 +220,10 @@ class LongPollServer:
             if request.gone:
                 return False
             await task.wait()
-        if poll.answer is not None:
-            await request.respond(200, answer_fields(poll.number), poll.answer)
-        elif poll.refusal is not None:
+        if poll.refusal is not None:
             await _respond(request, poll.refusal)
+        else:
+            await request.respond(200, answer_fields(poll.number), poll.answer or b"")
         return True
 
     async def _stream(self, task: _RequestTask, connection: ServerConnection, poll: Poll) -> bool:

@@ -184,8 +184,6 @@ class ServerConnection(Connection):
         self._timer = self._timers.at(due, self._strike) if due < float("inf") else None
 
     def _strike(self) -> None:
-        if self._lost is not None:
-            return
         now = anyio.current_time()
         if self._posts.reading:  # a client whose post is on its way is not silent; how slow it may be is HTTP's rule
             self._polls.heard(now)
