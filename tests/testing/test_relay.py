@@ -248,7 +248,7 @@ async def test_waiting_for_what_never_comes_says_what_was_counted() -> None:
 async def test_it_is_a_program_too(anyio_backend: str) -> None:
     with anyio.fail_after(20):
         async with serving() as server:
-            command = [sys.executable, "-m", "tunnelkit.testing.relay", "0", str(server.port)]
+            command = [sys.executable, "-m", "tunnelkit.testing", "0", str(server.port)]
             async with await anyio.open_process(command, stderr=subprocess.DEVNULL) as process:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -266,10 +266,12 @@ async def test_it_is_a_program_too(anyio_backend: str) -> None:
                         (b"stall", b"stall"),
                         (b"resume", b"resume"),
                         (b"silence 0.01", b"spoke"),
-                        (b"cut fin", b"cut 1"),
+                        (b"mute", b"mute"),
                     ]:
                         await process.stdin.send(command_line + b"\n")
                         assert await lines.receive_until(b"\n", 300) == answer
+                    await process.stdin.send(b"cut fin\n")
+                    assert await lines.receive_until(b"\n", 300) == b"cut 1"
                     assert await end_of(near) == (0, "fin")
                 await process.stdin.send(b"what\n")
                 assert (await lines.receive_until(b"\n", 300)).startswith(b"commands: ")

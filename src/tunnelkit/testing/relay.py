@@ -8,8 +8,7 @@ from near to far, and *down*. Everything can be switched while connections run, 
         await relay.until(lambda: relay.carried > 100_000)
         relay.cut()
 
-It is a program too: ``python -m tunnelkit.testing.relay PORT TARGET_PORT`` prints ``relaying on PORT`` and takes one
-command a line on its standard input (``COMMANDS``).
+``python -m tunnelkit.testing`` is a relay as a program.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import enum
 import logging
 import math
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -33,7 +31,7 @@ from ..net.listen import Listener
 from ..net.stream import ByteStream
 from .news import News
 
-__all__ = ["COMMANDS", "DELAY_BUFFER", "End", "Pair", "Relay", "Way", "serve_relay"]
+__all__ = ["DELAY_BUFFER", "End", "Pair", "Relay", "Way", "serve_relay"]
 
 Way: TypeAlias = Literal["up", "down"]
 _Clock: TypeAlias = Callable[[], Awaitable[None]]
@@ -41,11 +39,6 @@ _Clock: TypeAlias = Callable[[], Awaitable[None]]
 # Bytes that one direction of a connection holds while they are delayed. A link as long as that is never full.
 DELAY_BUFFER: Final = 16 * 1024 * 1024
 DIAL_TIMEOUT: Final = 5.0
-
-COMMANDS: Final = (
-    "cut fin|rst|untold, stall, resume, silence SECONDS, mute, refuse, accept, rate BYTES, delay SECONDS, "
-    "every SECONDS, idle SECONDS"
-)
 
 _logger = logging.getLogger("tunnelkit.testing")
 
@@ -387,39 +380,3 @@ async def serve_relay(
             yield relay
         finally:
             tasks.cancel_scope.cancel()
-
-
-async def _obey(relay: Relay, words: list[str]) -> str:
-    """One command line; what is to be printed."""
-    match words:
-        case ["cut", how]:
-            return f"cut {relay.cut(End[how.upper()], End[how.upper()])}"
-        case ["silence", seconds]:
-            relay.stall()
-            await anyio.sleep(float(seconds))
-            relay.resume()
-            return "spoke"
-        case ["stall" | "resume" | "mute" as what]:
-            getattr(relay, what)()
-        case ["refuse" | "accept" as what]:
-            relay.refusing = what == "refuse"
-        case ["rate" | "delay" as what, value]:
-            setattr(relay, what, float(value))
-        case ["every", seconds]:
-            relay.cut_every(float(seconds))
-        case ["idle", seconds]:
-            relay.drop_idle(float(seconds))
-        case _:
-            return f"commands: {COMMANDS}"
-    return " ".join(words)
-
-
-async def _main(port: int, target: int) -> None:
-    async with serve_relay(target, port=port) as relay:
-        print(f"relaying on {relay.port}", flush=True)
-        async for line in anyio.wrap_file(sys.stdin):
-            print(await _obey(relay, line.split()), flush=True)
-
-
-if __name__ == "__main__":
-    anyio.run(_main, int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,174 @@
+"""The conformance kit: every built-in transport passes it, every broken one fails it, and its words are clear."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+import pytest
+
+from tunnelkit.testing import kit
+from tunnelkit.testing.broken import BROKEN, BrokenTransport, Dropping, Truncating
+from tunnelkit.testing.checks.base import Check, ContractBroken, NotApplicable, within
+from tunnelkit.testing.kit import CHECKS, check_named, check_transport, run_check
+from tunnelkit.testing.wires import Maker, Wires, wired
+from tunnelkit.transports import websocket_connection
+from tunnelkit.transports.memory import Faults, MemoryTransport
+from tunnelkit.transports.websocket import WebSocketTransport
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_connection, "CLOSE_TIMEOUT", 0.1)
+
+
+each_check = pytest.mark.parametrize("check", CHECKS, ids=str)
+
+
+async def keeps(check: Check, maker: Maker, *, not_for: tuple[str, ...] = ()) -> None:
+    """It passes, and is left out only where that is known."""
+    outcome = await run_check(check, maker)
+    assert bool(outcome.not_applicable) == (check.name in not_for), outcome.not_applicable
+
+
+NO_RELAY = ("a_cut_at_each_point_loses_all_or_nothing", "a_half_open_connection_fails_where_it_is_told")
+UNORDERED = ("order_is_kept", "nothing_is_repeated")
+
+
+@each_check
+async def test_websocket_over_tcp(check: Check) -> None:
+    await keeps(check, lambda: wired(WebSocketTransport()))
+
+
+@each_check
+async def test_websocket_over_tls(
+    check: Check, server_ssl_context: ssl.SSLContext, client_ssl_context: ssl.SSLContext
+) -> None:
+    def maker() -> AbstractAsyncContextManager[Wires]:
+        return wired(WebSocketTransport(), server_ssl=server_ssl_context, client_ssl=client_ssl_context)
+
+    await keeps(check, maker)
+
+
+def over_memory(faults: Faults | None = None) -> AbstractAsyncContextManager[Wires]:
+    transport = MemoryTransport(faults=faults)
+    return wired(transport, faults=transport)
+
+
+@each_check
+async def test_memory(check: Check) -> None:
+    await keeps(check, over_memory, not_for=NO_RELAY)
+
+
+@each_check
+async def test_memory_that_reorders_repeats_and_delays_and_says_so(check: Check) -> None:
+    faults = Faults(reorder=True, duplicate=True, delay=0.001)
+    await keeps(check, lambda: over_memory(faults), not_for=NO_RELAY + UNORDERED)
+
+
+# -- it finds what is broken -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("broken", "name"), BROKEN, ids=[broken.__name__ for broken, _ in BROKEN])
+async def test_a_broken_transport_fails_the_check_that_is_meant_for_it(
+    broken: type[BrokenTransport], name: str
+) -> None:
+    check = check_named(name)
+    with anyio.fail_after(30), pytest.raises(ContractBroken) as caught:
+        await run_check(check, lambda: wired(broken()))
+    assert str(caught.value).startswith(f"{name}: ")
+    assert check.promise in str(caught.value)
+
+
+async def test_a_wrapped_transport_that_is_not_broken_passes() -> None:
+    """What fails is the fault, and not the wrapping."""
+    for _, name in BROKEN:
+        await run_check(check_named(name), lambda: wired(BrokenTransport()))
+
+
+async def test_all_failures_are_told_together() -> None:
+    names = ["names_itself", "every_size_arrives_whole", "ready_tells_what_send_takes"]
+    with pytest.raises(ExceptionGroup, match="2 of 3 checks failed") as caught:
+        await check_transport(lambda: wired(Truncating()), [check_named(name) for name in names])
+    assert [getattr(each, "check", "") for each in caught.value.exceptions] == names[1:]
+    assert all(isinstance(each, ContractBroken) for each in caught.value.exceptions)
+
+
+async def test_without_failures_there_are_outcomes() -> None:
+    checks = [check_named("names_itself"), check_named(NO_RELAY[0])]
+    outcomes = await check_transport(lambda: wired(Dropping()), checks)
+    assert [outcome.check for outcome in outcomes] == checks
+    assert not outcomes[0].not_applicable
+    assert "no relay" in outcomes[1].not_applicable
+
+
+# -- a check itself ----------------------------------------------------------------------------
+
+
+async def run(wires: Wires) -> None:
+    raise AssertionError("replaced")
+
+
+def check_of(run: object) -> Check:
+    return Check("a_check", "something holds", run)  # type: ignore[arg-type]
+
+
+async def test_an_unexpected_error_names_the_check() -> None:
+    async def fail(wires: Wires) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, wires)
+
+    with pytest.raises(ContractBroken, match="a_check: unexpected AssertionError: replaced"):
+        await run_check(check_of(fail), over_memory)
+
+
+async def test_what_a_task_of_a_check_says_counts() -> None:
+    async def skip(wires: Wires) -> None:
+        raise NotApplicable("no wire")
+
+    async def in_a_task(wires: Wires) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(skip, wires)
+
+    assert (await run_check(check_of(in_a_task), over_memory)).not_applicable == "no wire"
+
+
+async def test_no_check_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kit, "CHECK_TIMEOUT", 0.05)
+
+    async def hang(wires: Wires) -> None:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(10), pytest.raises(ContractBroken, match="did not come to its end"):
+        await run_check(check_of(hang), over_memory)
+
+
+async def test_a_call_that_shields_itself_ends_with_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kit, "CHECK_TIMEOUT", 0.05)
+
+    async def hang(wires: Wires) -> None:
+        client, _ = await wires.connect()
+        with anyio.CancelScope(shield=True):
+            await client.receive()
+
+    with anyio.fail_after(10), pytest.raises(ContractBroken, match="a_check"):
+        await run_check(check_of(hang), over_memory)
+
+
+async def test_a_deadline_says_what_was_expected() -> None:
+    words = r"the sun should have risen: not within 0\.01 s"
+    with pytest.raises(ContractBroken, match=words), within("the sun should have risen", 0.01):
+        await anyio.sleep_forever()
+
+
+def test_every_check_has_a_promise_and_a_name_of_its_own() -> None:
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+    assert all(len(check.promise) > 20 for check in CHECKS)
+
+
+def test_each_kind_of_fault_that_the_kit_promises_to_find_is_there() -> None:
+    named = {broken.__name__ for broken, _ in BROKEN}
+    assert named >= {"Dropping", "Reordering", "Doubling", "Truncating", "Swallowing", "Hoarding"}
