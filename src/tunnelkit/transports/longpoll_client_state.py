@@ -84,8 +84,8 @@ class Pending:
         """When to repeat it after the attempt failed; None when it is too late. ``chance`` is in [0, 1);
         ``not_before`` is a Retry-After, in seconds."""
         self.quiet_until = inf
-        delay = chance * min(_RETRY_CAP, _RETRY_FIRST * 2 ** (self.tries - 2)) if self.tries > 1 else 0.0
-        when = now + max(delay, not_before)
+        most = min(_RETRY_CAP, _RETRY_FIRST * 2 ** min(self.tries - 2, 10)) if self.tries > 1 else 0.0
+        when = now + max(chance * most, not_before)
         return when if when < self.give_up else None
 
 
