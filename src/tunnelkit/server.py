@@ -407,6 +407,7 @@ class _Running:
 
     async def _to_transport(self, request: FrontRequest, where: Reserved) -> None:
         path = where.rest.decode("ascii", "replace")
+        request.be_link()
         for transport in self._server._transports.values():
             below = _below(transport.mount_path(), path)
             if below is not None:

@@ -828,6 +828,35 @@ async def test_quiet_waits_for_the_answers() -> None:
         await done.wait()
 
 
+async def test_quiet_does_not_wait_for_requests_of_tunnel_clients() -> None:
+    async def link(request: FrontRequest) -> None:
+        if request.head.method == b"POST":
+            request.be_link()
+        await echo(request)
+
+    async with serving(link) as served, anyio.create_task_group() as group:
+        poll, caller = served.connect(), served.connect()
+        await poll.send(POST + b"Content-Length: 5\r\n\r\nhello")
+        await read_until(poll, b"/hello")
+        await poll.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await caller.send((GET % 1).removesuffix(b"\r\n"))
+        await anyio.wait_all_tasks_blocked()
+        served.front.drain()
+        quiet = anyio.Event()
+
+        async def wait() -> None:
+            await served.front.quiet()
+            quiet.set()
+
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not quiet.is_set()
+        await caller.send(b"\r\n")
+        await quiet.wait()
+        await poll.send(b"llo")
+        assert (await read_until(poll)).endswith(b"/hello")
+
+
 async def test_cancelling_breaks_the_connection_off() -> None:
     async with serving(echo) as served:
         caller = served.connect()

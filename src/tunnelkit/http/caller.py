@@ -50,6 +50,7 @@ class CallerConnection:
         self.closing = False  # the server drains: no further request on this connection
         self.may_ask = False  # it came while the server drained: one request, so that it can be told
         self.upgraded = False  # who upgraded it knows when it is over
+        self.is_link = False  # its request is a transport's, which may wait for as long as it likes
         self.dead = False  # failed or broken off: nothing can be read or written
         self.late = False  # the read clock struck
         self.read_clock = Deadline(timers, self._read_late)
@@ -69,7 +70,7 @@ class CallerConnection:
     @property
     def unfinished(self) -> bool:
         """Whether a drain waits for it."""
-        return not (self.upgraded or self.may_ask)
+        return not (self.upgraded or self.may_ask or self.is_link)
 
     @property
     def blocked(self) -> bool:
@@ -178,6 +179,10 @@ class FrontRequest(CallerRequest):
 
     def __repr__(self) -> str:
         return f"<FrontRequest {self._connection.codec!r}>"
+
+    def be_link(self) -> None:
+        """It carries no caller's exchange but a tunnel client's: a drain has nothing to wait for here."""
+        self._connection.is_link = True
 
     # -- the request's body --------------------------------------------------------------------
 

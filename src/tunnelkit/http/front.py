@@ -85,7 +85,7 @@ class Front:
 
     async def quiet(self) -> None:
         """Wait, while draining, until every answer is with its caller and the connections are closed, but for those
-        that were upgraded and those on which nobody asks for anything."""
+        that were upgraded, those of tunnel clients, and those on which nobody asks for anything."""
         while any(connection.unfinished for connection in self._connections):
             self._ended = anyio.Event()
             await self._ended.wait()
@@ -128,7 +128,7 @@ class Front:
         head: RequestHead | None = None
         try:
             while (head := await self._next_head(connection, first=head is None)) is not None:
-                connection.may_ask = False
+                connection.may_ask = connection.is_link = False
                 if not await self._exchange(connection, head):
                     return
                 connection.codec.start_next_cycle()
