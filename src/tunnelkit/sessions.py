@@ -199,11 +199,15 @@ class SessionTable:
         self._budget.release(self.limits.replay_floor)
 
     def _supersede(self, handshake: Handshake, digest: bytes) -> None:
-        """The same client object opens anew: it gave up its older sessions, whether it could say so or not."""
+        """The same client object opens anew: it gave up its older sessions, whether it could say so or not. One that
+        was not attached yet may never be: something in between may have swallowed ATTACH."""
         if handshake.instance:
             for session in self._of_token(digest):
                 if session.instance == handshake.instance:
                     self.end(session, "superseded")
+            for opening in self._openings_of(digest):
+                if opening.session.instance == handshake.instance:
+                    opening.withdraw()
 
     def _of_token(self, digest: bytes) -> list[ServerSession]:
         return list(self._by_token.get(digest, ()))
@@ -284,7 +288,7 @@ class SessionTable:
         )
         opening = _Opening(self, session, grant, epoch, is_new=resume_key is not None)
         self._openings.add(opening)
-        opening.expiry = self._timers.at(anyio.current_time() + self.limits.opening_timeout, opening.expire)
+        opening.expiry = self._timers.at(anyio.current_time() + self.limits.opening_timeout, opening.withdraw)
         return opening
 
     # -- attaching -----------------------------------------------------------------------------
@@ -413,11 +417,11 @@ class _Opening:
         self._machine = ServerOpening(epoch, attach_tag(session.resume_key, session.id, epoch), table.limits)
         self._connection: Connection | None = None
 
-    def expire(self) -> None:
-        """Its time is over, whether the connection has come about yet or not."""
+    def withdraw(self) -> None:
+        """It may not attach any more (its time is over, say), whether the connection has come about yet or not."""
         if self._connection is not None:
             self._connection.abort()
-        self._table.closed(self)
+        self.abandon()
 
     def abandon(self) -> None:
         if self.expiry is not None:

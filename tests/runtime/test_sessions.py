@@ -275,6 +275,28 @@ async def test_a_resume_that_cannot_go_on_ends_the_session() -> None:
 # -- openings ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("served", [True, False])
+async def test_an_opening_is_superseded_by_the_next_of_the_same_client(served: bool) -> None:
+    """Its ATTACH may have been swallowed: it must not hold the place of the token until it expires."""
+    async with here(replace(DEFAULT_LIMITS, max_clients_per_token=1)) as world:
+        first = await world.offered(instance="one")
+        connection, server = memory_pair()
+        if served:
+            world.group.start_soon(first.serve, server)
+            await anyio.wait_all_tasks_blocked()
+        assert await world.refused(instance="two") == "too_many_clients"
+        second = await world.offered(instance="one")
+        if not served:
+            world.group.start_soon(first.serve, server)
+        with anyio.fail_after(10), pytest.raises(ConnectionLost):
+            await connection.receive()
+        client = Client(world, second.grant)
+        await client.attach(second)
+        assert client.session.attached
+        assert world.budget.used == world.limits.replay_floor
+        assert not world.table._openings
+
+
 @pytest.mark.parametrize("how", ["abandon", "expire", "lost", "wrong", "late"])
 async def test_an_opening_that_comes_to_nothing(how: str) -> None:
     async with here(SHORT if how in ("expire", "late") else DEFAULT_LIMITS) as world:
