@@ -47,7 +47,15 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "sessions", "names", "gateway", "stats", "pages"),
     "events": BELOW_THE_RUNTIME,
     "origins": BELOW_THE_RUNTIME,
-    "supervisor": (*BELOW_THE_RUNTIME, "tunnel_stream", "link", "events"),
+    "guarded_tasks": (),
+    "client_session": (*BELOW_THE_RUNTIME, "link"),
+    "attaching": (*BELOW_THE_RUNTIME, "link"),
+    "dialling": (*BELOW_THE_RUNTIME, "client_session"),
+    "moves": (*BELOW_THE_RUNTIME, "client_session", "attaching", "dialling"),
+    "supervisor": (
+        *BELOW_THE_RUNTIME,
+        *("tunnel_stream", "link", "events", "guarded_tasks", "client_session", "attaching", "dialling", "moves"),
+    ),
     "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "origins"),
     "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent"),
 }
@@ -55,8 +63,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
 WINGS = {"gateway_exchange": "gateway"}
 
 SERVER_SIDE = {"admission", "sessions", "names", "gateway", "stats", "pages", "server"}
-CLIENT_SIDE = {"events", "origins", "supervisor", "agent", "client"}
-RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "link", "splice", "tunnel_stream"}
+CLIENT_SIDE = {
+    *("events", "origins", "client_session", "attaching", "dialling", "moves", "supervisor", "agent", "client"),
+}
+RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
 
 # The package's face, and the tools for its users' tests, may import everything; nothing lies above them.
 TOPS = {"__init__", "testing"}

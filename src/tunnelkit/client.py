@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -42,6 +43,9 @@ logger = logging.getLogger("tunnelkit.client")
 
 CLOSE_TIMEOUT = 1.0
 
+# What transport="auto" means, the best first.
+AUTO_TRANSPORTS: Final = ("websocket",)
+
 
 class TunnelClient(AsyncContextManagerMixin):
     """Serves an origin through a tunnel server.
@@ -57,6 +61,9 @@ class TunnelClient(AsyncContextManagerMixin):
         Regular expressions that match, whole, the origins that callers may name in X-Host.
     ``host``
         The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one.
+    ``transport``
+        How messages are carried: "auto" for whatever passes (websocket, else long-poll; a session moves back to the
+        better one while it lives), one transport's name, a ``Transport``, or several of these, the best first.
     ``proxy``
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
@@ -74,7 +81,7 @@ class TunnelClient(AsyncContextManagerMixin):
         origin: str | Origin | None = None,
         allow: Sequence[str] = (),
         host: str | None = None,
-        transport: str | Transport = "websocket",
+        transport: str | Transport | Sequence[str | Transport] = "auto",
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         cafile: str | os.PathLike[str] | None = None,
@@ -106,11 +113,10 @@ class TunnelClient(AsyncContextManagerMixin):
         self._named = NamedOrigins(self._make_origin, limits=limits)
         self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
         self._events = Events()
-        chosen = find_transport(transport)
         self._supervisor = Supervisor(
             way=Way(
                 url=self._server,
-                transports={chosen.name: chosen},
+                transports=_find_transports(transport, limits),
                 dialler=Dial(
                     ssl_context=ssl_context,
                     proxy=proxy,
@@ -231,6 +237,18 @@ class TunnelClient(AsyncContextManagerMixin):
 
     def _make_origin(self, url: OriginUrl) -> UrlOrigin:
         return UrlOrigin(url, limits=self.limits, host=self._host, ssl_context=self._origin_tls, keeper=self._keeper)
+
+
+def _find_transports(wanted: str | Transport | Sequence[str | Transport], limits: Limits) -> dict[str, Transport]:
+    """By name, in order."""
+    if wanted == "auto":
+        wanted = AUTO_TRANSPORTS
+    several = [wanted] if isinstance(wanted, str | Transport) else wanted
+    found = [find_transport(one, limits=limits) for one in several]
+    by_name = {transport.name: transport for transport in found}
+    if not found or len(by_name) < len(found):
+        raise ConfigError("transport", "names no transport, or one of them twice")
+    return by_name
 
 
 def _compile_allowlist(patterns: Sequence[str]) -> HostAllowlist:

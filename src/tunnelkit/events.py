@@ -11,7 +11,18 @@ from weakref import WeakSet
 
 import anyio
 
-__all__ = ["ClientEvent", "Closed", "Connected", "EventStream", "Events", "Lost", "Resumed", "Retrying", "Superseded"]
+__all__ = [
+    "ClientEvent",
+    "Closed",
+    "Connected",
+    "EventStream",
+    "Events",
+    "Lost",
+    "Moved",
+    "Resumed",
+    "Retrying",
+    "Superseded",
+]
 
 # Events kept for one listener.
 EVENTS_KEPT = 100
@@ -24,17 +35,30 @@ class ClientEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connected(ClientEvent):
-    """A new session is attached, and a first round trip of it was seen."""
+    """A new session is attached, and a first round trip of it was seen. ``reason``: why it is by this transport,
+    where a better one was given up for it."""
 
     transport: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumed(ClientEvent):
-    """The session goes on over another connection. ``away`` is how many seconds it had none."""
+    """The session goes on over another connection. ``away`` is how many seconds it had none; ``reason`` as in
+    ``Connected``."""
 
     transport: str
     away: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moved(ClientEvent):
+    """The live session goes on over a connection of another transport, with all that runs on it; it was never
+    without one."""
+
+    transport: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

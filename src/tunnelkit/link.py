@@ -40,14 +40,21 @@ READER_TURN = 64
 class _Run:
     """One connection's time on the link."""
 
-    __slots__ = ("connection", "failure", "farewell", "scope", "spoilt")
+    __slots__ = ("began", "connection", "failure", "farewell", "held", "scope", "spoilt")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.began = anyio.current_time()
         self.farewell = b""  # the message to close with
+        self.held = False  # nothing but a farewell goes out
         self.spoilt = False  # a send was cancelled: the connection is only good for abort
         self.scope = anyio.CancelScope()
         self.failure: Exception | None = None
+
+    @property
+    def was_alive(self) -> bool:
+        """Whether a liveness of its own heard the peer after ATTACH; of others the session's pings tell."""
+        return not self.connection.wants_pings and self.connection.last_received > self.began
 
     def end(self, failure: Exception) -> None:
         if self.failure is None:
@@ -108,7 +115,7 @@ class Link:
 
     @property
     def progressed(self) -> bool:
-        """Whether the last connection moved an offset."""
+        """Whether the last connection was worth something: it moved an offset, or showed that it is alive."""
         return self._progressed
 
     def open_stream(
@@ -184,6 +191,12 @@ class Link:
         run.end(reason)
         run.connection.abort()
 
+    def hold(self) -> None:
+        """Take nothing more out of the session for the connection served now: ATTACH goes out on another, and the
+        peer must not hear of later bytes than those that it acknowledges. Only a farewell still passes."""
+        if self._run is not None:
+            self._run.held = True
+
     async def answers(self, timeout: float) -> bool:
         """Ask the peer for a sign of life; whether one came within ``timeout`` seconds."""
         if self._run is None:
@@ -231,7 +244,7 @@ class Link:
         if self._run is run:
             self._run = None
             self.tell_sent()
-            self._progressed = self.session.progressed
+            self._progressed = self.session.progressed or run.was_alive
             self.session.detach(anyio.current_time())
 
     async def _serve(self, run: _Run, greeting: bytes, unread: bytes | None) -> None:
@@ -317,7 +330,9 @@ class Link:
             if self._run is not run:
                 return
             self._bell = anyio.Event()
-            message = self.session.data_to_send(anyio.current_time(), room)
+            message = b""
+            if not run.held or self.gone:
+                message = self.session.data_to_send(anyio.current_time(), room)
             if message:
                 await self._send(run, message)
                 if self._unsent:

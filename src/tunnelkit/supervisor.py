@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import NoReturn, TypeAlias
+from collections.abc import Callable
+from typing import Final, NoReturn, TypeAlias
 
 import anyio
 
+from .attaching import attach
+from .client_session import ClientSession, agreed_limits, checked_key
 from .config import Limits
 from .core.budget import Budget
 from .core.choice import Choice, Failed, GiveUp, Try
 from .core.events import Opened
 from .core.opening import ClientOpening, OpeningResult
 from .core.tokens import token_tag
+from .dialling import Dialling, Way, no_answer
 from .errors import (
     ConfigError,
     ConnectionLost,
@@ -26,11 +27,12 @@ from .errors import (
     RemoteProtocolError,
     SessionGone,
 )
-from .events import Connected, Events, Lost, Resumed, Retrying, Superseded
+from .events import Connected, Events, Lost, Moved, Resumed, Retrying, Superseded
+from .guarded_tasks import GuardedTasks
 from .handshake import Grant, Handshake, Resume
 from .link import Link
-from .proof import FIRST_EPOCH, KEY_SIZE, Prover, Purpose, attach_tag, epoch_key, proof
-from .transports.base import Connection, Dialler, DialRequest, Transport
+from .moves import Stay
+from .transports.base import Connection
 from .tunnel_stream import Stream, StreamHandler
 
 __all__ = ["Supervisor", "Way"]
@@ -39,60 +41,9 @@ logger = logging.getLogger("tunnelkit.client")
 
 # A dial that keeps failing is one line a minute (design, section 11).
 FAILURE_LOG_INTERVAL = 60.0
-# Seconds: no server keeps a session longer than a day.
-GRACE_LIMIT = 86_400.0
+_NOT_CONNECTED: Final = "not connected: %s; trying on %s"
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
-    """How the server is reached."""
-
-    url: str  # "http(s)://host:port/base"
-    transports: Mapping[str, Transport]  # by name, the best first
-    dialler: Dialler
-    user_agent: str
-
-
-class _ClientSession:
-    """What the client knows of its session."""
-
-    def __init__(self, grant: Grant, resume_key: bytes, link: Link) -> None:
-        self.id = grant.session_id
-        self.grant = grant
-        self.link = link
-        self.lost_at: float | None = None
-        self._resume_key = resume_key
-        self._epoch = 0
-
-    def next_epoch(self) -> tuple[int, bytes]:
-        """A new epoch and its tag: a try that failed may have taken over all the same."""
-        self._epoch += 1
-        return self._epoch, attach_tag(self._resume_key, self.id, self._epoch)
-
-    def prover(self) -> Prover:
-        """For the epoch that is tried now."""
-        return Prover(self._resume_key, self.id, self._epoch)
-
-    def farewell(self) -> Resume:
-        """Names the session, with proof, as one that is given up."""
-        self._epoch += 1
-        tag = proof(epoch_key(self._resume_key, self._epoch), Purpose.GIVE_UP, self.id, self._epoch)
-        return Resume(session_id=self.id, epoch=self._epoch, proof=tag)
-
-
-_Attached: TypeAlias = tuple[_ClientSession, Connection, OpeningResult]
-
-
-def _checked_key(grant: Grant) -> bytes:
-    """The resume key of a new session's grant, all of which is checked: any transport may have brought it."""
-    key = grant.resume_key
-    if key is None or len(key) != KEY_SIZE:
-        raise RemoteProtocolError("the server granted a session without a proper key", code="bad_grant")
-    if not 0 <= grant.grace <= GRACE_LIMIT:  # false for NaN too
-        raise RemoteProtocolError(f"the server granted a grace of {grant.grace} s", code="bad_grant")
-    if grant.max_streams < 1:
-        raise RemoteProtocolError("the server granted no stream", code="bad_grant")
-    return key
+_Attached: TypeAlias = tuple[ClientSession, Connection, OpeningResult]
 
 
 class Supervisor:
@@ -108,24 +59,31 @@ class Supervisor:
         events: Events,
     ) -> None:
         self.ready = anyio.Event()
-        self.connection: Connection | None = None
         self.grant: Grant | None = None
+        self.trouble = ""  # what the last dial that failed ran into
         self._way = way
         self._announce = announce
         self._limits = limits
         self._accept = accept
         self._events = events
         self._budget = Budget(limits.max_buffered_bytes)
+        self._ranks = {name: rank for rank, name in enumerate(way.transports)}
         self._choice = Choice(limits, transports=tuple(way.transports))
-        self._session: _ClientSession | None = None
+        self._session: ClientSession | None = None
+        self._stay: Stay | None = None  # while there is a connection
         self._given_up: Resume | None = None
-        self._logged_at = -FAILURE_LOG_INTERVAL
+        self._logged_at: dict[str, float] = {}  # by the kind of line
         self._bug: type[Exception] | None = None  # the last that a transport showed
         self._failure = ""  # of the last dial, not told yet
-        self.trouble = ""  # what the last dial that failed ran into
-        self._tag = token_tag(announce.token)  # in every line: a process may run many tunnels
-        self._dialling: anyio.CancelScope | None = None
+        self._fallback = ""  # why a transport is tried that is not the one before
+        self._label = f"token={token_tag(announce.token)}"  # in every line: a process may run many tunnels
+        self._trying: anyio.CancelScope | None = None
         self._closing = False
+
+    @property
+    def connection(self) -> Connection | None:
+        """The one in use."""
+        return self._stay.connection if self._stay is not None else None
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -133,12 +91,13 @@ class Supervisor:
         """Until the server's word is final: raises RegistrationRefused. Returns after ``close``. What it raises is
         never in a group."""
         failure: Exception | None = None
-        async with anyio.create_task_group() as self._tasks:
+        async with GuardedTasks(logger) as tasks:
+            self._dialling = Dialling(way=self._way, announce=self._announce, limits=self._limits, tasks=tasks)
             try:
                 await self._keep_connected()
             except Exception as error:
                 failure = error
-            self._tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
@@ -149,7 +108,7 @@ class Supervisor:
                 self._give_up(move)
             self._tell_retrying(move)
             attached: _Attached | None = None
-            with anyio.CancelScope() as self._dialling:
+            with anyio.CancelScope() as self._trying:
                 await anyio.sleep_until(move.when)
                 attached = await self._try(move)
             if attached is not None:
@@ -165,14 +124,13 @@ class Supervisor:
         if not move.resume:
             self._drop_session("given_up")
         try:
-            with anyio.fail_after(self._limits.dial_timeout + self._limits.opening_timeout):
-                return await self._connect(move)
+            return await self._connect(move)
         except RegistrationRefused as error:
             self._refused(error)
         except DialError as error:
             self._failed(error)
-        except (ConnectionLost, RemoteProtocolError, TimeoutError) as error:
-            self._failed(DialError("handshake", f"the connection did not attach: {error or 'no answer in time'}"))
+        except (ConnectionLost, RemoteProtocolError) as error:
+            self._failed(DialError("handshake", f"the {move.transport} connection did not attach: {error}"))
         except (ConfigError, LocalProtocolError):
             raise  # the user's mistake: no dial will ever mend it
         except Exception as error:
@@ -183,48 +141,24 @@ class Supervisor:
 
     async def _connect(self, move: Try) -> _Attached:
         session = self._session
-        announce, epoch, tag = self._handshake(session)
-        transport = self._way.transports[move.transport]
-        connection, grant = await transport.dial(
-            DialRequest(
-                url=self._way.url,
-                handshake=announce,
-                dialler=self._way.dialler,
-                timeout=self._limits.dial_timeout,
-                user_agent=self._way.user_agent,
-                tasks=self._tasks,
-                prover=partial(self._prover, session),
-            )
-        )
+        if session is None:
+            connection, grant = await self._dialling.open(move.transport, self._given_up, brief=move.brief)
+        else:
+            connection, opening = await self._dialling.resume(move.transport, session, brief=move.brief)
         try:
             if session is None:
                 session = self._open_session(grant)
-                epoch, tag = session.next_epoch()
-            opening = ClientOpening(epoch, tag, self._limits, ordered=connection.ordered)
-            opened = await self._attach(session, connection, opening)
+                opening = session.opening(session.next_epoch(), connection)
+            return session, connection, await self._attach(session, connection, opening, move)
         except BaseException:
             connection.abort()
             raise
-        return session, connection, opened
 
-    def _prover(self, session: _ClientSession | None, grant: Grant) -> Prover:
-        """Of the connection that is being dialled. A new session's is its first."""
-        if session is None:
-            return Prover(_checked_key(grant), grant.session_id, FIRST_EPOCH)
-        return session.prover()
-
-    def _handshake(self, session: _ClientSession | None) -> tuple[Handshake, int, bytes]:
-        if session is None:
-            return replace(self._announce, gives_up=self._given_up), 0, b""
-        epoch, tag = session.next_epoch()
-        resume = Resume(session_id=session.id, epoch=epoch, proof=tag)
-        return replace(self._announce, resume=resume), epoch, tag
-
-    def _open_session(self, grant: Grant) -> _ClientSession:
-        resume_key = _checked_key(grant)
+    def _open_session(self, grant: Grant) -> ClientSession:
+        checked_key(grant)
         link = Link(
             client=True,
-            limits=self._agreed(grant),
+            limits=agreed_limits(self._limits, grant),
             budget=self._budget,
             peer_window=grant.replay_window,
             peer_floor=grant.stream_floor,
@@ -232,79 +166,76 @@ class Supervisor:
             logger=logger,
             accept=self._accept,
         )
-        self._session = _ClientSession(grant, resume_key, link)
+        self._session = ClientSession(grant, link)
         self._choice.granted(grant.grace, anyio.current_time())
         return self._session
 
-    def _agreed(self, grant: Grant) -> Limits:
-        """The floor is one number for both ends: what either grants without a word is what the other counts on.
-        The budget stays our own: it may hold fewer of the server's floors."""
-        limits, floor = self._limits, grant.stream_floor
-        if not 0 < floor <= min(limits.stream_max_window, limits.receive_budget):
-            raise RemoteProtocolError(f"the server granted a floor of {floor} bytes a stream", code="bad_grant")
-        return replace(
-            limits,
-            stream_floor=floor,
-            stream_first_window=max(limits.stream_first_window, floor),
-            max_streams=min(limits.max_streams, limits.receive_budget // floor),
-        )
-
-    async def _attach(self, session: _ClientSession, connection: Connection, opening: ClientOpening) -> OpeningResult:
-        await connection.ready()
-        await connection.send(opening.attach_message(session.link.session.received))
-        while True:
-            result = opening.receive_message(await connection.receive())
-            if result.reply is not None:
-                await connection.send(result.reply)
-            if result.attached is not None:
-                return result
+    async def _attach(
+        self, session: ClientSession, connection: Connection, opening: ClientOpening, move: Try
+    ) -> OpeningResult:
+        timeout = self._limits.first_answer_timeout if move.brief else self._limits.opening_timeout
+        with anyio.move_on_after(timeout):
+            return await attach(session.link, connection, opening)
+        raise no_answer(move.transport, timeout)
 
     # -- serving -------------------------------------------------------------------------------
 
-    async def _serve(self, session: _ClientSession, connection: Connection, opened: OpeningResult) -> None:
+    async def _serve(self, session: ClientSession, connection: Connection, opened: OpeningResult) -> None:
         if self._closing:  # since it attached, a moment ago
             connection.abort()
             return
-        self._choice.connected(session.grant.grace)
+        self._choice.connected(session.grant.grace, anyio.current_time())
         self._given_up = None
-        self.connection = connection
         self.grant = session.grant
         self._tell_attached(session, connection)
+        self._stay = Stay(
+            session=session,
+            connection=connection,
+            dialling=self._dialling,
+            choice=self._choice,
+            limits=self._limits,
+            label=self._label,
+            moved=self._tell_moved,
+        )
         try:
-            failure = await session.link.run(connection, opened)
-        except RemoteProtocolError as error:
-            failure = error
-            connection.abort()
+            failure = await self._stay.run(opened)
         finally:
-            self.connection = None
-        if session.link.progressed:
-            self._choice.progress()
+            self._stay = None
         self._lost(session, failure)
 
-    def _tell_attached(self, session: _ClientSession, connection: Connection) -> None:
+    def _tell_attached(self, session: ClientSession, connection: Connection) -> None:
+        name, why = connection.transport, self._fallback
         if session.lost_at is None:
-            logger.info("connected by %s token=%s", connection.transport, self._tag)
-            self._events.tell(Connected(transport=connection.transport))
+            logger.info("connected by %s %s", name, self._label)
+            self._events.tell(Connected(transport=name, reason=why))
         else:
             away = anyio.current_time() - session.lost_at
-            logger.info("resumed by %s after %.1f s token=%s", connection.transport, away, self._tag)
-            self._events.tell(Resumed(transport=connection.transport, away=away))
-        self._logged_at = -FAILURE_LOG_INTERVAL
+            logger.info("resumed by %s after %.1f s %s", name, away, self._label)
+            self._events.tell(Resumed(transport=name, away=away, reason=why))
+        self._fallback = ""
+        self._logged_at.clear()
         self.ready.set()
 
-    def _lost(self, session: _ClientSession, failure: Exception) -> None:
-        now = anyio.current_time()
+    def _tell_moved(self, connection: Connection) -> None:
+        reason = "it carries messages again"
+        logger.info("moved to %s: %s %s", connection.transport, reason, self._label)
+        self._events.tell(Moved(transport=connection.transport, reason=reason))
+
+    def _lost(self, session: ClientSession, failure: Exception) -> None:
+        now, transport = anyio.current_time(), self._choice.transport
+        progressed = session.link.progressed
         session.lost_at = now
         if not session.link.gone:
-            self._choice.lost(now)
-            logger.warning("connection lost: %s token=%s", failure, self._tag)
+            self._choice.lost(now, progressed=progressed)
+            logger.warning("connection lost: %s %s", failure, self._label)
             self._events.tell(Lost(reason=str(failure)))
+            self._note_fallback(transport, f"the {transport} was lost: {failure}", now)
             return
         code = failure.code if isinstance(failure, SessionGone | RemoteProtocolError) else "closed"
         self._drop_session(code)
-        self._choice.lost(now, bye=code)
+        self._choice.lost(now, progressed=progressed, bye=code)
         if not self._closing:
-            logger.warning("session over: %s token=%s", code, self._tag)
+            logger.warning("session over: %s %s", code, self._label)
             self._events.tell(Lost(reason=f"the session is over: {code}"))
 
     def _drop_session(self, code: str) -> None:
@@ -318,38 +249,48 @@ class Supervisor:
     # -- failures ------------------------------------------------------------------------------
 
     def _refused(self, error: RegistrationRefused) -> None:
-        now = anyio.current_time()
         if error.code == "unknown_session":
             self._drop_session(error.code)
             self._given_up = None
-        self._choice.failed(Failed.of(error), now)
         if error.terminal:
+            self._choice.failed(Failed.of(error), anyio.current_time())
             self._drop_session(error.code)
             raise error
-        self._log_failure(error, now)
+        self._failed(error)
 
-    def _failed(self, error: DialError) -> None:
-        now = anyio.current_time()
+    def _failed(self, error: DialError | RegistrationRefused) -> None:
+        now, transport = anyio.current_time(), self._choice.transport
         self._choice.failed(Failed.of(error), now)
-        self._log_failure(error, now)
+        self._failure = self.trouble = str(error)
+        if not self._note_fallback(transport, str(error), now):
+            grave = isinstance(error, DialError) and error.stage in ("tls", "transport")
+            level = logging.ERROR if grave else logging.WARNING
+            self._log_seldom(now, level, _NOT_CONNECTED, error)
 
     def _broke(self, transport: str, error: Exception) -> None:
         """A transport has a bug, which may be somebody else's. Only the server's word ends a client (design 4)."""
         failure = DialError("transport", f"the transport {transport!r} failed: {type(error).__name__}")
         if type(error) is not self._bug:
             self._bug = type(error)
-            self._logged_at = anyio.current_time()
-            logger.error("%s; trying on slowly token=%s", failure, self._tag, exc_info=error)
+            logger.error("%s; trying on slowly %s", failure, self._label, exc_info=error)
+            self._logged_at[_NOT_CONNECTED] = anyio.current_time()
         self._failed(failure)
 
-    def _log_failure(self, error: Exception, now: float) -> None:
-        level = logging.WARNING
-        if isinstance(error, DialError) and error.stage in ("tls", "transport"):
-            level = logging.ERROR
-        if now - self._logged_at >= FAILURE_LOG_INTERVAL:
-            self._logged_at = now
-            logger.log(level, "not connected: %s; trying on token=%s", error, self._tag)
-        self._failure = self.trouble = str(error)
+    def _note_fallback(self, transport: str, reason: str, now: float) -> bool:
+        """Whether the next try is by a transport that is less wanted than that of the last: the user learns why."""
+        following = self._choice.transport
+        if self._ranks[following] <= self._ranks[transport]:
+            if following != transport:
+                self._fallback = ""
+            return False
+        self._fallback = reason
+        self._log_seldom(now, logging.WARNING, "falling back to %s: %s %s", following, reason)
+        return True
+
+    def _log_seldom(self, now: float, level: int, line: str, *args: object) -> None:
+        if now - self._logged_at.get(line, float("-inf")) >= FAILURE_LOG_INTERVAL:
+            self._logged_at[line] = now
+            logger.log(level, line, *args, self._label)
 
     def _tell_retrying(self, move: Try) -> None:
         failure, self._failure = self._failure, ""
@@ -373,7 +314,9 @@ class Supervisor:
     def close(self, code: str = "closed") -> None:
         """End the session with BYE; ``run`` returns when that is sent."""
         self._closing = True
-        if self._dialling is not None:
-            self._dialling.cancel()
+        if self._trying is not None:
+            self._trying.cancel()
+        if self._stay is not None:
+            self._stay.close()
         if self._session is not None:
             self._session.link.end(code)

@@ -344,8 +344,10 @@ def test_silence_is_asked_about_and_the_answer_measured() -> None:
     assert split_header(ping) == (Kind.PING, 0, 0, 2, 0, 0)
     session.receive_message(build(Kind.PONG, 2, 0, 0, [b"another"]), 20.1)
     assert round_trip(session) is None
+    assert not progressed(session)
     session.receive_message(build(Kind.PONG, 2, 0, 0, [ping[HEADER_SIZE:]]), 20.25)
     assert round_trip(session) == 0.25
+    assert progressed(session)  # an idle connection is worth something too
     session.handle_timer(30.0, 20.25)
     assert session.next_timer() == 40.25
 

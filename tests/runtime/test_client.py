@@ -326,5 +326,8 @@ def test_mistakes_in_the_arguments() -> None:
         TunnelClient("ftp://x", token=TOKEN, origin=Answering())
     with pytest.raises(ConfigError, match="origin"):
         TunnelClient("ws://x", token=TOKEN)
+    for transports in ([], ["websocket", "websocket"], "nothing"):
+        with pytest.raises(ConfigError, match="transport"):
+            TunnelClient("ws://x", token=TOKEN, origin=Answering(), transport=transports)
     with pytest.raises(ConfigError, match="port"):
         TunnelClient("ws://x:99999", token=TOKEN, origin=Answering())

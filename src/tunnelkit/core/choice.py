@@ -1,38 +1,57 @@
 """The client's next move: which transport to dial, when, and whether to resume, open anew or give up.
 
 A pure decision (design, section 4 "Reconnecting"): outcomes go in, the next try comes out. ``now`` and the jitter (a
-random float from 0 to 1) are arguments.
+random float from 0 to 1) are arguments. Transports are ordered, the best first.
 
 First at once, dials at least ``retry_first`` apart; after failures the bound of the random delay ("full jitter")
 doubles from ``retry_first`` to ``retry_cap_resumable`` while the session can still be resumed, and to ``retry_cap``
 after; a connection that made progress starts it over. A transport that something in between will not let pass is
-changed for the next one at once; only a whole round of them counts as a failure.
+changed for the next one at once; only a whole round of them counts as a failure. What worked last begins the round.
+
+While a transport is in use that is not the best, the better ones are probed, and a live session moves to one that
+proves itself. The wait between probes is at most ``probe_first``, doubling to ``probe_cap``. It doubles when a probe
+fails, and when a transport that was moved to is given up again. It starts over only once the best one was in use
+for as long as ``probe_cap``: what carries a session for seconds and then swallows it is not probed fast for ever.
+A transport that was moved to is trusted, that is dialled again when it is lost, once it was in use for as long as
+the wait before it; until then its loss means the one of before, at once.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..config import Limits
-from ..errors import TERMINAL_CODES, AnsweredByOther, DialError, LocalProtocolError, RegistrationRefused
+from ..errors import TERMINAL_CODES, AnsweredByOther, DialError, LocalProtocolError, ProxyError, RegistrationRefused
 
-__all__ = ["CHOICE_MOVES", "RETRY_AFTER_LIMIT", "Choice", "ChoiceState", "Failed", "GiveUp", "Kind", "Try"]
+__all__ = ["CHOICE_MOVES", "RETRY_AFTER_LIMIT", "Choice", "ChoiceState", "Failed", "GiveUp", "Kind", "Probe", "Try"]
 
 # A Retry-After may come from anything in between: it must not silence a client for days.
 RETRY_AFTER_LIMIT: Final = 300.0
 # 2 ** 20 times any sensible first delay is beyond any sensible cap.
 _MAX_DOUBLINGS: Final = 20
+# The server's own word, and yet about the way alone: it does not serve this transport, but may well serve another.
+_OTHER_WAY_CODES: Final = frozenset({"unknown_transport"})
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Dial ``transport`` at ``when``; ``resume``: the session of before, else a fresh one."""
+    """Dial ``transport`` at ``when``; ``resume``: the session of before, else a fresh one. ``brief``: another
+    transport is left in this round, so wait for a first answer no longer than ``first_answer_timeout``."""
 
     transport: str
     when: float
     resume: bool
+    brief: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Find out at ``when`` whether ``transport``, a better one than that in use, carries messages."""
+
+    transport: str
+    when: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +66,7 @@ class Kind(enum.Enum):
 
     WAY = enum.auto()  # no way to the server: name, TCP, proxy
     TLS = enum.auto()
-    HANDSHAKE = enum.auto()  # no answer to the handshake, a broken one, or that of something in between
+    HANDSHAKE = enum.auto()  # no answer to the handshake, a broken one, or that of something in between (a proxy too)
     REFUSED = enum.auto()  # by the tunnel server itself, with a code
     BROKEN = enum.auto()  # a bug of the transport, which may be somebody else's
 
@@ -66,6 +85,8 @@ class Failed:
             return cls(Kind.REFUSED, error.code, error.retry_after)
         if isinstance(error, AnsweredByOther):
             return cls(Kind.HANDSHAKE, retry_after=error.retry_after)
+        if isinstance(error, ProxyError) and error.status is not None:
+            return cls(Kind.HANDSHAKE)  # it will not tunnel, and may pass plain requests on all the same
         return cls(_KINDS.get(error.stage, Kind.WAY))
 
 
@@ -76,24 +97,34 @@ class ChoiceState(enum.Enum):
     IDLE = enum.auto()
     DIALLING = enum.auto()
     CONNECTED = enum.auto()
+    PROBING = enum.auto()  # connected, and a better transport is being tried
+    MOVING = enum.auto()  # it proved itself: ATTACH goes out on it
     OVER = enum.auto()
 
 
+_S = ChoiceState
+
 CHOICE_MOVES: Final[dict[tuple[ChoiceState, str], ChoiceState]] = {
-    (ChoiceState.IDLE, "dial"): ChoiceState.DIALLING,
-    (ChoiceState.DIALLING, "grant"): ChoiceState.DIALLING,
-    (ChoiceState.DIALLING, "fail"): ChoiceState.IDLE,
-    (ChoiceState.DIALLING, "connect"): ChoiceState.CONNECTED,
-    (ChoiceState.DIALLING, "end"): ChoiceState.OVER,
-    (ChoiceState.CONNECTED, "progress"): ChoiceState.CONNECTED,
-    (ChoiceState.CONNECTED, "lose"): ChoiceState.IDLE,
-    (ChoiceState.CONNECTED, "end"): ChoiceState.OVER,
+    (_S.IDLE, "dial"): _S.DIALLING,
+    (_S.DIALLING, "grant"): _S.DIALLING,
+    (_S.DIALLING, "fail"): _S.IDLE,
+    (_S.DIALLING, "connect"): _S.CONNECTED,
+    (_S.DIALLING, "end"): _S.OVER,
+    (_S.CONNECTED, "probe"): _S.PROBING,
+    (_S.PROBING, "fail probe"): _S.CONNECTED,
+    (_S.PROBING, "begin to move"): _S.MOVING,
+    (_S.MOVING, "move"): _S.CONNECTED,
+    **{(state, "lose"): _S.IDLE for state in (_S.CONNECTED, _S.PROBING, _S.MOVING)},
+    **{(state, "end"): _S.OVER for state in (_S.CONNECTED, _S.PROBING, _S.MOVING)},
 }
 
 
 class Choice:
-    """Ask ``next``, then tell ``dialling``, ``granted`` if it was, then ``failed``; or ``connected``, ``progress``
-    and ``lost``."""
+    """Ask ``next``, then tell ``dialling``, ``granted`` if it was, then ``failed`` or ``connected``, and ``lost``.
+
+    While connected, ask ``next_probe``, then tell ``probing``, then ``probe_failed``; or ``moving``, then ``moved``
+    (or ``lost``, when ATTACH was not answered).
+    """
 
     def __init__(self, limits: Limits, *, transports: tuple[str, ...] = ("websocket",)) -> None:
         """``transports``: names, the best first."""
@@ -102,16 +133,21 @@ class Choice:
         self._limits = limits
         self._transports = transports
         self._state = ChoiceState.IDLE
-        self._index = 0  # the transport to try
+        self._index = 0  # the transport in use, or to try
         self._trusted = 0  # the one that a round begins with: it worked last
         self._failures = 0  # since the last progress
-        self._progressed = False  # on this connection
         self._idle_since: float | None = None  # None: nothing was tried yet
         self._last_dial = float("-inf")
         self._resume_until = float("-inf")
         self._grace = 0.0
         self._last = Failed(Kind.WAY)  # why the next try is made
         self._end = ""
+        self._used = -1  # the transport that carried the session last (-1: none),
+        self._used_since = 0.0  # through any number of connections,
+        self._moved = False  # and whether it was moved to
+        self._wasted = 0  # probes that failed, and moves that were taken back
+        self._probed = 0  # the transport to probe
+        self._probe_from = 0.0  # when the wait for the next probe began
 
     def __repr__(self) -> str:
         return f"<Choice {self._state.name} {self.transport} failures={self._failures}>"
@@ -121,7 +157,7 @@ class Choice:
         """The one in use, or to be tried next."""
         return self._transports[self._index]
 
-    # -- the decision ------------------------------------------------------------------------------
+    # -- the next try ------------------------------------------------------------------------------
 
     def next(self, now: float, jitter: float) -> Try | GiveUp:
         """The next try. Changes nothing."""
@@ -131,7 +167,7 @@ class Choice:
             raise LocalProtocolError(f"cannot choose the next try while {self._state.name}")
         since = now if self._idle_since is None else self._idle_since
         when = max(since + self._delay(since, jitter), self._last_dial + self._limits.retry_first)
-        return Try(self.transport, when, resume=when < self._resume_until)
+        return Try(self.transport, when, resume=when < self._resume_until, brief=self._after(self._index) is not None)
 
     def _delay(self, since: float, jitter: float) -> float:
         resumable = since < self._resume_until
@@ -154,7 +190,7 @@ class Choice:
         if self._failures == 0:
             return 0.0
         cap = self._limits.retry_cap_resumable if resumable else self._limits.retry_cap
-        return float(min(cap, self._limits.retry_first * 2 ** min(self._failures - 1, _MAX_DOUBLINGS)))
+        return _doubled(self._limits.retry_first, self._failures - 1, cap)
 
     # -- outcomes ----------------------------------------------------------------------------------
 
@@ -178,45 +214,121 @@ class Choice:
         self._last = failure
         if failure.code == "unknown_session" and self._resume_until != float("-inf"):
             self._forget_session()  # our session is over, and a fresh one is not refused for that: at once
-        elif failure.kind in (Kind.HANDSHAKE, Kind.BROKEN):
+        elif failure.kind in (Kind.HANDSHAKE, Kind.BROKEN) or failure.code in _OTHER_WAY_CODES:
+            self._last = replace(failure, retry_after=None) if self._after(self._index) is not None else failure
             self._try_next_transport()
         else:
             self._failures += 1
 
-    def connected(self, grace: float) -> None:
+    def connected(self, grace: float, now: float) -> None:
         """The session is attached; its grant promises to keep it ``grace`` seconds after a loss."""
         self._advance("connect")
         self._grace = grace
-        self._progressed = False
+        if self._index != self._used:
+            if self._moved and self._index > self._used:
+                self._wasted += 1
+            self._use(now, moved=False)
 
-    def progress(self) -> None:
-        """An offset was acknowledged, either way: this connection is worth something."""
-        self._advance("progress")
-        self._progressed = True
-        self._failures = 0
-        self._trusted = self._index
+    def lost(self, now: float, *, progressed: bool, bye: str | None = None) -> None:
+        """The connection ended, or the one that the session was moving to did not take it.
 
-    def lost(self, now: float, *, bye: str | None = None) -> None:
-        """The connection ended. ``bye``: the code that ended the session with it, if that is so."""
+        ``progressed``: an offset was acknowledged, either way, or a ping answered: the connection was worth
+        something. ``bye``: the code that ended the session with it, if that is so.
+        """
         if bye in TERMINAL_CODES:
             self._finish(str(bye))
             return
+        state = self._state
         self._advance("lose")
         self._idle_since = now
         self._last = Failed(Kind.WAY)
-        if not self._progressed:
-            self._try_next_transport()
+        if progressed:
+            self._failures = 0
+        self._choose_after_loss(state, now - self._used_since, progressed=progressed)
+        self._judge_probe(state, now)
         if bye is None:
             self._resume_until = now + self._grace
         else:
             self._forget_session()
 
+    # -- better transports -------------------------------------------------------------------------
+
+    def next_probe(self, jitter: float) -> Probe | None:
+        """The next look for a better transport; None when the best is in use. Changes nothing."""
+        if self._state is not ChoiceState.CONNECTED:
+            raise LocalProtocolError(f"cannot choose the next probe while {self._state.name}")
+        if self._index == 0:
+            return None
+        # Better ones are probed one after the other; a wait follows the last of them.
+        wait = self._probe_wait() * (1 + jitter) / 2 if self._probed == 0 else 0.0
+        return Probe(self._transports[self._probed], self._probe_from + wait)
+
+    def probing(self) -> None:
+        """The probe is dialled. A loss of the connection in use makes it void."""
+        self._advance("probe")
+
+    def probe_failed(self, now: float) -> None:
+        self._advance("fail probe")
+        self._probed += 1
+        if self._probed == self._index:
+            self._waste(now)
+
+    def moving(self) -> None:
+        """The probe carried a round trip, and ATTACH goes out on it: the connection in use is about to end."""
+        self._advance("begin to move")
+
+    def moved(self, now: float) -> None:
+        """ATTACH was answered: the session goes on over the transport that was probed."""
+        self._advance("move")
+        self._failures = 0
+        self._trusted, self._index = self._index, self._probed
+        self._use(now, moved=True)
+
+    def _probe_wait(self) -> float:
+        return _doubled(self._limits.probe_first, self._wasted, self._limits.probe_cap)
+
+    def _waste(self, now: float) -> None:
+        self._wasted += 1
+        self._wait_for_probe(now)
+
+    def _wait_for_probe(self, now: float) -> None:
+        self._probed = 0
+        self._probe_from = now
+
+    def _use(self, now: float, *, moved: bool) -> None:
+        self._used, self._used_since, self._moved = self._index, now, moved
+        self._wait_for_probe(now)
+
+    def _choose_after_loss(self, state: ChoiceState, lasted: float, *, progressed: bool) -> None:
+        if self._moved and lasted < self._probe_wait():
+            self._index = self._trusted  # the one of before worked
+        elif progressed:
+            self._trusted = self._index
+        elif state is not ChoiceState.MOVING:
+            self._try_next_transport()
+        if self._used == 0 and lasted >= self._limits.probe_cap:
+            self._wasted, self._moved = 0, False
+
+    def _judge_probe(self, state: ChoiceState, now: float) -> None:
+        """The connection in use was lost during a probe, or with the one that it was to move to."""
+        if state is ChoiceState.PROBING:
+            self._wait_for_probe(now)
+        elif state is ChoiceState.MOVING:
+            self._waste(now)
+
     # -- inside ------------------------------------------------------------------------------------
 
+    def _after(self, index: int) -> int | None:
+        """The transport that follows in this round; None when the round is over."""
+        following = (index + 1) % len(self._transports)
+        return None if following == self._trusted else following
+
     def _try_next_transport(self) -> None:
-        self._index = (self._index + 1) % len(self._transports)
-        if self._index == self._trusted:
+        following = self._after(self._index)
+        if following is None:
             self._failures += 1
+            following = self._trusted
+        self._index = following
 
     def _forget_session(self) -> None:
         self._resume_until = float("-inf")
@@ -230,3 +342,7 @@ class Choice:
             self._state = CHOICE_MOVES[self._state, move]
         except KeyError:
             raise LocalProtocolError(f"cannot {move} while {self._state.name}") from None
+
+
+def _doubled(first: float, times: int, cap: float) -> float:
+    return float(min(cap, first * 2 ** min(times, _MAX_DOUBLINGS)))

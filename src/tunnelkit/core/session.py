@@ -87,6 +87,7 @@ class Session:
         self._liveness = Liveness(limits)
         self._timer = inf
         self._marks = (0, 0)  # acked and received when the connection was attached
+        self._answered = False  # a ping of this connection was
 
     def __repr__(self) -> str:
         return (
@@ -122,8 +123,8 @@ class Session:
 
     @property
     def progressed(self) -> bool:
-        """Whether this connection moved an offset, either way."""
-        return self._marks != (self.acked, self.received)
+        """Whether this connection moved an offset, either way, or brought the answer to a ping."""
+        return self._answered or self._marks != (self.acked, self.received)
 
     @property
     def round_trip(self) -> float | None:
@@ -182,6 +183,7 @@ class Session:
         self._epoch = epoch
         self._ordered = ordered
         self._marks = (self.acked, self.received)
+        self._answered = False
         self._liveness.start(now, pings=pings)
         self._timer = self._liveness.deadline
 
@@ -289,6 +291,7 @@ class Session:
     def _receive_pong(self, payload: bytes, now: float) -> None:
         sample = self._liveness.answered(payload, now)
         if sample is not None:
+            self._answered = True
             self._outbound.pace.observe_round_trip(sample)
 
     def _other_epoch(self, epoch: int) -> list[bytes | memoryview]:
