@@ -23,6 +23,8 @@ import pytest
 
 from tunnelkit.net.dial import Dial
 from tunnelkit.net.stream import ByteStream
+from tunnelkit.transports.base import Transport
+from tunnelkit.transports.longpoll import LongPollTransport
 
 from .tunnel import Ends
 
@@ -30,6 +32,7 @@ __all__ = [
     "DEPLOY",
     "Peer",
     "SecureEnds",
+    "carrier",
     "check_events",
     "haproxy",
     "nginx",
@@ -151,6 +154,12 @@ class SecureEnds(Ends):
             yield stream
         finally:
             stream.abort()
+
+
+def carrier(name: str) -> Transport | str:
+    """A transport by name, with long-poll's mode behind a colon where it is not to choose by itself."""
+    kind, _, mode = name.partition(":")
+    return LongPollTransport(mode=mode or "auto") if kind == "longpoll" else name
 
 
 async def receive_until(stream: ByteStream, text: bytes, data: bytes = b"") -> bytes:

@@ -24,6 +24,7 @@ from cli.options import CLIENT, SERVER
 from cli.parsing import Settings, parse
 
 from ..examples.test_programs import TOKEN, client_flags, get, program
+from . import peers
 from .peers import DEPLOY, Peer, haproxy, nginx, replaced, squid
 
 ROOT = DEPLOY.parent.parent
@@ -42,6 +43,21 @@ SHOWN = sorted(path.name for path in DEPLOY.iterdir() if path.is_file() and path
 def test_the_document_shows_the_file_as_it_is(name: str) -> None:
     text = (ROOT / "docs" / "deploying.md").read_text()
     assert (DEPLOY / name).read_text() in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+# -- what is missing -----------------------------------------------------------------------------
+
+
+def test_a_missing_program_skips_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "REQUIRED", False)
+    with pytest.raises(pytest.skip.Exception, match="no-such-proxy is not installed"):
+        peers.program("no-such-proxy")
+
+
+def test_a_missing_program_fails_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "REQUIRED", True)
+    with pytest.raises(pytest.fail.Exception, match="no-such-proxy is not installed"):
+        peers.program("no-such-proxy")
 
 
 # -- proxies -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from tunnelkit import TlsFiles, TunnelClient
 from tunnelkit.events import Retrying
 
-from .peers import Peer, SecureEnds, check_events, squid, tinyproxy
+from .peers import Peer, SecureEnds, carrier, check_events, squid, tinyproxy
 from .transfers import Download, Upload
 from .tunnel import Ends, gather, open_ends
 
@@ -29,7 +29,10 @@ class Make(Protocol):
 
 MAKES = pytest.mark.parametrize("make", [squid, tinyproxy], ids=["squid", "tinyproxy"])
 # By CONNECT to a server that speaks TLS itself, and as plain requests to one that does not.
-WAYS = pytest.mark.parametrize(("transport", "scheme"), [("websocket", "wss")])
+WAYS = pytest.mark.parametrize(
+    ("transport", "scheme"),
+    [("websocket", "wss"), ("longpoll", "http"), pytest.param("longpoll", "https", marks=pytest.mark.full)],
+)
 
 
 @asynccontextmanager
@@ -37,14 +40,14 @@ async def open_tunnel_by(
     make: Make, transport: str, scheme: str, tls_files: dict[str, Path], context: ssl.SSLContext
 ) -> AsyncIterator[Ends]:
     """A tunnel whose client comes by the proxy; callers go to the server itself."""
-    secure = scheme == "wss"
+    secure = scheme != "http"
     options: dict[str, Any] = {"tls": TlsFiles(cert=tls_files["cert"], key=tls_files["key"])} if secure else {}
-    async with open_ends(**options) as ends:
+    async with open_ends(**options, transports=["websocket", carrier("longpoll")]) as ends:
         peer = make(ends.port, plain=not secure)
         way: dict[str, Any] = {
             "url": f"{scheme}://localhost:{ends.port}",
             "proxy": f"http://127.0.0.1:{peer.port}",
-            "transport": transport,
+            "transport": carrier(transport),
             "cafile": tls_files["ca"] if secure else None,
         }
         async with peer.run(), ends.join(**way):
@@ -64,6 +67,7 @@ async def test_bodies_and_events(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(300)
 @MAKES
 @WAYS
 async def test_long_bodies(

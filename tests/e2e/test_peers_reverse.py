@@ -16,13 +16,12 @@ import pytest
 from tunnelkit.net.stream import ByteStream
 
 from .origin import EARLY
-from .peers import Peer, SecureEnds, check_events, haproxy, nginx, nginx_with_its_defaults, receive_until
+from .peers import Peer, SecureEnds, carrier, check_events, haproxy, nginx, nginx_with_its_defaults, receive_until
 from .transfers import Download, Upload
 from .tunnel import TOKEN, Ends, gather, open_ends, read_head, until
 
 pytestmark = pytest.mark.anyio
 
-TRANSPORTS = ["websocket"]
 MB = 1_000_000
 Make: TypeAlias = "Callable[[int, Mapping[str, Path]], Peer]"
 
@@ -52,15 +51,30 @@ class Front(SecureEnds):
 async def open_front(
     make: Make, tls_files: dict[str, Path], context: ssl.SSLContext, transport: str = "websocket"
 ) -> AsyncIterator[Front]:
-    async with open_ends(trusted_proxies=["127.0.0.1"]) as ends:
+    transports = ["websocket", carrier("longpoll")]
+    async with open_ends(trusted_proxies=["127.0.0.1"], transports=transports) as ends:
         peer = make(ends.port, tls_files)
         url = f"wss://localhost:{peer.port}"
-        async with peer.run() as folder, ends.join(url=url, cafile=tls_files["ca"], transport=transport):
+        async with peer.run() as folder, ends.join(url=url, cafile=tls_files["ca"], transport=carrier(transport)):
             yield Front(ends.origin, ends.server, ends.limits, peer.port, context, folder)
 
 
 def each(*makes: Make) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", makes, ids=lambda make: make.__name__)
+
+
+# Where nginx gathers what it can, long-poll's strict mode must be enough.
+WAYS = pytest.mark.parametrize(
+    ("make", "transport"),
+    [
+        pytest.param(nginx, "websocket", id="nginx-websocket"),
+        pytest.param(nginx, "longpoll", id="nginx-longpoll"),
+        pytest.param(nginx_with_its_defaults, "websocket", id="nginx_with_its_defaults-websocket"),
+        pytest.param(nginx_with_its_defaults, "longpoll:strict", id="nginx_with_its_defaults-longpoll"),
+        pytest.param(haproxy, "websocket", id="haproxy-websocket"),
+        pytest.param(haproxy, "longpoll", id="haproxy-longpoll"),
+    ],
+)
 
 
 async def check_upgrade(front: Front, stream: ByteStream) -> None:
@@ -73,8 +87,7 @@ async def check_upgrade(front: Front, stream: ByteStream) -> None:
     await receive_until(stream, b"there and back")
 
 
-@each(nginx, nginx_with_its_defaults, haproxy)
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@WAYS
 async def test_bodies_events_and_upgrades(
     make: Make, transport: str, tls_files: dict[str, Path], client_ssl_context: ssl.SSLContext
 ) -> None:
@@ -90,8 +103,8 @@ async def test_bodies_events_and_upgrades(
 
 
 @pytest.mark.full
-@each(nginx, nginx_with_its_defaults, haproxy)
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.timeout(300)
+@WAYS
 async def test_long_bodies(
     make: Make, transport: str, tls_files: dict[str, Path], client_ssl_context: ssl.SSLContext
 ) -> None:
