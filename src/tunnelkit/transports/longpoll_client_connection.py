@@ -74,6 +74,7 @@ class ClientConnection(Connection):
         self._lanes: list[Lane] = []
         self._lost: ConnectionLost | None = None
         self._closed = False
+        self._over = False  # the lanes have ended too
         self._news: anyio.Event | None = None  # for whoever waits for a lane
         self._alarm = anyio.Event()
         self._due = inf  # what the timekeeper sleeps to
@@ -276,8 +277,8 @@ class ClientConnection(Connection):
         await self._settle()
 
     async def _settle(self) -> None:
-        """Until every post is answered."""
-        while self._posts.out:
+        """Until every post is answered, or nobody works at it any more."""
+        while self._posts.out and not self._over:
             await self._wait_for_news(inf)
 
     def abort(self) -> None:
@@ -292,6 +293,7 @@ class ClientConnection(Connection):
         self._tell_news()
 
     def _end(self) -> None:
+        self._over = True
         for lane in self._lanes:
             lane.leave()
         self._timekeeper.cancel()
