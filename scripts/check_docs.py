@@ -1,7 +1,8 @@
 """The documents are true where a machine can tell: links and anchors resolve, and blocks marked ``run`` run.
 
 A block whose info string is ``python run`` or ``sh run`` is run from the project's folder (``sh`` by bash, ending at
-the first command that fails); what it leaves running is ended with it.
+the first command that fails); what it leaves running is ended with it. One that says ``file=PATH`` shows that file of
+the project, whole.
 """
 
 from __future__ import annotations
@@ -140,6 +141,15 @@ def run_block(block: Block) -> str | None:
         return f"ended with {process.returncode}\n{output.read()}"
 
 
+def check_copy(block: Block) -> str | None:
+    """What is wrong with a block that shows a file, or None."""
+    for word in block.info.split()[1:]:
+        name = word.removeprefix("file=")
+        if name != word and not ((ROOT / name).is_file() and (ROOT / name).read_text(encoding="utf-8") == block.text):
+            return f"the block is not what stands in {name}"
+    return None
+
+
 def end_group(group: int) -> None:
     """End what the block started, politely at first."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
@@ -159,6 +169,8 @@ def main() -> int:
             if problem := check_link(document, target, known):
                 problems.append(f"{document.name}:{number}: {problem}")
         for block in document.blocks:
+            if problem := check_copy(block):
+                problems.append(f"{document.name}:{block.line}: {problem}")
             words = block.info.split()
             if "run" in words[1:] and block.info not in RUNNERS:
                 problems.append(f"{document.name}:{block.line}: cannot run a block marked {block.info!r}")

@@ -1,9 +1,9 @@
-"""The memory transport: the suite, its faults, and its two halves."""
+"""The memory transport: its faults, and its two halves. tests/testing has the conformance kit run on it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -14,32 +14,12 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.transports.base import Accepted, Connection, DialRequest, Peer
 from tunnelkit.transports.memory import Faults, MemoryTransport, memory_pair
 
-from .conformance import ConnectionSuite, Pair, PairMaker, lost, pump
+from .conformance import lost, pump
 from .stubs import PROVER, By, dial_request
 
 pytestmark = pytest.mark.anyio
 
 TOKEN = "0123456789abcdef"
-
-
-@asynccontextmanager
-async def plain_pair(faults: Faults | None = None) -> AsyncIterator[Pair]:
-    yield memory_pair(faults)
-
-
-class TestMemoryPair(ConnectionSuite):
-    @pytest.fixture
-    def make_pair(self) -> PairMaker:
-        return plain_pair
-
-
-class TestMemoryPairWithFaults(ConnectionSuite):
-    @pytest.fixture
-    def make_pair(self) -> PairMaker:
-        def make() -> AbstractAsyncContextManager[Pair]:
-            return plain_pair(Faults(reorder=True, duplicate=True, delay=0.001))
-
-        return make
 
 
 async def test_delayed_messages_arrive_in_order_and_late() -> None:

@@ -1,11 +1,6 @@
-"""Open websockets: the suite over memory and sockets, and what RFC 6455 asks beyond it."""
+"""Open websockets: what RFC 6455 asks beyond the conformance kit, which tests/testing runs on them."""
 
 from __future__ import annotations
-
-import socket
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import anyio
 import anyio.lowlevel
@@ -14,90 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.errors import ConnectionLost
-from tunnelkit.net.adopt import adopt
 from tunnelkit.net.memory import MemoryStream, memory_pair
-from tunnelkit.net.stream import ByteStream
-from tunnelkit.net.tls import TlsStream
 from tunnelkit.transports import websocket_connection
 from tunnelkit.transports.websocket_connection import CLOSE_TIMEOUT, WebSocketConnection
 from tunnelkit.transports.websocket_frames import MAX_MESSAGE, TURN, FrameWriter
 
-from .conformance import ConnectionSuite, Pair, PairMaker, clogged, lost, pump, receive_all
+from .conformance import clogged, lost, pump, receive_all
 from .test_websocket_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 pytestmark = pytest.mark.anyio
 
 
-def websockets(client: ByteStream, server: ByteStream) -> Pair:
-    return WebSocketConnection(client, client=True), WebSocketConnection(server, client=False)
-
-
-@asynccontextmanager
-async def over_memory() -> AsyncIterator[Pair]:
-    yield websockets(*memory_pair())
-
-
-async def socket_pair() -> tuple[ByteStream, ByteStream]:
-    one, other = socket.socketpair()
-    for end in (one, other):
-        end.setblocking(False)
-    return await adopt(one), await adopt(other)
-
-
-@asynccontextmanager
-async def over_sockets() -> AsyncIterator[Pair]:
-    pair = websockets(*await socket_pair())
-    try:
-        yield pair
-    finally:
-        for connection in pair:
-            connection.abort()
-        await anyio.wait_all_tasks_blocked()  # asyncio closes a transport in the loop's next turn
-
-
 @pytest.fixture
 def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_connection, "CLOSE_TIMEOUT", 0.1)
-
-
-@pytest.mark.usefixtures("_short_close")
-class TestOverMemory(ConnectionSuite):
-    @pytest.fixture
-    def make_pair(self) -> PairMaker:
-        return over_memory
-
-
-@pytest.mark.usefixtures("_short_close")
-class TestOverSockets(ConnectionSuite):
-    @pytest.fixture
-    def make_pair(self) -> PairMaker:
-        return over_sockets
-
-
-@pytest.mark.usefixtures("_short_close")
-class TestOverTls(ConnectionSuite):
-    @pytest.fixture
-    def make_pair(self, client_ssl_context: ssl.SSLContext, server_ssl_context: ssl.SSLContext) -> PairMaker:
-        @asynccontextmanager
-        async def over_tls() -> AsyncIterator[Pair]:
-            below = await socket_pair()
-            ends: dict[str, ByteStream] = {}
-
-            async def accept() -> None:
-                ends["server"] = await TlsStream.server(below[1], server_ssl_context)
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(accept)
-                ends["client"] = await TlsStream.client(below[0], client_ssl_context, server_hostname="localhost")
-            pair = websockets(ends["client"], ends["server"])
-            try:
-                yield pair
-            finally:
-                for connection in pair:
-                    connection.abort()
-                await anyio.wait_all_tasks_blocked()
-
-        return over_tls
 
 
 # -- one websocket against raw bytes -------------------------------------------------------------
