@@ -286,14 +286,16 @@ class ClientConnection(Connection):
         self.lose(ConnectionLost("aborted at this end"))
 
     def _fail(self, why: ConnectionLost) -> None:
-        """Nothing is received or sent any more; lanes go on with what they have."""
+        """Nothing is received or sent any more; lanes go on with what they have. To cut a streamed answer now would
+        fail the connection at the server, with all that they still carry."""
         self._lost = self._lost or why
-        self._poll.end()
+        self._poll.stop()
         self._probing.cancel()
         self._tell_news()
 
     def _end(self) -> None:
         self._over = True
+        self._poll.end()
         for lane in self._lanes:
             lane.leave()
         self._timekeeper.cancel()

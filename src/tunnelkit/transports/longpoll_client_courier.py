@@ -198,10 +198,25 @@ class Courier(ABC):
         elif self._call is not None:
             self._call.abort()
 
-    def end(self) -> None:
-        """Carry no more, and let go of the connection."""
+    def stop(self) -> None:
+        """Carry no more. What is on its way is left alone, and no longer looked at."""
         self._ended = True
         self._out = False
+        if self._scope is not None:
+            self._scope.cancel()
+        elif self._call is not None:
+            self._call.wake()
+
+    def wake(self) -> None:
+        """Make a pending ``wait`` return, at the cost of a connection that is not there yet."""
+        if self._scope is not None:
+            self.interrupt("woken")
+        elif self._call is not None:
+            self._call.wake()
+
+    def end(self) -> None:
+        """Carry no more, and let go of the connection."""
+        self.stop()
         self.interrupt("ended")
         self._drop()
 
