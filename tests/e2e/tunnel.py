@@ -234,8 +234,9 @@ async def exchange(
         if body:
             lines.append(f"Content-Length: {len(body)}")
         await stream.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        rest = b""
         while True:
-            status, answer, rest = await read_head(stream)
+            status, answer, rest = await read_head(stream, rest)
             if status >= 200:
                 return status, answer, await _read_body(stream, method, status, answer, rest)
     finally:
