@@ -841,19 +841,26 @@ async def test_a_way_that_gathers_answers_stays_strict_for_a_while(how: str) -> 
 # -- the end -------------------------------------------------------------------------------------
 
 
-async def test_the_close_follows_what_was_sent() -> None:
-    async with client_of() as client:
+@pytest.mark.parametrize("mode", ["strict", "streamed"])
+async def test_the_close_follows_what_was_sent(mode: str) -> None:
+    async with client_of(mode=mode) as client:
+        taken = Taken(client)
+        poll = await client.peer.poll()
+        if poll.streamed:
+            await poll.start_stream()
         post = await client.post(b"last words")
         client.tasks.start_soon(client.connection.aclose, 1001, "going away")
         await anyio.wait_all_tasks_blocked()
         assert not any(arrived.op is Op.CLOSE for arrived in client.peer.backlog)
+        assert str(await taken.end()) == "closed at this end"
+        await poll.stream.send(b"")  # it still waits: its end would be that of the connection
+        assert poll.stream.receive_nowait() is None
         await post.answer()
         closing = await client.peer.next(Op.CLOSE)
         assert (closing.number, closing.proven, closing.value(b"tunnelkit-code")) == (1, True, b"1001")
         await closing.answer()
         for stream in client.peer.streams:
             assert not await read_to_the_end(stream)
-        assert str(await lost(client.connection.receive())) == "closed at this end"
 
 
 async def read_to_the_end(stream: ByteStream) -> bytes:
@@ -893,7 +900,7 @@ async def test_a_lost_connection_has_nothing_to_close() -> None:
         assert not client.peer.backlog
 
 
-@pytest.mark.parametrize("where", ["receive", "dial", "pause", "ready", "close"])
+@pytest.mark.parametrize("where", ["receive", "dial", "pause", "ready", "close", "close, dial"])
 async def test_an_abort_ends_every_call_and_closes_every_connection(where: str) -> None:
     async with client_of() as client:
         connection = client.connection
@@ -901,7 +908,7 @@ async def test_an_abort_ends_every_call_and_closes_every_connection(where: str) 
         ends: list[ConnectionLost | None] = []
 
         async def call() -> None:
-            if where == "close":
+            if where.startswith("close"):
                 await connection.aclose()
                 ends.append(None)
             elif where == "ready":
@@ -909,7 +916,7 @@ async def test_an_abort_ends_every_call_and_closes_every_connection(where: str) 
             else:
                 ends.append(await lost(connection.receive()))
 
-        if where == "dial":
+        if "dial" in where:
             client.peer.gate = anyio.Event()
             poll.cut()
         elif where == "pause":
@@ -917,15 +924,18 @@ async def test_an_abort_ends_every_call_and_closes_every_connection(where: str) 
         elif where == "ready":
             for _ in range(4):
                 await client.post(b"x" * 40_000)
+        taken = Taken(client) if where == "close, dial" else None
+        await anyio.wait_all_tasks_blocked()
         client.tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
+        assert taken is None or taken.lost is not None
         connection.abort()
         connection.abort()
         await anyio.wait_all_tasks_blocked()
         assert len(ends) == 1
         for stream in client.peer.streams:
             assert not await read_to_the_end(stream)
-        assert "aborted" in str(await lost(connection.receive())) or where == "close"
+        assert "aborted" in str(await lost(connection.receive())) or where.startswith("close")
 
 
 async def test_it_tells_when_it_heard_last() -> None:
