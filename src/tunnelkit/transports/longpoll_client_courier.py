@@ -207,13 +207,6 @@ class Courier(ABC):
         elif self._call is not None:
             self._call.wake()
 
-    def wake(self) -> None:
-        """Make a pending ``wait`` return, at the cost of a connection that is not there yet."""
-        if self._scope is not None:
-            self.interrupt("woken")
-        elif self._call is not None:
-            self._call.wake()
-
     def end(self) -> None:
         """Carry no more, and let go of the connection."""
         self.stop()
