@@ -512,9 +512,10 @@ async def test_as_many_posts_as_may_be_are_out_and_a_sender_waits_for_the_next_p
         await anyio.wait_all_tasks_blocked()
         assert not ready
         await posts[2].answer()  # in any order
+        await anyio.wait_all_tasks_blocked()
+        assert ready == [client.connection.max_message]
         fifth = await client.post(b"five")
         assert (fifth.number, fifth.stream is posts[2].stream) == (5, True)
-        assert ready == [client.connection.max_message]
 
 
 async def test_a_post_is_repeated_as_it_was_until_it_is_answered() -> None:
