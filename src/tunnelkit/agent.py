@@ -23,7 +23,7 @@ from .net.stream import Buffer, ByteStream
 from .origins.base import Origin, OriginExchange
 from .problem import problem
 from .splice import Splice
-from .tunnel_stream import OpenField, Stream, StreamHandler
+from .tunnel_stream import OpenField, Stream, StreamHandler, gather
 
 __all__ = ["Agent"]
 
@@ -192,7 +192,7 @@ class AgentExchange(OriginExchange):
             self._refuse_stream(error)
             return
         if data:
-            self._inbox.append(data)
+            gather(self._inbox, data)
         self._request_ended = self._request_ended or fin
 
     def on_settled(self) -> None:

@@ -25,7 +25,7 @@ from .http.request import CallerRequest
 from .net.timers import Timer
 from .problem import problem
 from .splice import Splice
-from .tunnel_stream import OpenField, Stream
+from .tunnel_stream import OpenField, Stream, gather
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -108,7 +108,8 @@ class GatewayExchange:
         if stream is None:
             return
         peer = await self.request.upgrade(head)
-        splice = Splice(stream, peer, self._inbox, fin=self._answer_ended)
+        early, self._inbox = self._inbox, deque()
+        splice = Splice(stream, peer, early, fin=self._answer_ended)
         self._done = True
         await splice.run()
         self._sent_bytes = splice.delivered
@@ -237,7 +238,7 @@ class GatewayExchange:
         stream.send_data(data)
         self._restart_head_clock()
         if self._held is not None:
-            self._held.append(data)
+            gather(self._held, data)
             self._held_size += len(data)
 
     def _end_body(self, stream: Stream) -> None:
@@ -319,7 +320,7 @@ class GatewayExchange:
             return
         self._answer_ended = fin
         if data and (self._inbox or self._switching is not None or not self._give(data)):
-            self._inbox.append(data)
+            gather(self._inbox, data)
 
     def on_settled(self) -> None:
         if self._switching is None:

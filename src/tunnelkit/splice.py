@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from .core.frames import ResetCode
 from .errors import StreamBroken
 from .net.stream import ByteStream
-from .tunnel_stream import Stream
+from .tunnel_stream import Stream, gather
 
 __all__ = ["Splice"]
 
@@ -96,7 +96,7 @@ class Splice:
 
     def on_data(self, data: bytes, fin: bool) -> None:
         if data:
-            self._inbox.append(data)
+            gather(self._inbox, data)
         self._tunnel_ended = self._tunnel_ended or fin
 
     def on_settled(self) -> None:

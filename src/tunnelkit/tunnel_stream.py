@@ -5,13 +5,17 @@ Both ends' exchanges and splices stand on this; ``link`` makes the streams and h
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from enum import IntEnum
 from typing import Protocol
 
 from .core.multiplexer import Multiplexer
 from .net.stream import Buffer
 
-__all__ = ["NO_HANDLER", "OpenField", "Stream", "StreamHandler", "StreamOwner"]
+__all__ = ["NO_HANDLER", "OpenField", "Stream", "StreamHandler", "StreamOwner", "gather"]
+
+# Pieces below this size are joined: each costs some 70 bytes beside its own, and a peer may send them by the byte.
+SMALL_PIECE = 1024
 
 
 class OpenField(IntEnum):
@@ -119,6 +123,14 @@ class Stream:
         if self.open:
             self.open = False
             self._owner.forget(self.id)
+
+
+def gather(pieces: MutableSequence[bytes], data: bytes) -> None:
+    """Keep ``data`` behind ``pieces``. The first of them stays what it is: somebody may look at it."""
+    if len(data) < SMALL_PIECE and len(pieces) > 1 and len(pieces[-1]) < SMALL_PIECE:
+        pieces[-1] += data
+    else:
+        pieces.append(data)
 
 
 class _NoHandler:

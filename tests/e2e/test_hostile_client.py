@@ -23,7 +23,9 @@ from tunnelkit.core.frames import (
 )
 from tunnelkit.core.message import Kind
 from tunnelkit.errors import ConnectionLost
+from tunnelkit.gateway_exchange import GatewayExchange
 from tunnelkit.heads import encode_trailers
+from tunnelkit.splice import Splice
 
 from .scripted import ScriptedClient, data, head, scripted_client
 from .tunnel import Call, Ends, open_ends, until
@@ -54,6 +56,14 @@ class Scene:
         call = Call()
         self.group.start_soon(call.run, self.ends.port, method, f"/_token/{EVIL}/", fields, body)
         return call
+
+    @property
+    def exchange(self) -> GatewayExchange:
+        """The one that runs at the server."""
+        running = self.ends.server._running
+        assert running is not None
+        [exchange] = running.gateway.active
+        return exchange
 
     async def others_are_served(self) -> None:
         with anyio.fail_after(10):
@@ -235,3 +245,40 @@ async def test_others_are_served_beside_a_flood(
         group.start_soon(run)
         await there.others_are_served()
         group.cancel_scope.cancel()
+
+
+# -- tiny pieces -------------------------------------------------------------------------------
+
+
+PIECES = 20_000
+
+
+async def test_an_answer_in_tiny_pieces_takes_little_more_than_its_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    """Kept as they came, pieces of two bytes would take 30 times what credit says."""
+    async with scene(caplog) as there, there.ends.caller() as caller:
+        await caller.send(f"GET /_token/{EVIL}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await there.bad.asked()
+        exchange = there.exchange
+        exchange.request.try_send_body = lambda data: False  # type: ignore[method-assign]
+        await there.bad.say(head(2, 200), *[data(2, b"xy")] * PIECES)
+        await until(lambda: sum(map(len, exchange._inbox)) == 2 * PIECES)
+        assert len(exchange._inbox) < PIECES // 100
+
+
+async def test_upgraded_bytes_in_tiny_pieces_take_little_more_than_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    async with scene(caplog) as there, there.ends.caller() as caller:
+        await caller.send(
+            f"GET /_token/{EVIL}/ HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".encode()
+        )
+        await there.bad.asked()
+        exchange = there.exchange
+        await there.bad.say(head(2, 101, [(b"Connection", b"upgrade"), (b"Upgrade", b"x")]), data(2, b"early"))
+        await until(lambda: exchange._done)
+        assert not exchange._inbox  # they are the splice's
+        assert exchange._stream is not None
+        splice = exchange._stream.handler
+        assert isinstance(splice, Splice)
+        splice._pump_down = lambda: None  # type: ignore[method-assign]
+        await there.bad.say(*[data(2, b"xy")] * PIECES)
+        await until(lambda: sum(map(len, splice._inbox)) >= 2 * PIECES)
+        assert len(splice._inbox) < PIECES // 100

@@ -10,7 +10,7 @@ import pytest
 from tunnelkit import TunnelClient
 from tunnelkit.agent import WORKERS_KEPT
 from tunnelkit.config import KIB
-from tunnelkit.core.frames import ResetCode, StreamKind
+from tunnelkit.core.frames import DATA, ResetCode, StreamKind, pack_header
 from tunnelkit.errors import HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead, encode_request
 from tunnelkit.link import Link
@@ -79,6 +79,33 @@ async def test_an_answer_before_the_request_has_come() -> None:
             caller = there.call()
             await caller.send("POST", PATH, body=b"y" * 30_000)
             assert (await caller.answer())[0] == 200
+        await both_clean(there, client)
+
+
+async def test_a_body_in_tiny_pieces_takes_little_more_than_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept as they came, pieces of two bytes would take 30 times what credit says."""
+    began, over = anyio.Event(), anyio.Event()
+
+    async def patient(exchange: OriginExchange) -> None:
+        began.set()
+        await over.wait()
+
+    async with tunnel() as there, there.client(Answering(patient)) as client:
+        await client.wait_ready(10)
+        link = server_link(there)
+        stream = link.open_stream(StreamKind.HTTP, Silent())
+        stream.send_head(REQUEST)
+        with anyio.fail_after(10):
+            await began.wait()
+        [exchange] = client._agent.active
+        pieces = [pack_header(DATA, 2, stream.id) + b"xy"] * 6000
+        with monkeypatch.context() as patch:
+            patch.setattr(link.mux, "frames_to_send", lambda limit: [pieces.pop() for _ in pieces[: limit // 14]])
+            stream.send_data(b"something")
+            await eventually(lambda: sum(map(len, exchange._inbox)) == 12_000)
+        assert len(exchange._inbox) < 60
+        stream.reset(ResetCode.CANCEL)
+        over.set()
         await both_clean(there, client)
 
 
