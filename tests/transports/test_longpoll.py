@@ -33,7 +33,7 @@ GRANT = Grant(
     session_id="n-1", resume_key=bytes(32), replay_window=8192, stream_floor=1024, max_streams=9, grace=30.0
 )
 # A client that vanishes is noticed within the time of a test.
-LIMITS = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=0.5, poll_absence=1.0, poll_answer_timeout=1.0)
+LIMITS = replace(DEFAULT_LIMITS, poll_absence=1.0)
 
 
 @pytest.fixture(autouse=True)

@@ -54,13 +54,8 @@ GRANT = Grant(
     session_id="n-1", resume_key=bytes(32), replay_window=8192, stream_floor=1024, max_streams=9, grace=30.0
 )
 LARGE = bytes(range(256)) * 4096  # 1 MiB: the largest
-QUICK = replace(
-    DEFAULT_LIMITS,
-    poll_hold_idle=0.05,
-    poll_hold_active=0.05,
-    poll_absence=0.1,
-    early_post_limit=DEFAULT_LIMITS.poll_body,
-)
+QUICK = replace(DEFAULT_LIMITS, poll_hold_idle=0.05, poll_hold_active=0.05, poll_absence=0.1)
+ONE_BODY = replace(DEFAULT_LIMITS, early_post_limit=len(LARGE))
 
 
 class Acceptance:
@@ -505,7 +500,7 @@ async def test_polls_that_overlap() -> None:
 async def test_a_hold_ends_with_nothing() -> None:
     async with client() as end:
         assert (await end.poll(1, 0.01)).body == b""
-    async with client(QUICK) as end:
+    async with client(replace(DEFAULT_LIMITS, poll_hold_active=0.05)) as end:
         end.connection.active = True
         assert end.connection.active
         assert (await end.poll(1)).body == b""
@@ -524,9 +519,9 @@ async def test_a_client_that_stops_polling_is_lost() -> None:
 
 async def test_while_a_poll_is_open_nobody_is_lost() -> None:
     """The absence is much shorter than the hold here."""
-    async with client(replace(QUICK, poll_hold_idle=0.5, poll_absence=0.1)) as end:
-        assert (await end.poll(1)).body == b""
-        await pump_one(end, 2)
+    async with client(replace(QUICK, poll_hold_idle=1.5, poll_absence=0.75)) as end:
+        answered = await end.poll(1)
+        assert (answered.status, answered.body) == (200, b"")
 
 
 async def pump_one(end: Client, number: int) -> None:
@@ -620,8 +615,7 @@ async def test_a_repeat_is_answered_and_not_handed_up() -> None:
 
 
 async def test_a_post_that_is_stuck_is_replaced_by_its_repeat() -> None:
-    async with client(QUICK) as end, anyio.create_task_group() as tasks:
-        tasks.start_soon(keep_polling, end)
+    async with client(ONE_BODY) as end, anyio.create_task_group() as tasks:
         small = await end.send_head(Op.UP, end.fields(Op.UP, 1, 100))
         stuck = await end.send_head(Op.UP, end.fields(Op.UP, 2, len(LARGE)))
         await stuck.send(LARGE[:1000])
@@ -635,13 +629,6 @@ async def test_a_post_that_is_stuck_is_replaced_by_its_repeat() -> None:
         assert (await read_until(small, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         while not all(repeat.answered for repeat in repeats):
             await checkpoint()
-        tasks.cancel_scope.cancel()
-
-
-async def keep_polling(end: Client) -> None:
-    number = 1
-    while (await end.poll(number)).status == 200:
-        number += 1
 
 
 async def test_posts_wait_for_room_unread() -> None:
@@ -831,10 +818,12 @@ async def test_a_client_that_is_silent_beside_a_stream_is_lost() -> None:
 async def test_a_post_under_way_is_no_silence() -> None:
     async with client(replace(QUICK, poll_hold_active=0.02, poll_absence=0.05)) as end:
         stream = await stream_of(end, 1)
-        end.connection.active = True
         slow = await end.send_head(Op.UP, end.fields(Op.UP, 1, 3))
+        await settled()
+        end.connection.active = True
         for _ in range(10):  # keep-alives: several times the silence that is allowed
             assert await stream.read()
+        end.connection.active = False
         await slow.send(b"abc")
         assert await end.connection.receive() == b"abc"
 
