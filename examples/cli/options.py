@@ -243,8 +243,8 @@ CLIENT: list[Option | Refused] = [
     Option(
         name="transport",
         metavar="NAME",
-        default="websocket",
-        help="how messages are carried: websocket",
+        default="auto",
+        help="how messages are carried: auto (websocket where it passes, else long-poll), websocket or longpoll",
     ),
     Option(
         name="statusfile",

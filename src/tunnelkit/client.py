@@ -44,7 +44,7 @@ logger = logging.getLogger("tunnelkit.client")
 CLOSE_TIMEOUT = 1.0
 
 # What transport="auto" means, the best first.
-AUTO_TRANSPORTS: Final = ("websocket",)
+AUTO_TRANSPORTS: Final = ("websocket", "longpoll")
 
 
 class TunnelClient(AsyncContextManagerMixin):

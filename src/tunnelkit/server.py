@@ -97,7 +97,7 @@ class TunnelServer(AsyncContextManagerMixin):
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
         admin_password: str | Callable[[], str] | None = None,
-        transports: Sequence[str | Transport] = ("websocket",),
+        transports: Sequence[str | Transport] = ("websocket", "longpoll"),
         half_close: str = "gone",
         authorise: Authorise | None = None,
     ) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import ConfigError
 from .base import API_VERSION, Transport
+from .longpoll import LongPollTransport
 from .websocket import WebSocketTransport
 
 __all__ = ["ENTRY_POINT_GROUP", "find_transport", "transport_names"]
@@ -17,6 +18,7 @@ ENTRY_POINT_GROUP: Final = "tunnelkit.transports"
 
 _BUILT_IN: Final[dict[str, Callable[[Limits], Transport]]] = {
     WebSocketTransport.name: lambda limits: WebSocketTransport(),
+    LongPollTransport.name: lambda limits: LongPollTransport(limits=limits),
 }
 
 
