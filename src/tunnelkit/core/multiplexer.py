@@ -42,6 +42,10 @@ __all__ = [
     "Room",
 ]
 
+# A send below this size joins the one that waits before it. A caller may send its body by the byte, and kept as they
+# came, the pieces in one send buffer would take megabytes.
+_SMALL_SEND: Final = 1024
+
 _SEND: Final = int(Send.SEND)
 _SEND_FIN: Final = int(Send.SEND_FIN)
 
@@ -182,8 +186,14 @@ class Multiplexer:
         if stream is None:
             return
         move_local(stream, _SEND_FIN if fin else _SEND)
-        stream.out.append((code, data))
         stream.buffered += len(data)
+        out = stream.out
+        if code == DATA and len(data) < _SMALL_SEND and out:
+            last, waiting = out[-1]
+            if last == DATA and len(waiting) < _SMALL_SEND:
+                out.pop()
+                data = b"".join((waiting, data))
+        out.append((code, data))
         if stream.buffered > self._limits.frame_payload:
             self._table.count_sending(stream)
         if not stream.queued:
