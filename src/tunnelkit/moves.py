@@ -58,6 +58,7 @@ class Stay:
         self._limits = limits
         self._label = label  # in log lines
         self._moved = moved
+        self._seeking = anyio.CancelScope()
         self._moving: anyio.CancelScope | None = None  # while the answer to ATTACH is awaited
         self._failure: Exception | None = None  # of the connection in use
         self._over = anyio.Event()
@@ -75,7 +76,9 @@ class Stay:
 
     def close(self) -> None:
         """The session is about to be ended. A move that is under way gets a moment to be undone."""
-        if self._moving is not None:
+        if self._moving is None:
+            self._seeking.cancel()
+        else:
             self._moving.deadline = min(self._moving.deadline, anyio.current_time() + CLOSE_TIMEOUT)
 
     # -- the connection in use -----------------------------------------------------------------
@@ -106,14 +109,15 @@ class Stay:
     # -- better ones ---------------------------------------------------------------------------
 
     async def _seek(self, group: TaskGroup) -> None:
-        while (probe := self._choice.next_probe(random.random())) is not None:
-            await anyio.sleep_until(probe.when)
-            self._choice.probing()
-            found = await self._try(probe)
-            if found is None:
-                self._choice.probe_failed(anyio.current_time())
-            elif not await self._move(group, *found):
-                return
+        with self._seeking:
+            while (probe := self._choice.next_probe(random.random())) is not None:
+                await anyio.sleep_until(probe.when)
+                self._choice.probing()
+                found = await self._try(probe)
+                if found is None:
+                    self._choice.probe_failed(anyio.current_time())
+                elif not await self._move(group, *found):
+                    return
 
     async def _try(self, probe: Probe) -> tuple[Connection, ClientOpening] | None:
         """A connection that carried a round trip. Whatever else happens here concerns nobody but the probe."""

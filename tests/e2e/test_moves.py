@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,19 +14,22 @@ from typing import Any
 import anyio
 import pytest
 
+from tunnelkit import Limits
 from tunnelkit.config import DEFAULT_LIMITS, KIB
 from tunnelkit.core.events import Data, Event
-from tunnelkit.events import EventStream, Lost, Moved, Resumed
+from tunnelkit.events import Closed, EventStream, Lost, Moved, Resumed
 from tunnelkit.heads import ResponseHead
 from tunnelkit.link import Link
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.origins.base import OriginExchange
+from tunnelkit.testing.middlebox import Middlebox, serve_middlebox
 from tunnelkit.tunnel_stream import Stream
 
 from ..runtime.tunnels import Answering, News, plain
 from ..runtime.ways import expect, longpoll, websocket
 from .origin import BLOCK
+from .transfers import Download as WholeDownload
 from .tunnel import Ends, gather, open_ends, read_head, until
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +44,7 @@ LIMITS = replace(
     retry_first=0.01,
     retry_cap_resumable=0.05,
     retry_cap=0.05,
+    first_answer_timeout=0.5,
     probe_first=0.05,
     probe_cap=0.1,
 )
@@ -220,8 +225,11 @@ class Carried:
 class Road(ABC):
     """Between a client and a server, where something opens and closes the better way."""
 
-    server_options: dict[str, Any]
-    client_options: dict[str, Any]
+    server_options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+    @abstractmethod
+    def between(self, ends: Ends) -> AbstractAsyncContextManager[dict[str, Any]]:
+        """Build it; the options of a client that takes it."""
 
     @abstractmethod
     def close(self) -> None:
@@ -232,10 +240,15 @@ class Road(ABC):
 
 
 class MemoryRoad(Road):
+    """Messages handed over inside the process, by a transport that keeps order and one that does not."""
+
     def __init__(self) -> None:
         self.better, self.other = websocket(), longpoll(seed=3)
         self.server_options = {"transports": [self.better, self.other]}
-        self.client_options = {"transport": [self.better, self.other]}
+
+    @asynccontextmanager
+    async def between(self, ends: Ends) -> AsyncIterator[dict[str, Any]]:
+        yield {"transport": [self.better, self.other]}
 
     def close(self) -> None:
         self.better.blocked = True
@@ -243,6 +256,24 @@ class MemoryRoad(Road):
 
     def open(self) -> None:
         self.better.blocked = False
+
+
+class BoxRoad(Road):
+    """The real transports, through a middlebox on loopback."""
+
+    box: Middlebox
+
+    @asynccontextmanager
+    async def between(self, ends: Ends) -> AsyncIterator[dict[str, Any]]:
+        async with serve_middlebox(ends.port) as self.box:
+            yield {"via": self.box.relay}
+
+    def close(self) -> None:
+        self.box.refuse_upgrades = 403
+        self.box.relay.cut()
+
+    def open(self) -> None:
+        self.box.refuse_upgrades = 0
 
 
 class Moving:
@@ -327,7 +358,10 @@ async def move_with_load(road: Road, *, moves: int, downloads: int) -> None:
             async def answer(exchange: OriginExchange) -> None:
                 await transfers[int(exchange.head.target[1:])].answer(exchange)
 
-            async with ends.join(origin=Answering(answer), **road.client_options) as client:
+            async with (
+                road.between(ends) as options,
+                ends.join(origin=Answering(answer), **options) as client,
+            ):
                 assert client.transport == "websocket"
                 await Moving(ends, road, pace, transfers, client.events()).run(moves)
     assert len([way for way in carried.down.values() if way.total() == size]) == downloads + 1
@@ -339,7 +373,86 @@ async def move_with_load(road: Road, *, moves: int, downloads: int) -> None:
 
 
 @pytest.mark.parametrize("moves", [3, pytest.param(20, marks=pytest.mark.full)])
-async def test_everything_goes_on_across_moves(moves: int) -> None:
+async def test_everything_goes_on_across_moves_of_messages(moves: int) -> None:
     """From a connection that keeps order to one that does not, with 16 times the largest message, and back."""
     with anyio.fail_after(20 * moves):
         await move_with_load(MemoryRoad(), moves=moves, downloads=50)
+
+
+@pytest.mark.parametrize("moves", [2, pytest.param(10, marks=pytest.mark.full)])
+async def test_everything_goes_on_across_moves(moves: int) -> None:
+    """Where something in between lets websockets through, and then no more, again and again."""
+    with anyio.fail_after(30 * moves):
+        await move_with_load(BoxRoad(), moves=moves, downloads=50)
+
+
+@asynccontextmanager
+async def behind_a_box(*, limits: Limits = LIMITS) -> AsyncIterator[tuple[Ends, Middlebox]]:
+    async with open_ends(limits=limits) as ends, serve_middlebox(ends.port) as box:
+        yield ends, box
+
+
+@pytest.mark.parametrize(
+    ("limits", "timeout"),
+    [
+        pytest.param(LIMITS, 10, id="short"),
+        pytest.param(DEFAULT_LIMITS, 2, id="defaults"),
+    ],
+)
+async def test_where_upgrades_are_refused(limits: Limits, timeout: float) -> None:
+    async with behind_a_box(limits=limits) as (ends, box):
+        box.refuse_upgrades = 403
+        with anyio.fail_after(timeout):
+            async with ends.join(via=box.relay) as client:
+                assert client.transport == "longpoll"
+                assert (await ends.get("/status/200"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "timeout"),
+    [
+        pytest.param(LIMITS, 10, id="short"),
+        pytest.param(DEFAULT_LIMITS, 10, id="defaults", marks=pytest.mark.full),
+    ],
+)
+async def test_where_frames_are_swallowed(limits: Limits, timeout: float) -> None:
+    async with behind_a_box(limits=replace(limits, max_clients_per_token=1)) as (ends, box):
+        box.swallow = True
+        with anyio.fail_after(timeout):
+            async with ends.join(via=box.relay) as client:
+                assert client.transport == "longpoll"
+                assert (await ends.get("/status/200"))[0] == 200
+        assert box.swallowed
+
+
+async def test_frames_that_are_swallowed_from_some_moment_on() -> None:
+    limits = replace(LIMITS, ping_active_silence=0.5, ping_active_timeout=0.5)
+    async with behind_a_box(limits=limits) as (ends, box), ends.join(via=box.relay) as client:
+        assert client.transport == "websocket"
+        events = client.events()
+        download = WholeDownload(ends, 10_000_000)
+
+        async def swallow() -> None:
+            await box.until(lambda: box.upgrades[0].carried > 1_000_000)
+            box.swallow = True
+            resumed = await expect(events, Resumed)
+            assert isinstance(resumed, Resumed)
+            assert resumed.transport == "longpoll"
+
+        with anyio.fail_after(30):
+            await gather(swallow, download.run)
+
+
+async def test_probes_into_a_black_hole_do_not_disturb_the_session() -> None:
+    limits = replace(LIMITS, probe_timeout=0.2)
+    async with behind_a_box(limits=limits) as (ends, box):
+        box.swallow = True
+        async with ends.join(via=box.relay) as client:
+            events = client.events()
+            (session,) = ends.server.sessions()
+            downloads = [WholeDownload(ends, 3_000_000) for _ in range(3)]
+            with anyio.fail_after(30):
+                await gather(lambda: box.until(lambda: len(box.upgrades) >= 6), *[each.run for each in downloads])
+            assert (client.transport, session.attached) == ("longpoll", True)
+            assert [each.id for each in ends.server.sessions()] == [session.id]
+        assert [event async for event in events] == [Closed(reason="closed")]
