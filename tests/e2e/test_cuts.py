@@ -79,7 +79,9 @@ class Lossy:
 
 @asynccontextmanager
 async def lossy(limits: Limits = SHORT, **options: Any) -> AsyncIterator[Lossy]:
-    async with open_tunnel(relay=True, limits=limits, **options) as tunnel:
+    """A websocket alone: its cuts are to be resumed, not to be evaded."""
+    only = {"transport": "websocket"}
+    async with open_tunnel(relay=True, limits=limits, client_options=only, **options) as tunnel:
         assert tunnel.relay is not None
         link = Lossy(tunnel, tunnel.relay)
         async with anyio.create_task_group() as group:
@@ -368,7 +370,7 @@ async def test_resumes_cut_at_every_stage_of_opening() -> None:
 async def test_a_first_opening_cut_at_every_stage() -> None:
     async with open_ends(limits=EAGER) as ends, serve_relay(ends.port) as relay:
         relay.cut_next.extend(range(0, 1800, 60))
-        async with ends.join(via=relay, ready=False):
+        async with ends.join(via=relay, ready=False, transport="websocket"):
             with anyio.fail_after(15):
                 status, _, _ = await ends.get("/status/200")
             assert status == 200
