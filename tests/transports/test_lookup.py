@@ -57,7 +57,16 @@ def test_the_built_in_one_is_found_by_name_and_not_replaced() -> None:
 def test_one_of_another_package_is_found() -> None:
     assert isinstance(find_transport("carrier"), Carrier)
     assert find_transport("object") is CARRIER
-    assert transport_names() == ["broken", "carrier", "future", "missing", "nothing", "object", "websocket"]
+    assert transport_names() == [
+        "broken",
+        "carrier",
+        "future",
+        "longpoll",
+        "missing",
+        "nothing",
+        "object",
+        "websocket",
+    ]
 
 
 def test_an_object_is_itself() -> None:
