@@ -58,8 +58,9 @@ class Connection(ABC):
 
     @abstractmethod
     async def send(self, message: bytes) -> None:
-        """Take one message. Called after ``ready``, by one task. Raises ``ConnectionLost``. Cancelled, the
-        connection is dead and must be aborted (the session resumes and drops duplicates)."""
+        """Take one message. Called after ``ready``, by one task. Raises ``ConnectionLost``, or ``LocalProtocolError``
+        for one that is too large (or empty, where empty ones cannot be carried; no session sends any), which changes
+        nothing. Cancelled, the connection is dead and must be aborted (the session resumes and drops duplicates)."""
 
     @abstractmethod
     async def receive(self) -> bytes:

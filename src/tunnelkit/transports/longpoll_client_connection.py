@@ -142,9 +142,10 @@ class ClientConnection(Connection):
 
     async def send(self, message: bytes) -> None:
         self._check()
-        if len(message) > self.max_message:
+        if not 0 < len(message) <= self.max_message:  # an empty body is a ping, or a hold that is over
             raise LocalProtocolError(
-                f"a message of {len(message)} bytes, at most {self.max_message} may be sent", code="message_too_big"
+                f"a message of {len(message)} bytes, from 1 to at most {self.max_message} may be sent",
+                code="message_too_big" if message else "message_empty",
             )
         while self._posts.next_at == inf:
             await self._wait_for_news(inf)

@@ -72,9 +72,10 @@ class ServerConnection(Connection):
             await self._wait_to_send()
 
     async def send(self, message: bytes) -> None:
-        if len(message) > self.max_message:
+        if not 0 < len(message) <= self.max_message:  # an empty body is a ping, or a hold that is over
             raise LocalProtocolError(
-                f"a message of {len(message)} bytes, at most {self.max_message} may be sent", code="message_too_big"
+                f"a message of {len(message)} bytes, from 1 to at most {self.max_message} may be sent",
+                code="message_too_big" if message else "message_empty",
             )
         await self.ready()  # the poll that was ready may have gone since
         self._polls.answer(message)

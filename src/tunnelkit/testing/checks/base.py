@@ -23,6 +23,7 @@ __all__ = [
     "ContractBroken",
     "NotApplicable",
     "clogged",
+    "deliver",
     "expect",
     "expect_lost",
     "pump",
@@ -123,6 +124,14 @@ async def receive_until(connection: Connection, wanted: bytes) -> None:
     with within(f"a message of {len(wanted)} bytes should have arrived"):
         while (message := await connection.receive()) != wanted:
             expect(not connection.ordered, f"a message of {len(wanted)} bytes was sent and {_short(message)} arrived")
+
+
+async def deliver(sender: Connection, receiver: Connection, message: bytes) -> None:
+    """``message`` is sent, and arrives. Both ends are at it at the same time: no connection need hold what nobody
+    waits for."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pump, sender, [message])
+        await receive_until(receiver, message)
 
 
 async def receive_all(connection: Connection) -> tuple[list[bytes], ConnectionLost]:

@@ -30,10 +30,10 @@ async def a_close_arrives_behind_the_messages(wires: Wires) -> None:
     code."""
     for swapped, code in ((False, 1000), (True, 1000), (False, 1001), (True, 1001)):
         closer, other = await _ends(wires, swapped=swapped)
-        await pump(closer, [b"first", b"last"])
         results: list[tuple[list[bytes], ConnectionLost]] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_follow, other, results)
+            await pump(closer, [b"first", b"last"])
             with within("aclose should have ended", _CLOSE):
                 await closer.aclose(code, "the kit closes")
         ((got, end),) = results

@@ -11,7 +11,7 @@ from ...errors import ConnectionLost, DialError, RegistrationRefused
 from ...handshake import Handshake, Refusal, Resume
 from ...transports.base import API_VERSION, Connection
 from ..wires import HANDSHAKE, Served, Wires
-from .base import PATIENCE, Checks, ContractBroken, expect, pump, receive_until, within
+from .base import PATIENCE, Checks, ContractBroken, deliver, expect, pump, receive_until, within
 
 __all__ = ["CHECKS"]
 
@@ -193,8 +193,7 @@ async def _end_of(served: Served) -> Connection:
 
 async def _check_alive(client: Connection, server: Connection) -> None:
     for sender, receiver in ((client, server), (server, client)):
-        await pump(sender, [b"alive"])
-        await receive_until(receiver, b"alive")
+        await deliver(sender, receiver, b"alive")
 
 
 async def _server_forgets(wires: Wires) -> None:

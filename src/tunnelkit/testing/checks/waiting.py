@@ -13,6 +13,7 @@ from .base import (
     Checks,
     ContractBroken,
     clogged,
+    deliver,
     expect,
     expect_lost,
     pump,
@@ -61,8 +62,7 @@ async def a_full_direction_leaves_the_other_alone(wires: Wires) -> None:
     for swapped in (False, True):
         sender, receiver = await _ends(wires, swapped=swapped)
         async with clogged(sender):
-            await pump(receiver, [b"here"])
-            await receive_until(sender, b"here")
+            await deliver(receiver, sender, b"here")
 
 
 # -- cancellation --------------------------------------------------------------------------------
@@ -74,8 +74,7 @@ async def a_waiting_receive_can_be_cancelled(wires: Wires) -> None:
     for swapped in (False, True):
         sender, receiver = await _ends(wires, swapped=swapped)
         await _cancel_waiting(receiver, "receive")
-        await pump(sender, [b"after"])
-        await receive_until(receiver, b"after")
+        await deliver(sender, receiver, b"after")
 
 
 @CHECKS.add
@@ -86,8 +85,7 @@ async def a_waiting_ready_can_be_cancelled(wires: Wires) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await sender.ready()
-        await pump(sender, [bytes([number])])
-        await receive_until(receiver, bytes([number]))
+        await deliver(sender, receiver, bytes([number]))
     async with clogged(sender) as clog:
         if not clog.sending:
             clog.scope.cancel()
@@ -96,8 +94,7 @@ async def a_waiting_ready_can_be_cancelled(wires: Wires) -> None:
             expect(clog.end is None, f"a cancelled ready raised {clog.end!r}")
             for _ in range(clog.count):
                 await receive_until(receiver, clog.message)
-            await pump(sender, [b"after"])
-            await receive_until(receiver, b"after")
+            await deliver(sender, receiver, b"after")
 
 
 @CHECKS.add

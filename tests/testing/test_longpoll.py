@@ -1,0 +1,24 @@
+"""The long-poll transport keeps the contract, in both modes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tunnelkit.config import DEFAULT_LIMITS
+from tunnelkit.testing import Check, wired
+from tunnelkit.transports.longpoll import LongPollTransport
+
+from .keeping import UNORDERED, each_check, keeps
+
+pytestmark = pytest.mark.anyio
+
+# Clocks by which a peer that vanished is noticed within the time of a test.
+SHORT = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=0.5, poll_absence=1.0, poll_answer_timeout=1.0)
+
+
+@pytest.mark.parametrize("mode", ["strict", "streamed"])
+@each_check
+async def test_over_tcp(check: Check, mode: str) -> None:
+    await keeps(check, lambda: wired(LongPollTransport(mode=mode, limits=SHORT), detection=20), not_for=UNORDERED)

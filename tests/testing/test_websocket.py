@@ -1,0 +1,34 @@
+"""The websocket transport keeps the contract."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from tunnelkit.testing import Check, Wires, wired
+from tunnelkit.transports import websocket_connection
+from tunnelkit.transports.websocket import WebSocketTransport
+
+from .keeping import each_check, keeps
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_connection, "CLOSE_TIMEOUT", 0.1)
+
+
+@each_check
+async def test_over_tcp(check: Check) -> None:
+    await keeps(check, lambda: wired(WebSocketTransport()))
+
+
+@each_check
+async def test_over_tls(check: Check, server_ssl_context: ssl.SSLContext, client_ssl_context: ssl.SSLContext) -> None:
+    def maker() -> AbstractAsyncContextManager[Wires]:
+        return wired(WebSocketTransport(), server_ssl=server_ssl_context, client_ssl=client_ssl_context)
+
+    await keeps(check, maker)
