@@ -7,6 +7,7 @@ decisions out, and keeps the one alarm that they need.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .sessions import ServerSession
 
 __all__ = ["Gateway", "TunnelDecision", "TunnelRegistry"]
+
+logger = logging.getLogger("tunnelkit.server")
 
 TunnelRegistry: TypeAlias = "Registry[ServerSession, GatewayExchange]"
 TunnelDecision: TypeAlias = "Expired[GatewayExchange] | Decision[ServerSession, GatewayExchange]"
@@ -82,16 +85,23 @@ class Gateway:
     def execute(self, decisions: Iterable[TunnelDecision]) -> None:
         """Carry out what the registry decided, in order."""
         for decision in decisions:
-            exchange = decision.exchange
-            if isinstance(decision, Expired):
-                exchange.reject(decision.rejected)
-            elif isinstance(decision, Dispatch):
-                exchange.dispatch(decision.session)
-            else:
-                exchange.withdraw()
-                if isinstance(decision, Move):
-                    exchange.dispatch(decision.session)
+            try:
+                self._carry_out(decision)
+            except Exception:  # a bug of ours: whoever asked, an attaching client say, is not to pay for it
+                logger.exception("a request could not be placed")
+                decision.exchange.collapse()
         self.set_alarm()
+
+    def _carry_out(self, decision: TunnelDecision) -> None:
+        exchange = decision.exchange
+        if isinstance(decision, Expired):
+            exchange.reject(decision.rejected)
+        elif isinstance(decision, Dispatch):
+            exchange.dispatch(decision.session)
+        else:
+            exchange.withdraw()
+            if isinstance(decision, Move):
+                exchange.dispatch(decision.session)
 
     def set_alarm(self) -> None:
         """Be called back when the registry's next deadline is due; one timer serves all that waits."""

@@ -178,6 +178,10 @@ class GatewayExchange:
         fin = not self.request.has_body and not self._upgrade
         block = self._exchange.send_request(self._head, fin=fin)
         self._block_size = len(block)
+        if self._block_size > self._gateway.limits.head_block_limit:  # with what forwarding added
+            self._withdraw_or_reset(ResetCode.CANCEL)
+            self._fail(431, "head_too_large", "the head is too large to be sent through the tunnel")
+            return
         stream.send_head(block, fin=fin)
         for piece in self._held or ():
             self._exchange.send_data(len(piece))
@@ -185,6 +189,11 @@ class GatewayExchange:
         if self._body_done and self.request.has_body:
             self._end_body(stream)
         self._pump_up()
+
+    def collapse(self) -> None:
+        """Carrying out a decision failed: a fault of ours, which costs this exchange alone."""
+        self._withdraw_or_reset(ResetCode.INTERNAL)
+        self._fail(500, "internal_error", "the server failed to pass this request on")
 
     def withdraw(self) -> None:
         """The registry takes it from its session again; nothing of it was sent."""

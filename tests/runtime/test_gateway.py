@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from tunnelkit.errors import StreamBroken
+from tunnelkit.gateway_exchange import GatewayExchange
 from tunnelkit.heads import ResponseHead
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.origins.base import OriginExchange
@@ -174,6 +175,29 @@ async def test_a_request_waits_for_a_client_and_then_goes() -> None:
         async with there.client(named(b"late")) as client:
             assert await caller.answer() == (200, b"late")
             assert client.transport
+
+
+async def test_a_request_that_cannot_be_placed_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the client that attaches, and not those that wait behind it."""
+    dispatch = GatewayExchange.dispatch
+
+    def fail_once(exchange: GatewayExchange, session: ServerSession) -> None:
+        monkeypatch.setattr(GatewayExchange, "dispatch", dispatch)
+        dispatch(exchange, session)
+        raise ValueError("a bug")
+
+    async with tunnel() as there:
+        first, second = there.call(), there.call()
+        await first.send("GET", PATH)
+        await _queued(there, 1)
+        await second.send("GET", PATH)
+        await _queued(there, 2)
+        monkeypatch.setattr(GatewayExchange, "dispatch", fail_once)
+        async with there.client(named(b"fine")):
+            assert await second.answer() == (200, b"fine")
+            assert (await first.answer())[0] == 500
+            assert there.server.sessions()[0].epoch == 1
+            await there.clean()
 
 
 async def test_a_caller_that_leaves_leaves_the_queue() -> None:
