@@ -27,7 +27,7 @@ from tunnelkit.transports.longpoll_client_call import PAGE_LIMIT
 from tunnelkit.transports.longpoll_wire import Op, answer_fields, closed_answer, opened_fields
 
 from .conformance import lost
-from .longpoll_peer import CONNECTION_ID, GRANT, HANDSHAKE, QUICK, Arrived, Client, Peer, client_of
+from .longpoll_peer import CONNECTION_ID, GRANT, HANDSHAKE, QUICK, Arrived, Client, Peer, client_of, granted
 from .stubs import dial_request
 
 pytestmark = pytest.mark.anyio
@@ -949,3 +949,45 @@ async def test_it_tells_when_it_heard_last() -> None:
         await taken.until(1)
         assert client.connection.last_received > before
         assert "strict" in repr(client.connection)
+
+
+async def test_a_sender_that_does_not_ask_waits_in_send() -> None:
+    async with client_of() as client:
+        posts = [await client.post(b"x" * 40_000) for _ in range(4)]
+        client.tasks.start_soon(client.connection.send, b"five")
+        await anyio.wait_all_tasks_blocked()
+        assert not client.peer.backlog or client.peer.backlog[0].op is not Op.UP
+        await posts[0].answer()
+        assert (await client.peer.post()).body == b"five"
+
+
+async def test_a_bug_costs_the_connection_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*args: object) -> bool:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(longpoll_client_connection, "passes_unbuffered", fail)
+    async with client_of(mode="auto") as client:
+        taken = Taken(client)
+        await (await client.peer.poll()).answer()
+        assert "failed at this end" in str(await taken.end())
+    assert "a bug" in caplog.text
+
+
+async def test_a_connection_ends_with_the_tasks_that_it_was_given() -> None:
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as outer:
+            peer = Peer(outer)
+            outer.start_soon(granted, peer)
+            async with anyio.create_task_group() as tasks:
+                connection, _ = await dial_longpoll(
+                    dial_request(HANDSHAKE, peer, tasks=tasks),
+                    mode="strict",
+                    limits=DEFAULT_LIMITS,
+                    lessons=Lessons(),
+                )
+                await peer.poll()
+                tasks.cancel_scope.cancel()
+            assert "aborted" in str(await lost(connection.receive()))
+            outer.cancel_scope.cancel()
