@@ -12,14 +12,18 @@ import pytest
 from anyio.abc import TaskStatus
 
 from tunnelkit import TunnelClient
-from tunnelkit.config import KIB
+from tunnelkit.attaching import attach, prove
+from tunnelkit.config import KIB, Limits
 from tunnelkit.core.message import Kind
+from tunnelkit.core.opening import ClientOpening, OpeningResult
 from tunnelkit.errors import AnsweredByOther, ConnectionLost, RegistrationRefused
 from tunnelkit.events import Closed, Connected, EventStream, Lost, Moved, Resumed
+from tunnelkit.link import Link
 from tunnelkit.net.listen import Listener
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.origins.base import OriginExchange
 from tunnelkit.proof import Purpose
+from tunnelkit.transports.base import Connection
 
 from .tunnels import Answering, News, eventually, plain
 from .ways import ALL, SWIFT, Ways, expect, two_ways
@@ -263,15 +267,21 @@ async def test_the_server_hears_of_nothing_later_than_what_attach_says() -> None
         assert bodies == [body]
 
 
-@pytest.mark.parametrize("lost", ["question", "answer"])
+@pytest.mark.parametrize("lost", ["question", "answer", "connection"])
 async def test_a_move_that_is_never_answered_is_a_loss_like_any_other(lost: str) -> None:
     async with two_ways() as ways, fallen(ways) as (_, events):
         session = session_of(ways)
         if lost == "question":
             ways.better.swallows = frozenset({Kind.ATTACH})
-        else:
+        elif lost == "answer":
             ways.better.mutes = frozenset({Kind.ATTACH})
+        else:
+            ways.better.holds = "up"
         ways.better.blocked = False
+        if lost == "connection":
+            await eventually(lambda: ways.better.held)
+            ways.better.holds = ""
+            ways.better.cut()
         event = await expect(events, Lost, Moved)
         assert isinstance(event, Lost)
         resumed = await expect(events, Resumed)
@@ -371,6 +381,68 @@ async def release_once_closing(ways: Ways, client: TunnelClient) -> None:
     with anyio.CancelScope(shield=True):
         await eventually(lambda: client._supervisor._closing)
         ways.better.release()
+
+
+async def test_a_program_that_is_cancelled_without_a_word_leaves_no_connection() -> None:
+    async with two_ways(limits=replace(SWIFT, first_answer_timeout=60.0)) as ways:
+        ways.better.blocked = True
+        client = ways.join()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client._supervisor.run)
+            await client._supervisor.ready.wait()
+            await reach(ways, "question")
+            group.cancel_scope.cancel()
+        assert ways.better.clients[-1]._lost
+        assert ways.other.clients[-1]._lost
+
+
+async def test_a_session_that_ends_while_its_way_is_proved_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def prove_too_late(connection: Connection, opening: ClientOpening, limits: Limits) -> None:
+        await prove(connection, opening, limits)
+        session = client._supervisor._session
+        assert session is not None
+        session.link.end("for_the_test")
+
+    async with two_ways() as ways, fallen(ways) as (client, events):
+        monkeypatch.setattr("tunnelkit.moves.prove", prove_too_late)
+        ways.better.clear()
+        assert isinstance(await expect(events, Lost, Moved), Lost)
+        assert isinstance(await expect(events, Connected, Moved, Resumed), Connected)
+        assert not ways.better.took(Kind.ATTACH)
+        monkeypatch.undo()
+
+
+async def test_a_farewell_that_is_lost_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(connection: Connection, epoch: int, received: int, code: str) -> None:
+        raise ConnectionLost("cut")
+
+    monkeypatch.setattr("tunnelkit.moves.part", lose)
+    async with two_ways(limits=replace(SWIFT, first_answer_timeout=60.0)) as ways:
+        async with fallen(ways) as (client, _), anyio.create_task_group() as group:
+            await reach(ways, "answer")
+            group.start_soon(release_once_closing, ways, client)
+            client.close()
+        assert ways.better.clients[-1]._lost
+
+
+async def test_ends_that_disagree_about_the_past_part_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to ATTACH acknowledges what was never sent."""
+
+    async def attach_to_a_liar(link: Link, connection: Connection, opening: ClientOpening) -> OpeningResult:
+        opened = await attach(link, connection, opening)
+        assert opened.attached is not None
+        return replace(opened, attached=replace(opened.attached, peer_ack=2**40))
+
+    async with two_ways() as ways, fallen(ways) as (_, events):
+        session = session_of(ways)
+        monkeypatch.setattr("tunnelkit.moves.attach", attach_to_a_liar)
+        ways.better.clear()
+        lost = await expect(events, Lost)
+        assert lost == Lost(reason="the session is over: bad_ack")
+        monkeypatch.undo()
+        await expect(events, Connected)
+        await eventually(lambda: session not in [each.id for each in ways.server.sessions()])
+        assert await ways.get() == (200, b"fine")
 
 
 # -- what a transport is given -----------------------------------------------------------------

@@ -282,6 +282,7 @@ async def test_closing_in_the_moment_of_attaching() -> None:
         {"grace": float("inf")},
         {"grace": float("nan")},
         {"resume_key": b"short"},
+        {"max_streams": 0},
     ],
     ids=str,
 )
