@@ -8,6 +8,7 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.testing import Check, wired
+from tunnelkit.transports import longpoll_client_connection, longpoll_server_connection
 from tunnelkit.transports.longpoll import LongPollTransport
 
 from .keeping import UNORDERED, each_check, keeps
@@ -15,7 +16,13 @@ from .keeping import UNORDERED, each_check, keeps
 pytestmark = pytest.mark.anyio
 
 # Clocks by which a peer that vanished is noticed within the time of a test.
-SHORT = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=0.5, poll_absence=1.0, poll_answer_timeout=1.0)
+SHORT = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=1.0, poll_absence=1.5, poll_answer_timeout=2.0)
+
+
+@pytest.fixture(autouse=True)
+def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (longpoll_client_connection, longpoll_server_connection):
+        monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.3)
 
 
 @pytest.mark.parametrize("mode", ["strict", "streamed"])

@@ -1,9 +1,9 @@
-"""Both halves of long-poll against each other, in both modes: what every connection promises, and cuts between."""
+"""Both halves of long-poll against each other, beyond the contract (tests/testing holds them to it): cuts, restarts."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -23,7 +23,7 @@ from tunnelkit.transports.base import Accepted, Connection, Offer, Transport
 from tunnelkit.transports.longpoll import LongPollTransport
 
 from ..http.helpers import Served, serving
-from .conformance import ConnectionSuite, Pair, PairMaker, pump, receive_all
+from .conformance import pump, receive_all
 from .stubs import PROVER, By, dial_request
 
 pytestmark = pytest.mark.anyio
@@ -112,31 +112,6 @@ async def joined(mode: str) -> AsyncIterator[tuple[Connection, Connection, Way]]
         yield client, accepted.connection, way
         client.abort()
         tasks.cancel_scope.cancel()
-
-
-def pairs(mode: str, *, swapped: bool) -> Callable[[], AbstractAsyncContextManager[Pair]]:
-    @asynccontextmanager
-    async def make() -> AsyncIterator[Pair]:
-        async with joined(mode) as (client, server, _):
-            yield (server, client) if swapped else (client, server)
-
-    return make
-
-
-class TestStrict(ConnectionSuite):
-    empty_messages = False
-
-    @pytest.fixture(params=[False, True], ids=["from the client", "from the server"])
-    def make_pair(self, request: pytest.FixtureRequest) -> PairMaker:
-        return pairs("strict", swapped=request.param)
-
-
-class TestStreamed(ConnectionSuite):
-    empty_messages = False
-
-    @pytest.fixture(params=[False, True], ids=["from the client", "from the server"])
-    def make_pair(self, request: pytest.FixtureRequest) -> PairMaker:
-        return pairs("streamed", swapped=request.param)
 
 
 async def test_strict_connections_outlive_the_cuts_below_them() -> None:
