@@ -1,4 +1,4 @@
-"""Both halves of long-poll against each other, beyond the contract (tests/testing holds them to it): cuts, restarts."""
+"""Both halves of long-poll against each other, beyond the contract, which tests/testing checks: cuts, restarts."""
 
 from __future__ import annotations
 
