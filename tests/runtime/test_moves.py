@@ -72,7 +72,7 @@ async def test_something_in_between_answers_the_handshake(caplog: pytest.LogCapt
 async def test_a_first_round_trip_that_is_swallowed(lost: str, caplog: pytest.LogCaptureFixture) -> None:
     """The one place of the token is free for the same client at once, whether the server saw ATTACH or not."""
     with caplog.at_level(logging.INFO, CLIENT_LOG):
-        async with two_ways(limits=replace(SWIFT, max_clients_per_token=1)) as ways:
+        async with two_ways(limits=replace(SWIFT, first_answer_timeout=0.1, max_clients_per_token=1)) as ways:
             if lost == "question":
                 ways.better.swallows = ALL
             else:
@@ -167,7 +167,7 @@ async def test_the_round_trip_before_it_has_16_kib_each_way() -> None:
 
 @pytest.mark.parametrize("hole", ["up", "down", "handshake"])
 async def test_a_probe_into_a_black_hole_does_not_touch_the_session(hole: str) -> None:
-    async with two_ways() as ways, fallen(ways) as (client, events):
+    async with two_ways(limits=replace(SWIFT, probe_timeout=0.1)) as ways, fallen(ways) as (client, events):
         (taken,) = ways.other.taken
         await anyio.wait_all_tasks_blocked()  # the session's own first words are out
         before = list(taken)

@@ -35,10 +35,10 @@ SWIFT = replace(
     retry_first=0.005,
     retry_cap=0.02,
     retry_cap_resumable=0.02,
-    first_answer_timeout=0.1,
+    first_answer_timeout=1.0,  # a loaded machine keeps it
     probe_first=0.02,
     probe_cap=0.04,
-    probe_timeout=0.1,
+    probe_timeout=1.0,
 )
 
 
