@@ -32,9 +32,9 @@ __all__ = ["Link"]
 CLOSE_TIMEOUT = 1.0
 # Bytes that any transport takes in one message.
 LAST_WORD_LIMIT = 4096
-# Messages and events that the reader handles before the other tasks have their turn: a peer can send them faster than
-# they are handled, and a connection that always has another message need not wait.
-READER_TURN = 64
+# Seconds that the reader may work before the other tasks have their turn: a peer can send faster than it is handled,
+# and a connection that always has another message need not wait.
+READER_TURN = 0.005
 
 
 class _Run:
@@ -284,30 +284,27 @@ class Link:
     async def _read(self, run: _Run, unread: bytes | None) -> None:
         receive = run.connection.receive
         if unread is not None:
-            self._receive(unread)
-        turn = 0
+            self._receive(unread, anyio.current_time())
+        worked = 0.0
         while True:
             message = await receive()
             if self._run is not run:
                 return
-            turn += 1 + self._receive(message)
-            if turn >= READER_TURN:
-                turn = 0
+            began = anyio.current_time()
+            self._receive(message, began)
+            worked += anyio.current_time() - began
+            if worked >= READER_TURN:
+                worked = 0.0
                 await checkpoint()
 
-    def _receive(self, message: bytes) -> int:
-        """Handle one message; how many events were in it."""
+    def _receive(self, message: bytes, now: float) -> None:
         self._heard.set()
         if self._unsent:
             self.tell_sent()  # an answer may come before the send that carried its request has returned
-        now = anyio.current_time()
         session = self.session
         touched: dict[int, Stream] = {}
-        count = 0
         for piece in session.receive_message(message, now):
-            events = self.mux.receive_data(piece, now)
-            count += len(events)
-            for event in events:
+            for event in self.mux.receive_data(piece, now):
                 self._deliver(event, touched)
         for stream in touched.values():
             self._call(stream, stream.handler.on_settled)
@@ -318,7 +315,6 @@ class Link:
         if session.has_output or self.mux.has_output:
             self.ring()
         self._check_timer()
-        return count
 
     async def _write(self, run: _Run, greeting: bytes) -> None:
         connection = run.connection

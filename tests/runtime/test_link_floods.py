@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tunnelkit.core.frames import StreamKind, encode_credit, encode_open
+from tunnelkit.core.frames import HEAD_MORE, StreamKind, encode_credit, encode_open, pack_header
 from tunnelkit.core.message import Kind, build
 from tunnelkit.core.opening import Attached, OpeningResult
 from tunnelkit.errors import ConnectionLost
@@ -26,7 +26,7 @@ class Flood(Connection):
     max_message = 65_528
 
     def __init__(self, messages: Iterator[bytes]) -> None:
-        self._messages = messages
+        self.messages = messages
 
     async def ready(self) -> int:
         await anyio.lowlevel.checkpoint()
@@ -35,7 +35,7 @@ class Flood(Connection):
     async def send(self, message: bytes) -> None: ...
 
     async def receive(self) -> bytes:
-        for message in self._messages:
+        for message in self.messages:
             return message
         raise ConnectionLost("that was all")
 
@@ -49,7 +49,7 @@ class Flood(Connection):
 
 
 def small_messages() -> Iterator[bytes]:
-    for _ in range(3000):
+    for _ in range(100_000):
         yield build(Kind.ACK, 1, 0, 0)
 
 
@@ -62,28 +62,35 @@ def data(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def credits() -> Iterator[bytes]:
     """For the first stream of the server."""
-    yield from data(b"".join(encode_credit(2, 1 << 20 | k * 500 + n) for n in range(500)) for k in range(30))
+    yield from data(b"".join(encode_credit(2, k * 500 + n) for n in range(500)) for k in range(1000, 2000))
 
 
 def refused_streams() -> Iterator[bytes]:
-    yield from data(b"".join(encode_open(k * 20 + n, 1, 0) for n in range(1, 20, 2)) for k in range(90))
+    yield from data(b"".join(encode_open(k * 20 + n, 1, 0) for n in range(1, 20, 2)) for k in range(10_000))
 
 
-@pytest.mark.parametrize("flood", [small_messages, credits, refused_streams])
+def heads_of_no_end() -> Iterator[bytes]:
+    yield from data(pack_header(HEAD_MORE, 0, 2) * 1000 for _ in range(1000))
+
+
+@pytest.mark.parametrize("flood", [small_messages, credits, refused_streams, heads_of_no_end])
 async def test_others_get_their_turn(flood: Callable[[], Iterator[bytes]]) -> None:
+    """While the flood goes on: it ends when they had ten."""
     turns = 0
 
-    async def count() -> None:
+    async def take_turns() -> None:
         nonlocal turns
-        while True:
+        for _ in range(10):
             await anyio.lowlevel.checkpoint()
             turns += 1
+        connection.messages = iter(())
 
     async with joined() as pair:
         stream = pair.server.open_stream(StreamKind.HTTP, Silent())
         stream.send_head(b"a head")
         pair.server.mux.frames_to_send(10_000)  # the peer knows it
-        pair.group.start_soon(count)
-        with anyio.fail_after(10):
-            await pair.server.run(Flood(flood()), OpeningResult(attached=Attached(1, 0)))
-        assert turns > 10
+        connection = Flood(flood())
+        pair.group.start_soon(take_turns)
+        with anyio.fail_after(30):
+            await pair.server.run(connection, OpeningResult(attached=Attached(1, 0)))
+        assert turns == 10
