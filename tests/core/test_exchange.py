@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.config import Limits
-from tunnelkit.core.exchange import REQUEST, RESPONSE, Delivery, Exchange, Move, State, Table, may_dispatch_again
+from tunnelkit.core.exchange import (
+    INTERIM_LIMIT,
+    REQUEST,
+    RESPONSE,
+    Delivery,
+    Exchange,
+    Move,
+    State,
+    Table,
+    may_dispatch_again,
+)
 from tunnelkit.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from tunnelkit.heads import (
     Fields,
@@ -201,6 +211,18 @@ def test_an_early_answer_leaves_the_request_open() -> None:
     assert pair.server.delivery is Delivery.ANSWERED
     pair.up(5, fin=True)
     pair.check(complete=True)
+
+
+def test_interim_responses_come_to_an_end() -> None:
+    pair = Pair()
+    pair.request(get(), fin=True)
+    for _ in range(INTERIM_LIMIT):
+        pair.response(ResponseHead(102, []))
+    with pytest.raises(RemoteProtocolError) as caught:
+        pair.server.receive_head(encode_response(ResponseHead(102, [])))
+    assert caught.value.code == "bad_exchange"
+    with pytest.raises(LocalProtocolError):
+        pair.client.send_response(ResponseHead(102, []))
 
 
 def test_an_upgrade() -> None:

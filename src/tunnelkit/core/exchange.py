@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -36,10 +36,25 @@ from ..heads import (
     validate_trailers,
 )
 
-__all__ = ["REQUEST", "RESPONSE", "Delivery", "Exchange", "Move", "Record", "State", "Table", "may_dispatch_again"]
+__all__ = [
+    "INTERIM_LIMIT",
+    "REQUEST",
+    "RESPONSE",
+    "Delivery",
+    "Exchange",
+    "Move",
+    "Record",
+    "State",
+    "Table",
+    "may_dispatch_again",
+]
 
 
 # -- tables ------------------------------------------------------------------------------------
+
+
+# Interim heads before the final one: each costs the receiver much more than it takes to send.
+INTERIM_LIMIT: Final = 1000
 
 
 class State(IntEnum):
@@ -197,6 +212,7 @@ class Exchange:
         "_broken_off",
         "_earlier",
         "_in",
+        "_interim",
         "_limits",
         "_out",
         "_sent",
@@ -215,6 +231,7 @@ class Exchange:
         self._in, self._out = (self.request, self.response) if client else (self.response, self.request)
         self._limits = limits
         self._earlier = earlier
+        self._interim = 0  # heads
         self._sent = True  # until ``fail`` says otherwise
         self._broken_off = False
         self.method = b""
@@ -320,6 +337,9 @@ class Exchange:
         expected = _promised(head.fields, lowered, half.error)
         if is_interim(head.status):
             half.move(Move.INTERIM)
+            self._interim += 1
+            if self._interim > INTERIM_LIMIT:
+                raise half.error(f"more than {INTERIM_LIMIT} interim responses", code="bad_exchange")
         elif head.status == 101:
             self._switch(half)
         else:
