@@ -50,6 +50,7 @@ class Limits:
     stream_first_window: int = 256 * KIB
     stream_max_window: int = 4 * MIB
     send_buffer: int = 64 * KIB  # a stream
+    send_share: int = MIB  # a session: what its streams may buffer in sum, so that few of them fill a message
     frame_payload: int = 16 * KIB  # a turn of one stream
     head_block_limit: int = 80 * KIB  # one encoded head, trailer section or 1xx
     resets_before_answer: int = 1000  # within resets_window: ends the session
@@ -160,6 +161,7 @@ _MAY_BE_ZERO = frozenset(
         "linger_bytes",
         "linger_time",
         "max_clients_per_token",
+        "send_share",
         "startup_wait",
         "origin_connections_idle",
     }

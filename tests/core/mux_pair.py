@@ -21,6 +21,7 @@ SMALL = replace(
     stream_floor=16 * KIB,
     stream_first_window=64 * KIB,
     stream_max_window=256 * KIB,
+    send_share=0,
     max_buffered_bytes=16 * MIB,
 )
 

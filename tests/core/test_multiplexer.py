@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tunnelkit.config import KIB
+from tunnelkit.config import KIB, MIB
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.events import Data, GoAway, HeadBlock, Opened, Progress, Reset, Room
 from tunnelkit.core.frames import (
@@ -313,6 +313,42 @@ def test_no_room_event_while_memory_is_short() -> None:
     assert seen == [([], 0), ([], 0), ([], 0)]
     pair.to_server(16 * KIB)
     assert pair.client.take_room_events() == [Room(stream)]
+
+
+def fill(mux: Multiplexer, stream: int) -> int:
+    """Buffer whatever there is room for, as a driver does; how much that was."""
+    filled = 0
+    while room := mux.send_room(stream):
+        mux.send_data(stream, bytes(min(room, 64 * KIB)))
+        filled += min(room, 64 * KIB)
+    return filled
+
+
+def test_few_streams_fill_a_message_of_any_transport_and_many_keep_their_own() -> None:
+    limits = replace(SMALL, send_share=MIB)
+    mux = make(limits=limits)
+    streams = [mux.open_stream(StreamKind.HTTP) for _ in range(8)]
+    first, *others = [fill(mux, stream) for stream in streams]
+    assert first == 512 * KIB + limits.frame_payload  # half of it, and the turn that is everybody's
+    assert others[:2] == [256 * KIB + limits.frame_payload, 128 * KIB + limits.frame_payload]
+    assert others[-1] == limits.send_buffer
+    for stream in streams[:7]:
+        mux.reset(stream, 1)
+    assert fill(mux, streams[7]) == first - limits.send_buffer  # what they held is there for the one that is left
+
+
+def test_what_streams_share_bounds_their_sum() -> None:
+    mux = make(limits=replace(SMALL, send_share=256 * KIB))
+    held = [fill(mux, mux.open_stream(StreamKind.HTTP)) for _ in range(8)]
+    assert sum(held) <= 256 * KIB + 8 * SMALL.send_buffer
+
+
+def test_the_share_too_ends_near_exhaustion() -> None:
+    budget = Budget(SMALL.max_buffered_bytes)
+    mux = make(limits=replace(SMALL, send_share=MIB), budget=budget)
+    stream = mux.open_stream(StreamKind.HTTP)
+    budget.charge(budget.spare - 100 * KIB)
+    assert fill(mux, stream) <= SMALL.frame_payload + 100 * KIB
 
 
 def test_near_exhaustion_a_turn_may_still_be_buffered() -> None:

@@ -154,9 +154,14 @@ class Multiplexer:
         return room
 
     def _room_of(self, stream: Stream) -> int:
-        room = self._limits.send_buffer - stream.buffered
+        limits = self._limits
+        room = limits.send_buffer - stream.buffered
+        # Few streams fill messages of any size; each may have half of what the others left of the session's share.
+        share = (limits.send_share - self._table.sending - stream.charged) // 2
+        if share > room:
+            room = share
         # Near exhaustion only the floor for sending is left, a turn's worth, which is reserved.
-        affordable = max(0, self._limits.frame_payload - stream.buffered) + self._budget.spare
+        affordable = max(0, limits.frame_payload - stream.buffered) + self._budget.spare
         if affordable < room:
             room = affordable
         return room if room > 0 else 0

@@ -28,6 +28,7 @@ class StreamTable:
         "next_id",
         "parity",
         "pool",
+        "sending",
         "starved",
         "turns",
     )
@@ -45,6 +46,7 @@ class StreamTable:
         self.highest_sent = 0  # the last id whose OPEN was pulled
         self.highest_peer = 0  # the last id that the peer opened
         self.heads: dict[int, bytearray] = {}  # head blocks that came in part
+        self.sending = 0  # bytes that all streams buffer above their floors for sending
         self.starved: set[int] = set()  # streams whose sender was told that there is no room
 
     # -- coming --------------------------------------------------------------------------------
@@ -87,6 +89,7 @@ class StreamTable:
         """Let the process's budget count what the stream buffers above the floor for sending, which was
         reserved when it opened."""
         above = max(0, stream.buffered - self.limits.frame_payload)
+        self.sending += above - stream.charged
         if above > stream.charged:
             self.budget.charge(above - stream.charged)
         else:
@@ -111,6 +114,7 @@ class StreamTable:
         self.control.drop_credit(stream)
         self.drop_head(stream.id)
         self.budget.release(stream.charged)
+        self.sending -= stream.charged
         self.finish(stream)
 
     def abandon(self, stream: Stream, code: int) -> None:
