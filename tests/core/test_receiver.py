@@ -200,9 +200,23 @@ def test_only_heads_follow_a_piece_of_a_head(code: int) -> None:
 
 def test_data() -> None:
     end = End()
-    flow = [opening(1), frame(DATA, 1, b"x"), frame(DATA, 1), frame(DATA, 1, b"y"), frame(DATA_FIN, 1)]
-    assert end.get(*flow)[1:] == [Data(1, b"x", False), Data(1, b"y", False), Data(1, b"", True)]
-    assert end.table.active[1].window.held == 2
+    flow = [opening(1), frame(DATA, 1, bytes(KIB)), frame(DATA, 1), frame(DATA, 1, bytes(KIB)), frame(DATA_FIN, 1)]
+    assert end.get(*flow)[1:] == [Data(1, bytes(KIB), False), Data(1, bytes(KIB), False), Data(1, b"", True)]
+    assert end.table.active[1].window.held == 2 * KIB
+
+
+def test_small_payloads_of_one_stream_are_joined() -> None:
+    """An event costs its handler far more than a few bytes cost their sender."""
+    end = End()
+    flow = [opening(1), opening(3)] + [frame(DATA, 1, b"x")] * 2000 + [frame(DATA, 3, b"y"), frame(DATA_FIN, 1, b"z")]
+    assert end.get(*flow)[2:] == [
+        Data(1, b"x" * KIB, False),
+        Data(1, b"x" * (2000 - KIB), False),
+        Data(3, b"y", False),
+        Data(1, b"z", True),
+    ]
+    assert end.get(frame(DATA, 3, b"1"), frame(DATA_FIN, 3, b"2")) == [Data(3, b"12", True)]
+    assert [stream.window.held for stream in end.table.active.values()] == [2001, 3]
 
 
 def test_data_beyond_the_credit_ends_the_session() -> None:
