@@ -12,10 +12,12 @@ from .link import Link
 from .proof import FIRST_EPOCH, KEY_SIZE, Prover, Purpose, attach_tag, epoch_key, proof
 from .transports.base import Connection
 
-__all__ = ["ClientSession", "agreed_limits", "checked_key", "first_prover"]
+__all__ = ["STREAMS_LIMIT", "ClientSession", "agreed_limits", "checked_key", "first_prover"]
 
 # Seconds: no server keeps a session longer than a day.
 GRACE_LIMIT = 86_400.0
+# Streams that a server may have or grant, as far as we are ready to answer for them: resets are owed for each.
+STREAMS_LIMIT = 100_000
 
 
 class ClientSession:

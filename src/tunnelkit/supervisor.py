@@ -10,7 +10,7 @@ from typing import Final, NoReturn, TypeAlias
 import anyio
 
 from .attaching import attach
-from .client_session import ClientSession, agreed_limits, checked_key
+from .client_session import STREAMS_LIMIT, ClientSession, agreed_limits, checked_key
 from .config import Limits
 from .core.budget import Budget
 from .core.choice import Choice, Failed, GiveUp, Try
@@ -162,7 +162,7 @@ class Supervisor:
             budget=self._budget,
             peer_window=grant.replay_window,
             peer_floor=grant.stream_floor,
-            peer_max_streams=grant.max_streams,
+            peer_max_streams=min(grant.max_streams, STREAMS_LIMIT),
             logger=logger,
             accept=self._accept,
         )

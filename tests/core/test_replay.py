@@ -76,6 +76,15 @@ def test_chunks_are_cut_to_the_limit(limit: int) -> None:
     assert output == DATA[:60]
 
 
+def test_a_share_may_hold_what_it_has() -> None:
+    share = ReplayShare(Budget(MIB), 1000)
+    assert share.bound(100_000) == 1000
+    assert share.allow(0, 5000) == 5000
+    assert share.bound(100_000) == 5000
+    assert share.bound(2000) == 2000
+    assert ReplayShare(None, 1000).bound(100_000) == 100_000
+
+
 def test_whole_chunks_are_not_copied() -> None:
     chunk = memoryview(DATA[:10])
     replay = ReplayBuffer(1000)

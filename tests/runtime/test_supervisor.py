@@ -297,6 +297,18 @@ async def test_a_grant_that_cannot_be_is_a_failed_dial(lie: dict[str, Any]) -> N
         assert len(script.requests) == 2
 
 
+async def test_an_absurd_number_of_streams_bounds_what_we_owe_all_the_same() -> None:
+    async def generous(script: Script, request: DialRequest) -> tuple[Connection, Grant]:
+        connection, grant = await granted(script, request)
+        return connection, replace(grant, max_streams=10**9 - 1)
+
+    async with client_of(Script(generous)) as client:
+        await client.wait_ready(10)
+        session = client._supervisor._session
+        assert session is not None
+        assert session.link.mux._receiver._may_owe < 200_000
+
+
 async def test_a_higher_floor_than_ours_permits_fewer_streams() -> None:
     """The server's floor is law, the budget is ours: what gives way is how many streams there may be."""
 
