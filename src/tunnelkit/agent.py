@@ -165,6 +165,9 @@ class AgentExchange(OriginExchange):
         self._request_ended = fin
         if isinstance(head, Trailers):
             self._trailers = head.fields
+        elif isinstance(head, RequestHead) and head.target[:1] not in (b"/", b"*"):
+            # To an origin that is a proxy too, an absolute form would name another host past the allowlist.
+            self._refuse_stream(RemoteProtocolError("a target that is no path", code="bad_head"))
         elif isinstance(head, RequestHead):
             self._begin(head, has_body=not fin and not self._upgrade)
 
