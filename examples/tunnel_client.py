@@ -48,6 +48,7 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         password=password,
         origin=origin(settings),
         allow=settings["regexp"],
+        refuse_private=settings["refuse_private"],
         transport=settings["transport"],
         proxy=settings["proxy"],
         cafile=settings["cafile"],

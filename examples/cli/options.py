@@ -205,6 +205,10 @@ CLIENT: list[Option | Refused] = [
         repeat=True,
         help="origins that X-Host may name: must match scheme://host[:port] whole; may be given several times",
     ),
+    switch(
+        "refuse-private",
+        "of what --regexp allows, reach public addresses alone: none of this machine or its networks",
+    ),
     Option(
         name="proxy",
         metavar="URL",

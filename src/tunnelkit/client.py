@@ -21,6 +21,7 @@ from anyio.abc import TaskStatus
 from . import __version__
 from .agent import Agent
 from .config import DEFAULT_LIMITS, Limits
+from .core.addresses import is_public
 from .core.allowlist import HostAllowlist
 from .core.routing import normalise_base_path
 from .core.tokens import check_token, mask_token
@@ -59,6 +60,11 @@ class TunnelClient(AsyncContextManagerMixin):
         A URL (``http://``, ``https://``, ``unix:``) or an ``Origin``. Optional with ``allow``.
     ``allow``
         Regular expressions that match, whole, the origins that callers may name in X-Host.
+    ``refuse_private``
+        Refuse an X-Host that ``allow`` allows, but whose name or address leads to this machine, its networks, or
+        another place that is not on the public Internet (``core.addresses``). A name is resolved once, each of its
+        addresses is judged, and only those judged are connected to. ``origin`` itself is not judged: it is the word
+        of whoever runs the client.
     ``host``
         The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one.
     ``transport``
@@ -80,6 +86,7 @@ class TunnelClient(AsyncContextManagerMixin):
         password: str | None = None,
         origin: str | Origin | None = None,
         allow: Sequence[str] = (),
+        refuse_private: bool = False,
         host: str | None = None,
         transport: str | Transport | Sequence[str | Transport] = "auto",
         proxy: str | None = None,
@@ -110,7 +117,8 @@ class TunnelClient(AsyncContextManagerMixin):
         self._host = host
         self._keeper = IdleKeeper(logger)
         self._origin = self._make_origin(OriginUrl.parse(origin)) if isinstance(origin, str) else origin
-        self._named = NamedOrigins(self._make_origin, limits=limits)
+        permits = is_public if refuse_private else None
+        self._named = NamedOrigins(lambda url: self._make_origin(url, permits), limits=limits)
         self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
         self._events = Events()
         self._supervisor = Supervisor(
@@ -235,8 +243,15 @@ class TunnelClient(AsyncContextManagerMixin):
         if isinstance(self._origin, UrlOrigin):
             await self._origin.check()
 
-    def _make_origin(self, url: OriginUrl) -> UrlOrigin:
-        return UrlOrigin(url, limits=self.limits, host=self._host, ssl_context=self._origin_tls, keeper=self._keeper)
+    def _make_origin(self, url: OriginUrl, permits: Callable[[str], bool] | None = None) -> UrlOrigin:
+        return UrlOrigin(
+            url,
+            limits=self.limits,
+            host=self._host,
+            ssl_context=self._origin_tls,
+            keeper=self._keeper,
+            permits=permits,
+        )
 
 
 def _find_transports(wanted: str | Transport | Sequence[str | Transport], limits: Limits) -> dict[str, Transport]:

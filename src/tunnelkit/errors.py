@@ -115,7 +115,8 @@ class QueueError(TunnelkitError):
 class DialError(TunnelkitError):
     """The way to the server could not be opened. It is retried.
 
-    ``stage`` is one of ``resolve``, ``connect``, ``proxy``, ``tls``, ``handshake``; ``transport`` is a bug of one.
+    ``stage`` is one of ``resolve``, ``address``, ``connect``, ``proxy``, ``tls``, ``handshake``; ``transport`` is a
+    bug of one.
     ``hint`` is a sentence for the user about the likely cause, or "".
     """
 

@@ -121,6 +121,38 @@ async def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatc
     assert caught.value.stage == "resolve"
 
 
+async def test_only_addresses_that_are_permitted_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each address that the name has is judged, by what the resolver said at its one and only question."""
+    judged: list[str] = []
+    asked: list[str] = []
+    addresses = [(V6, ("::1", 1, 0, 0)), (V4, ("127.0.0.2", 1)), (V4, ("127.0.0.3", 1))]
+
+    async def getaddrinfo(host: str, port: int, **kwargs: Any) -> list[Any]:
+        asked.append(host)
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses]
+
+    def permits(address: str) -> bool:
+        judged.append(address)
+        return address == "127.0.0.3"
+
+    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+    async with attempts(monkeypatch) as made:
+        stream = await connect_tcp("example.com", 1, timeout=5, permits=permits)
+        assert sorted(judged) == ["127.0.0.2", "127.0.0.3", "::1"]
+        assert made.tried == ["127.0.0.3"]
+        assert asked == ["example.com"]
+        stream.abort()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0", "2130706433", "::1", "::ffff:127.0.0.1"])
+async def test_a_name_without_an_address_that_is_permitted(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with attempts(monkeypatch) as made:
+        with pytest.raises(DialError, match="has no address that may be connected to") as caught:
+            await connect_tcp(host, 1, timeout=5, permits=lambda address: False)
+        assert caught.value.stage == "address"
+        assert made.tried == []
+
+
 async def test_a_dead_address_delays_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "_HEAD_START", 0.01)
     resolve_to(monkeypatch, (V6, ("::1", 1, 0, 0)), (V4, ("127.0.0.1", 1)))

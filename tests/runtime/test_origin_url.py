@@ -274,12 +274,21 @@ async def test_a_malformed_answer(answer: bytes) -> None:
     assert not asked.ended
 
 
-@pytest.mark.parametrize(("stage", "code"), [("connect", "origin_unreachable"), ("tls", "origin_tls")])
-async def test_an_origin_that_cannot_be_reached(stage: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "status", "code"),
+    [
+        ("resolve", 502, "origin_unreachable"),
+        ("connect", 502, "origin_unreachable"),
+        ("proxy", 502, "origin_unreachable"),
+        ("tls", 502, "origin_tls"),
+        ("address", 403, "x_host_refused"),
+    ],
+)
+async def test_an_origin_that_cannot_be_reached(stage: str, status: int, code: str) -> None:
     origin, asked = Dialled(), Asked()
     origin.error = DialError(stage, "refused")
     await origin.serve(asked)
-    assert asked.failed == (502, code)
+    assert asked.failed == (status, code)
     with pytest.raises(DialError):
         await origin.check()
 

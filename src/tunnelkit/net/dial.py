@@ -29,7 +29,8 @@ class Dial:
     ``proxy`` is a proxy's URL, "" for none, or None to choose by ``environ`` (the caller passes ``os.environ`` where
     the environment counts; by default it does not). ``ssl_context`` is for the server (default: verifying, with the
     system's authorities), ``proxy_ssl_context`` for an ``https://`` proxy. ``timeout`` covers the whole way.
-    ``local_ports``: dial from the first of these that is free.
+    ``local_ports``: dial from the first of these that is free. ``permits`` judges the addresses that a name resolves
+    to, on a direct way (``connect_tcp``); what a proxy resolves is out of sight.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Dial:
         proxy_ssl_context: ssl.SSLContext | None = None,
         timeout: float = DEFAULT_LIMITS.dial_timeout,
         local_ports: Sequence[int] = (),
+        permits: Callable[[str], bool] | None = None,
     ) -> None:
         self._ssl_context = ssl_context
         # Parsed here, so that a mistake in it shows at once.
@@ -49,6 +51,7 @@ class Dial:
         self._proxy_ssl_context = proxy_ssl_context
         self._timeout = timeout
         self._local_ports = tuple(local_ports)
+        self._permits = permits
 
     async def __call__(self, host: str, port: int, *, tls: bool) -> ByteStream:
         """Raises ``DialError``, and ``ConfigError`` for a broken variable of the environment. Nothing stays open when
@@ -57,7 +60,9 @@ class Dial:
         deadline = anyio.current_time() + self._timeout
         proxy = self._proxy_for(host, port, tls)
         if proxy is None:
-            stream = await connect_tcp(host, port, timeout=self._timeout, local_ports=self._local_ports)
+            stream = await connect_tcp(
+                host, port, timeout=self._timeout, local_ports=self._local_ports, permits=self._permits
+            )
         else:
             stream = await self._connect_through(proxy, host, port, deadline)
         return await _start_tls(stream, self._context(), host, deadline) if tls else stream

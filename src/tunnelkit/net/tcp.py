@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, zip_longest
 from typing import Any, TypeAlias
 
@@ -34,14 +34,23 @@ _HINTS = {
 
 
 async def connect_tcp(
-    host: str, port: int, *, timeout: float | None = None, local_ports: Sequence[int] = ()
+    host: str,
+    port: int,
+    *,
+    timeout: float | None = None,
+    local_ports: Sequence[int] = (),
+    permits: Callable[[str], bool] | None = None,
 ) -> ByteStream:
-    """A connection to ``host``, from the first free one of ``local_ports`` where a firewall wants that. Raises
-    ``DialError`` (stage ``resolve`` or ``connect``). Nothing stays open when it fails or is cancelled."""
+    """A connection to ``host``, from the first free one of ``local_ports`` where a firewall wants that.
+
+    ``permits`` judges each address that the name resolves to; only those that it allows are connected to. The name is
+    resolved once, so that no second answer can lead elsewhere (DNS rebinding). Raises ``DialError`` (stage
+    ``resolve``, ``address`` where none is allowed, or ``connect``). Nothing stays open when it fails or is cancelled.
+    """
     stage, where = "resolve", f"{f'[{host}]' if ':' in host else host}:{port}"
     try:
         with anyio.fail_after(timeout):
-            addresses = await _resolve(host, port)
+            addresses = _permitted(await _resolve(host, port), where, permits)
             stage = "connect"
             return await adopt(await _connect_first(addresses, where, local_ports))
     except TimeoutError as exc:
@@ -72,6 +81,15 @@ async def _resolve(host: str, port: int) -> list[Address]:
         ) from exc
     addresses = [(int(family), address) for family, _, _, _, address in found]
     return _interleave(dict.fromkeys(addresses))
+
+
+def _permitted(addresses: list[Address], where: str, permits: Callable[[str], bool] | None) -> list[Address]:
+    if permits is None:
+        return addresses
+    permitted = [address for address in addresses if permits(address[1][0])]
+    if not permitted:
+        raise DialError("address", f"{where} has no address that may be connected to")
+    return permitted
 
 
 def _interleave(addresses: Iterable[Address]) -> list[Address]:

@@ -110,7 +110,7 @@ def _prefix(path: str, rest: str, field: str, url: str) -> bytes:
 
 class UrlOrigin(Origin):
     """One origin. ``host``: None for the origin's own Host, "preserve" for the caller's, anything else is sent.
-    ``keeper`` closes connections that are not used any more."""
+    ``keeper`` closes connections that are not used any more. ``permits`` judges the addresses of its name."""
 
     def __init__(
         self,
@@ -120,11 +120,13 @@ class UrlOrigin(Origin):
         host: str | None = None,
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         keeper: IdleKeeper,
+        permits: Callable[[str], bool] | None = None,
     ) -> None:
         self.url = url
         self._limits = limits
         self._host = host
         self._ssl_context = ssl_context
+        self._permits = permits
         self._pool = OriginPool(self._dial, keeper=keeper, limits=limits)
         self._logged_at = -FAILURE_LOG_INTERVAL
 
@@ -138,7 +140,7 @@ class UrlOrigin(Origin):
         tls = url.scheme == "https"
         context = self._ssl_context() if tls and self._ssl_context is not None else None
         # No proxy, whatever the environment says: it is for the way out, not for the service next door.
-        dial = Dial(ssl_context=context, proxy="", timeout=self._limits.dial_timeout)
+        dial = Dial(ssl_context=context, proxy="", timeout=self._limits.dial_timeout, permits=self._permits)
         return await dial(url.host, url.port, tls=tls)
 
     async def check(self) -> None:
@@ -168,8 +170,7 @@ class UrlOrigin(Origin):
                 await self._try(exchange, connection, head)
         except DialError as error:
             self._log(error)
-            code = "origin_tls" if error.stage == "tls" else "origin_unreachable"
-            exchange.fail(502, code, _DIAL_DETAILS.get(error.stage, "the origin cannot be reached"))
+            exchange.fail(*_DIAL_FAILURES.get(error.stage, _UNREACHABLE))
 
     def _log(self, error: DialError) -> None:
         """Why, for this side alone: callers are told no addresses."""
@@ -202,10 +203,12 @@ class UrlOrigin(Origin):
         return True
 
 
-_DIAL_DETAILS = {
-    "connect": "the origin refused the connection, or cannot be reached",
-    "resolve": "the origin's name cannot be resolved",
-    "tls": "no secure connection to the origin",
+_UNREACHABLE = (502, "origin_unreachable", "the origin cannot be reached")
+_DIAL_FAILURES = {
+    "address": (403, "x_host_refused", "this X-Host leads to an address that the client does not connect to"),
+    "connect": (502, "origin_unreachable", "the origin refused the connection, or cannot be reached"),
+    "resolve": (502, "origin_unreachable", "the origin's name cannot be resolved"),
+    "tls": (502, "origin_tls", "no secure connection to the origin"),
 }
 
 
