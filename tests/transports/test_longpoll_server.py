@@ -955,6 +955,19 @@ async def test_a_close_is_bounded_when_nobody_polls(monkeypatch: pytest.MonkeyPa
         assert (await end.poll(1)).code == "unknown_connection"
 
 
+async def test_a_close_by_both_ends_waits_for_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poll that waits is streamed: it ends in order, and the client's next would tell it of the close."""
+    monkeypatch.setattr(longpoll_server_connection, "CLOSE_TIMEOUT", 60)
+    async with client() as end, anyio.create_task_group() as tasks:
+        stream = await stream_of(end, 1)
+        tasks.start_soon(end.connection.aclose)
+        await settled()
+        assert (await end.ask(Op.CLOSE, end.fields(Op.CLOSE, 1))).status == 200
+        while not stream.ended:
+            assert await stream.read()
+    assert not len(end.transport._server)
+
+
 async def test_a_close_ends_a_ready_that_waits() -> None:
     async with client() as end, anyio.create_task_group() as tasks:
         ended: list[ConnectionLost] = []

@@ -52,6 +52,7 @@ class ServerConnection(Connection):
         self._is_active = False
         self._lost: ConnectionLost | None = None
         self._closing = False
+        self._peer_closed = False
         self._over = False  # forgotten
         self._timer: Timer | None = None
         self._sender: anyio.Event | None = None  # waits for a poll, or for the close to be told
@@ -115,7 +116,7 @@ class ServerConnection(Connection):
         self._polls.close(farewell)
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT):
-                while not self._polls.told and self._polls.lost is None:
+                while not self._peer_closed and not self._polls.told and self._polls.lost is None:
                     await self._wait_to_send()
         finally:
             self.abort()
@@ -166,7 +167,8 @@ class ServerConnection(Connection):
         self._polls.heard(self._heard)
 
     def peer_closed(self, code: int, reason: str) -> None:
-        """What came whole before is still given to the link, which then hears of it."""
+        """What came whole before is still given to the link, which then hears of it. Nobody will poll again."""
+        self._peer_closed = True
         answer = closed_answer(code, reason)
         self._lose(lost_in_order(code, reason), answer, keep=True)
         self._polls.close(answer)
