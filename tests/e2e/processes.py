@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .origin import BLOCK, pattern_digest
+from .ways import Way, current
 
 __all__ = ["Process", "Tunnel", "download", "fetch", "in_threads", "open_processes", "stalled", "upload"]
 
@@ -25,6 +26,14 @@ TOKEN = "a-token-for-the-tests"
 WAIT = 60.0  # seconds that one socket may be silent
 
 T = TypeVar("T")
+
+# How a client is started over each way. Long-poll's own choice is to stream, half a second after it began.
+CLIENTS = {
+    Way.AUTO: ("examples/tunnel_client.py",),
+    Way.WEBSOCKET: ("examples/tunnel_client.py", "--transport", "websocket"),
+    Way.LONGPOLL: ("-m", "tests.e2e.strict_client", "--transport", "longpoll"),
+    Way.STREAMED: ("examples/tunnel_client.py", "--transport", "longpoll"),
+}
 
 
 class Process:
@@ -102,8 +111,8 @@ def open_processes(backend: str, *, origin_port: int = 0) -> Iterator[Tunnel]:
         port = int(server.said("listening on ").rpartition(":")[2])
         service = f"http://127.0.0.1:{origin_port}"
         client = start(
-            *("examples/tunnel_client.py", "--tunnel", f"ws://127.0.0.1:{port}", "--server", service),
-            *("--token", TOKEN, *common),
+            *CLIENTS[current()],
+            *("--tunnel", f"ws://127.0.0.1:{port}", "--server", service, "--token", TOKEN, *common),
         )
         client.said("ready ")
         yield Tunnel(origin, server, client, origin_port, port)

@@ -15,6 +15,7 @@ import pytest
 from ..conftest import BACKENDS
 from .origin import BLOCK, pattern_digest
 from .processes import TOKEN, Tunnel, open_processes
+from .ways import Way
 
 CURL = shutil.which("curl")
 pytestmark = pytest.mark.skipif(CURL is None, reason="curl is not installed")
@@ -29,7 +30,7 @@ SIZES = [
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def tunnel(request: pytest.FixtureRequest) -> Iterator[Tunnel]:
+def tunnel(request: pytest.FixtureRequest, way: Way) -> Iterator[Tunnel]:
     with open_processes(request.param) as processes:
         yield processes
 

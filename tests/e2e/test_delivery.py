@@ -16,7 +16,20 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.testing.relay import Relay, serve_relay
 
 from .origin import BLOCK
-from .tunnel import QUICK, Call, Ends, ask, gather, open_ends, open_tunnel, problem_of, read_head, receive_more, until
+from .tunnel import (
+    QUICK,
+    SHORT,
+    Call,
+    Ends,
+    ask,
+    gather,
+    open_ends,
+    open_tunnel,
+    problem_of,
+    read_head,
+    receive_more,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +117,7 @@ async def test_queued_requests_survive_the_end_of_grace_and_a_new_client_serves_
 
 
 async def test_unsent_requests_move_to_a_new_client_before_the_end_of_grace() -> None:
-    async with open_tunnel(relay=True) as tunnel, anyio.create_task_group() as group:
+    async with open_tunnel(relay=True, limits=SHORT) as tunnel, anyio.create_task_group() as group:
         assert tunnel.relay is not None
         kill(tunnel.relay)
         await tunnel.detached()

@@ -14,8 +14,9 @@ from tunnelkit.core.tokens import token_digest
 from tunnelkit.testing.relay import serve_relay
 
 from .proxies import PASSWORD as PROXY_PASSWORD
-from .proxies import USER, serve_http_proxy
+from .proxies import USER, serve_forward_proxy, serve_http_proxy
 from .tunnel import QUICK, TOKEN, ask, exchange, open_ends, open_tunnel, until
+from .ways import Way
 
 pytestmark = pytest.mark.anyio
 
@@ -130,10 +131,11 @@ async def test_a_second_try_is_numbered(log: pytest.LogCaptureFixture) -> None:
     assert [fields["try"] for name, fields in events(log) if name == "WS   SND"] == [None, 2]
 
 
-async def test_no_record_holds_a_secret(log: pytest.LogCaptureFixture) -> None:
+async def test_no_record_holds_a_secret(log: pytest.LogCaptureFixture, way: Way) -> None:
     """Everything that is logged, and every repr, through a life with refusals, losses, a proxy and bad requests."""
     passwords = {TOKEN: PASSWORD, OTHER_TOKEN: PASSWORD}
     shown: list[str] = []
+    serve_proxy = serve_forward_proxy if way in (Way.LONGPOLL, Way.STREAMED) else serve_http_proxy
     async with open_ends(passwords=passwords, limits=QUICK, admin_password=PASSWORD) as ends:
         with pytest.raises(RegistrationRefused) as caught:
             async with ends.join(password="wrong-" + PASSWORD):
@@ -141,7 +143,7 @@ async def test_no_record_holds_a_secret(log: pytest.LogCaptureFixture) -> None:
         shown += [str(caught.value), repr(caught.value)]
         async with (
             serve_relay(ends.port) as relay,
-            serve_http_proxy(ends.port) as proxy,
+            serve_proxy(ends.port) as proxy,
             ends.join(via=relay, password=PASSWORD) as one,
             ends.join(
                 url=f"ws://{USER}:{PROXY_PASSWORD.replace('@', '%40')}@tunnel.example.com",

@@ -10,6 +10,7 @@ import pytest
 
 from ..conftest import BACKENDS
 from .processes import Tunnel, download, fetch, in_threads, open_processes, stalled, upload
+from .ways import Way
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak (VmHWM)")
 
@@ -23,7 +24,7 @@ SHORT_OR_FULL = [
 
 
 @pytest.fixture(params=BACKENDS)
-def tunnel(request: pytest.FixtureRequest) -> Iterator[Tunnel]:
+def tunnel(request: pytest.FixtureRequest, way: Way) -> Iterator[Tunnel]:
     with open_processes(request.param) as processes:
         yield processes
 

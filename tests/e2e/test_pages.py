@@ -15,7 +15,7 @@ from tunnelkit.core.tokens import token_digest
 from tunnelkit.errors import ConfigError
 from tunnelkit.net.dial import connect_tcp
 
-from .tunnel import TOKEN, Answer, open_ends, open_tunnel, read_head, until
+from .tunnel import SHORT, TOKEN, Answer, open_ends, open_tunnel, read_head, until
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +111,7 @@ async def test_statistics_as_json() -> None:
 
 
 async def test_a_detached_session_is_no_client() -> None:
-    async with open_tunnel(relay=True) as tunnel:
+    async with open_tunnel(relay=True, limits=SHORT) as tunnel:
         assert tunnel.relay is not None
         tunnel.relay.refusing = True
         tunnel.relay.cut()

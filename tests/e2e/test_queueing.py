@@ -83,7 +83,7 @@ async def test_a_token_is_unknown_again_after_its_time() -> None:
 
 
 async def test_requests_of_a_detached_session_wait_for_its_resume() -> None:
-    async with open_tunnel(relay=True) as tunnel, anyio.create_task_group() as group:
+    async with open_tunnel(relay=True, limits=SHORT) as tunnel, anyio.create_task_group() as group:
         assert tunnel.relay is not None
         tunnel.relay.refusing = True
         tunnel.relay.cut()
@@ -230,7 +230,7 @@ async def test_a_caller_that_does_not_wait_needs_an_attached_session() -> None:
 
 
 async def test_a_detached_session_is_no_attached_one() -> None:
-    async with open_tunnel(relay=True) as tunnel:
+    async with open_tunnel(relay=True, limits=SHORT) as tunnel:
         assert tunnel.relay is not None
         tunnel.relay.refusing = True
         tunnel.relay.cut()
@@ -336,7 +336,7 @@ async def test_a_caller_that_left_while_queued_never_reaches_the_origin() -> Non
 
 
 async def test_a_caller_that_left_a_detached_session_never_reaches_the_origin() -> None:
-    async with open_tunnel(relay=True) as tunnel, anyio.create_task_group() as group:
+    async with open_tunnel(relay=True, limits=SHORT) as tunnel, anyio.create_task_group() as group:
         assert tunnel.relay is not None
         tunnel.relay.refusing = True
         tunnel.relay.cut()

@@ -232,7 +232,8 @@ async def test_a_killed_client_that_is_started_again_is_ready_within_three_secon
 
 
 async def test_detached_sessions_take_no_place() -> None:
-    async with open_ends(limits=ONE_CLIENT) as ends, serve_relay(ends.port) as relay, ends.join(via=relay):
+    limits = replace(SHORT, max_clients_per_token=1)
+    async with open_ends(limits=limits) as ends, serve_relay(ends.port) as relay, ends.join(via=relay):
         relay.refusing = True
         relay.cut()
         await ends.detached()
@@ -335,6 +336,7 @@ async def test_a_hook_that_fails_costs_one_registration() -> None:
         assert (await ends.get("/echo"))[0] == 200
 
 
+@pytest.mark.ways("websocket", "streamed")  # where a cut is a loss
 async def test_a_resume_asks_the_hook_again() -> None:
     allowed = True
 

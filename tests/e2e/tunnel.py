@@ -20,6 +20,7 @@ from tunnelkit.origins.url import UrlOrigin
 from tunnelkit.testing.relay import Relay, serve_relay
 
 from .origin import TestOrigin, serve_origin
+from .ways import current
 
 __all__ = [
     "QUICK",
@@ -55,6 +56,10 @@ SHORT = replace(
     retry_cap_resumable=0.4,
     retry_cap=1.0,
     grace=2.0,
+    poll_hold_active=0.4,
+    poll_hold_idle=1.0,
+    poll_answer_timeout=0.4,
+    poll_absence=1.0,
 )
 
 # The shortest grace that its own check allows with clocks which a busy machine still keeps.
@@ -66,6 +71,9 @@ QUICK = replace(
     retry_cap_resumable=0.1,
     retry_cap=0.2,
     grace=1.0,
+    poll_hold_active=0.25,
+    poll_answer_timeout=0.25,
+    poll_absence=0.6,
 )
 
 
@@ -81,11 +89,11 @@ class Ends:
     async def join(
         self, *, via: Relay | None = None, url: str = "", ready: bool = True, **options: Any
     ) -> AsyncIterator[TunnelClient]:
-        """One more client, by a relay where one is given."""
-        known: dict[str, Any] = {"token": TOKEN, "origin": self.origin.url, "limits": self.limits}
-        made = TunnelClient(
-            url or f"ws://127.0.0.1:{via.port if via is not None else self.port}", **(known | options)
-        )
+        """One more client, by a relay where one is given, over the way of the running test unless ``transport`` says
+        otherwise."""
+        known: dict[str, Any] = {"token": TOKEN, "origin": self.origin.url, "limits": self.limits} | options
+        known.setdefault("transport", current().transport(known["limits"]))
+        made = TunnelClient(url or f"ws://127.0.0.1:{via.port if via is not None else self.port}", **known)
         _be_patient(made)
         async with made as client:
             if ready:
