@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from tunnelkit.core.frames import DATA, DATA_FIN, HEAD, HEAD_FIN, OPEN, RESET, Frame, FrameDecoder, pack_header
 from tunnelkit.core.message import HEADER_SIZE, Kind, build, split_header
 from tunnelkit.errors import ConnectionLost
-from tunnelkit.handshake import Handshake, to_fields
+from tunnelkit.handshake import Handshake, Resume, to_fields
 from tunnelkit.heads import Fields, ResponseHead, encode_response
 from tunnelkit.net.dial import connect_tcp
 from tunnelkit.proof import attach_tag
@@ -28,8 +28,9 @@ UPGRADE = (
 LARGEST = 60_000  # bytes of frames in one message
 
 
-def handshake(token: str = TOKEN, **changes: str) -> bytes:
-    fields = {name.decode(): value.decode() for name, value in to_fields(Handshake(token=token))} | changes
+def handshake(token: str = TOKEN, *, resume: Resume | None = None, **changes: str) -> bytes:
+    announced = to_fields(Handshake(token=token, resume=resume))
+    fields = {name.decode(): value.decode() for name, value in announced} | changes
     return (UPGRADE + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n").encode()
 
 
@@ -46,8 +47,10 @@ def data(stream_id: int, payload: bytes = b"", *, fin: bool = False) -> bytes:
 class ScriptedClient:
     """``frames`` are those that the server sent, in order; they are acknowledged unless ``acks`` is cleared."""
 
-    def __init__(self, connection: WebSocketConnection, epoch: int) -> None:
+    def __init__(self, connection: WebSocketConnection, epoch: int, session_id: str, key: bytes) -> None:
         self.connection = connection
+        self.session_id = session_id
+        self.key = key
         self.frames: list[Frame] = []
         self.lost: ConnectionLost | None = None
         self.acks = True
@@ -74,6 +77,10 @@ class ScriptedClient:
         """``say`` for as long as the server listens: it may end the session meanwhile."""
         with suppress(ConnectionLost):
             await self.say(*frames)
+
+    def resume(self, epoch: int) -> Resume:
+        """What a handshake says that resumes this session; its proof is ATTACH's too."""
+        return Resume(session_id=self.session_id, epoch=epoch, proof=attach_tag(self.key, self.session_id, epoch))
 
     async def read(self) -> None:
         try:
@@ -134,7 +141,7 @@ async def scripted_client(group: TaskGroup, port: int, token: str = TOKEN) -> As
         await connection.ready()
         await connection.send(build(Kind.ATTACH, 1, 0, 0, (attach_tag(key, session_id, 1),)))
         assert split_header(await connection.receive())[0] == Kind.ATTACH
-        client = ScriptedClient(connection, 1)
+        client = ScriptedClient(connection, 1, session_id, key)
         group.start_soon(client.read)
         yield client
     finally:

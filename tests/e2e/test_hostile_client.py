@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 
 import anyio
 import anyio.abc
 import pytest
 
-from tunnelkit.config import KIB, MIB
+from tunnelkit.config import DEFAULT_LIMITS, KIB, MIB, Limits
 from tunnelkit.core.frames import (
     HEAD,
     HEAD_FIN,
@@ -21,14 +22,17 @@ from tunnelkit.core.frames import (
     encode_reset,
     pack_header,
 )
-from tunnelkit.core.message import Kind
+from tunnelkit.core.message import Kind, build, split_header
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.gateway_exchange import GatewayExchange
+from tunnelkit.handshake import Resume
 from tunnelkit.heads import encode_trailers
+from tunnelkit.net.stream import ByteStream
 from tunnelkit.splice import Splice
+from tunnelkit.transports.websocket_connection import WebSocketConnection
 
-from .scripted import ScriptedClient, data, head, scripted_client
-from .tunnel import Call, Ends, open_ends, until
+from .scripted import ScriptedClient, data, handshake, head, scripted_client
+from .tunnel import Call, Ends, open_ends, read_head, until
 
 pytestmark = pytest.mark.anyio
 
@@ -72,9 +76,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
+async def scene(caplog: pytest.LogCaptureFixture, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[Scene]:
     """At the end of it nothing of any exchange is left, and nothing was taken for a fault of the server."""
-    async with open_ends() as ends, ends.join(), anyio.create_task_group() as group:
+    async with open_ends(limits=limits) as ends, ends.join(), anyio.create_task_group() as group:
         async with scripted_client(group, ends.port, EVIL) as bad:
             yield Scene(ends, bad, group)
             await Scene(ends, bad, group).others_are_served()
@@ -245,6 +249,63 @@ async def test_others_are_served_beside_a_flood(
         group.start_soon(run)
         await there.others_are_served()
         group.cancel_scope.cancel()
+
+
+# -- resumes -----------------------------------------------------------------------------------
+
+
+async def offered(there: Scene, resume: Resume | None, stack: AsyncExitStack) -> ByteStream:
+    """A connection whose handshake was granted, and that has not attached."""
+    stream = await stack.enter_async_context(there.ends.caller())
+    await stream.send(handshake(EVIL, resume=resume))
+    assert (await read_head(stream))[0] == 101
+    return stream
+
+
+async def attach(stream: ByteStream, resume: Resume) -> WebSocketConnection:
+    connection = WebSocketConnection(stream, client=True)
+    await connection.ready()
+    await connection.send(build(Kind.ATTACH, resume.epoch, 0, 0, (resume.proof,)))
+    return connection
+
+
+async def test_resumes_without_end_cost_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    async with scene(caplog) as there, AsyncExitStack() as stack:
+        running = there.ends.server._running
+        assert running is not None
+        for epoch in range(2, 40):
+            resume = there.bad.resume(epoch * 1000)
+            connection = await attach(await offered(there, resume, stack), resume)
+            assert split_header(await connection.receive())[0] == Kind.ATTACH
+        await there.others_are_served()
+        await until(lambda: running.front.connections == 2)  # those that are attached: of each client one
+        assert [session.epoch for session in there.ends.server.sessions()] == [1, 39_000]
+
+
+async def test_of_two_connections_with_one_epoch_the_first_is_attached(caplog: pytest.LogCaptureFixture) -> None:
+    async with scene(caplog) as there, AsyncExitStack() as stack:
+        resume = there.bad.resume(2**32 - 1)
+        streams = [await offered(there, resume, stack) for _ in range(2)]
+        first = await attach(streams[0], resume)
+        assert split_header(await first.receive())[0] == Kind.ATTACH
+        second = await attach(streams[1], resume)
+        with pytest.raises(ConnectionLost):
+            await second.receive()
+        await first.send(build(Kind.PING, resume.epoch, 0, 0))
+        assert split_header(await first.receive())[0] == Kind.PONG
+
+
+async def test_offers_that_are_never_taken_are_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    limits = replace(DEFAULT_LIMITS, opening_timeout=0.2)
+    async with scene(caplog, limits) as there, AsyncExitStack() as stack:
+        running = there.ends.server._running
+        assert running is not None
+        for number in range(50):
+            await offered(there, there.bad.resume(2) if number % 2 else None, stack)
+        await there.others_are_served()
+        await until(lambda: running.front.connections == 2)
+        assert not running.table._openings
+        assert len(there.ends.server.sessions()) == 2
 
 
 # -- tiny pieces -------------------------------------------------------------------------------
