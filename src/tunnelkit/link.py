@@ -321,13 +321,14 @@ class Link:
         if greeting:
             await connection.ready()
             await self._send(run, greeting)
-        while True:
-            room = await connection.ready()
-            if self._run is not run:
-                return
+        while self._run is run:
             self._bell = anyio.Event()
             message = b""
-            if not run.held or self.gone:
+            # Asked for only when there is something to send: a transport may have to wait for it.
+            if self._has_output(run):
+                room = await connection.ready()
+                if self._run is not run:
+                    return
                 message = self.session.data_to_send(anyio.current_time(), room)
             if message:
                 await self._send(run, message)
@@ -339,6 +340,9 @@ class Link:
             else:
                 self._check_timer()
                 await self._bell.wait()
+
+    def _has_output(self, run: _Run) -> bool:
+        return self.session.has_output and (not run.held or self.gone)
 
     async def _send(self, run: _Run, message: bytes) -> None:
         try:

@@ -207,6 +207,9 @@ class Gate(Connection):
         with anyio.fail_after(10):
             await self._arrived[name].wait()
 
+    def has_arrived(self, name: str) -> bool:
+        return self._arrived[name].is_set()
+
     async def _pass(self, name: str) -> None:
         if name in self._gates:
             self._arrived[name].set()

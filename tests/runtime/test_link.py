@@ -336,12 +336,29 @@ async def test_the_end_is_told_with_its_code() -> None:
 async def test_the_end_comes_though_the_connection_takes_nothing() -> None:
     async with joined() as pair:
         server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
         server.hold("ready", "aclose")
+        pair.server.session.ask()
         pair.server.ring()
         await server.arrived("ready")
         pair.server.end("over")
         await pair.over("server")  # bounded by a deadline of its own
         assert pair.server.session.state is State.GONE
+
+
+async def test_a_connection_is_not_asked_for_room_while_there_is_nothing_to_send() -> None:
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        server.hold("ready")
+        pair.server.ring()
+        await anyio.wait_all_tasks_blocked()
+        assert not server.has_arrived("ready")
+        pair.server.session.ask()
+        pair.server.ring()
+        await server.arrived("ready")
+        server.release()
+        await pair.clean()
 
 
 async def test_nothing_opens_on_a_link_that_ended() -> None:

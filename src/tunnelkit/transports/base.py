@@ -54,13 +54,15 @@ class Connection(ABC):
     @abstractmethod
     async def ready(self) -> int:
         """Wait until a message can be taken without piling up, and say how many bytes it may have (at least
-        4,096, at most ``max_message``). Raises ``ConnectionLost``. Cancelling changes nothing."""
+        4,096, at most ``max_message``). Called only when there is something to send. Raises ``ConnectionLost``.
+        Cancelling changes nothing."""
 
     @abstractmethod
     async def send(self, message: bytes) -> None:
-        """Take one message. Called after ``ready``, by one task. Raises ``ConnectionLost``, or ``LocalProtocolError``
-        for one that is too large (or empty, where empty ones cannot be carried; no session sends any), which changes
-        nothing. Cancelled, the connection is dead and must be aborted (the session resumes and drops duplicates)."""
+        """Take one message, which leaves though nothing else is called. Called after ``ready``, by one task. Raises
+        ``ConnectionLost``, or ``LocalProtocolError`` for one that is too large (or empty, where empty ones cannot be
+        carried; no session sends any), which changes nothing. Cancelled, the connection is dead and must be aborted
+        (the session resumes and drops duplicates)."""
 
     @abstractmethod
     async def receive(self) -> bytes:
