@@ -348,6 +348,40 @@ async def test_a_body_that_comes_too_slowly_is_told_408() -> None:
                     raise StreamBroken("told")
 
 
+@pytest.mark.parametrize("framing", [b"5;" + b"a" * 4000, b"0\r\nX: " + b"a" * 4000])
+async def test_framing_that_comes_too_slowly_is_told_408(framing: bytes) -> None:
+    """Chunk extensions and trailers are no body, but whoever drips them is waited for all the same."""
+    async with serving(echo, limits=Limits(min_rate=1e9, min_rate_period=0.0001)) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        for byte in framing:
+            await anyio.wait_all_tasks_blocked()
+            if (data := caller.receive_nowait()) is not None:
+                break
+            await caller.send(bytes([byte]))
+        assert data is not None
+        assert data.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_being_woken_gives_a_silent_caller_no_more_time() -> None:
+    """An origin that sends meanwhile, say, wakes the connection's task again and again."""
+    async with serving(echo, limits=Limits(body_idle_timeout=0.05)) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await anyio.wait_all_tasks_blocked()
+        connection = next(iter(served.front._connections))
+
+        async def keep_waking() -> None:
+            while True:
+                connection.stream.wake()
+                await anyio.sleep(0.001)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(keep_waking)
+            assert (await read_until(caller)).startswith(b"HTTP/1.1 408 ")
+            group.cancel_scope.cancel()
+
+
 async def test_a_body_is_not_late_while_nobody_wants_it() -> None:
     limits = Limits(body_idle_timeout=0.01, read_ahead=4)
     released = anyio.Event()

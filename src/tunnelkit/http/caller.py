@@ -53,6 +53,7 @@ class CallerConnection:
         self.is_link = False  # its request is a transport's, which may wait for as long as it likes
         self.dead = False  # failed or broken off: nothing can be read or written
         self.late = False  # the read clock struck
+        self.received = 0  # bytes, ever
         self.read_clock = Deadline(timers, self._read_late)
         self.write_clock = Deadline(timers, self._write_late)
         self._out = Outgoing()
@@ -90,6 +91,7 @@ class CallerConnection:
             return True
         if data is None:
             return False
+        self.received += len(data)
         self.codec.receive_data(data)
         return True
 
@@ -247,14 +249,14 @@ class FrontRequest(CallerRequest):
 
     def _read_ahead(self) -> bool:
         """Read what the socket has and there is room for. True when there was news."""
-        connection, held = self._connection, self._held
-        news = False
+        connection = self._connection
+        before, news = connection.received, False
         while connection.read(min(self._room, READ_AHEAD)):
             news = True
             if not self._settled:
                 self._decode()
-        if self._pace is not None:
-            self._pace.moved(self._held - held)
+        if self._pace is not None:  # framing counts: its bytes are no body, but they are not silence
+            self._pace.moved(connection.received - before)
         return news
 
     def _decode(self) -> None:
@@ -366,7 +368,8 @@ class FrontRequest(CallerRequest):
         if self._pace is None:
             self._pace = Pace(connection.limits)
         self._pace.wait(now)
-        connection.read_clock.set(now + connection.limits.body_idle_timeout)
+        # Being woken for another reason gives the caller no more time.
+        connection.read_clock.set(now + connection.limits.body_idle_timeout - self._pace.silence)
 
     def _judge_pace(self) -> None:
         """Called after ``_expect_body`` and the wait for it."""

@@ -64,10 +64,12 @@ class Pace:
     peer that moves nothing at all is judged by its idle timeout, not here.
     """
 
-    __slots__ = ("_limits", "_moved", "_since", "_waited")
+    __slots__ = ("_heard", "_limits", "_moved", "_since", "_waited", "silence")
 
     def __init__(self, limits: Limits) -> None:
+        self.silence = 0.0  # seconds waited since the peer last moved anything
         self._limits = limits
+        self._heard = False  # during this wait
         self._moved = 0
         self._waited = 0.0
         self._since: float | None = None
@@ -76,14 +78,20 @@ class Pace:
         """From now on the peer is waited for."""
         if self._since is None:
             self._since = now
+            self._heard = False
 
     def moved(self, count: int) -> None:
-        self._moved += count
+        if count:
+            self._moved += count
+            self.silence = 0.0
+            self._heard = True
 
     def waited(self, now: float) -> bool:
         """The peer is no longer waited for. False when it is too slow."""
         if self._since is not None:
             self._waited += now - self._since
+            if not self._heard:
+                self.silence += now - self._since
             self._since = None
         if self._waited < self._limits.min_rate_period:
             return True
