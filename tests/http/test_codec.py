@@ -335,6 +335,8 @@ def test_results_cut_short(data: bytes, code: str) -> None:
         b"\r\n" + OK + b"\r\n",
         OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        OK + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        OK + b"Content-Length: 5, 5\r\n\r\nhello",
         OK + b"Transfer-Encoding: gzip\r\n\r\n",
         OK + b"A: \x07\r\n\r\n",
         b"HTTP/1.1 200 OK\n\n",

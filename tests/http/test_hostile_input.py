@@ -17,6 +17,8 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 REFUSED: list[tuple[str, bytes, int]] = [
     ("length and chunked", POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ("two lengths", POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+    ("the same length twice", POST + b"Content-Length: 5\r\ncontent-length: 5\r\n\r\nhello", 400),
+    ("a list of equal lengths", POST + b"Content-Length: 5, 5\r\n\r\nhello", 400),
     ("a list of lengths", POST + b"Content-Length: 5, 6\r\n\r\n", 400),
     ("a signed length", POST + b"Content-Length: +5\r\n\r\n", 400),
     ("a hexadecimal length", POST + b"Content-Length: 0x5\r\n\r\n", 400),
