@@ -10,7 +10,9 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -22,7 +24,7 @@ from . import __version__
 from .agent import Agent
 from .config import DEFAULT_LIMITS, Limits
 from .core.addresses import is_public
-from .core.allowlist import HostAllowlist
+from .core.allowlist import Compiled, HostAllowlist
 from .core.routing import normalise_base_path
 from .core.tokens import check_token, mask_token
 from .errors import ConfigError, RegistrationRefused, SessionGone
@@ -273,10 +275,21 @@ def _compile_allowlist(patterns: Sequence[str]) -> HostAllowlist:
     except ImportError:
         allowlist = HostAllowlist.compile(patterns, name="allow")
     else:
-        allowlist = HostAllowlist.compile(patterns, compiler=re2.compile, linear_time=True, name="allow")
+        compiler = partial(_compile_re2, re2)
+        allowlist = HostAllowlist.compile(patterns, compiler=compiler, linear_time=True, name="allow")
     for warning in allowlist.warnings:
         logger.warning("%s", warning)
     return allowlist
+
+
+def _compile_re2(re2: ModuleType, pattern: str) -> Compiled:
+    options = re2.Options()
+    options.log_errors = False  # it would write to standard error by itself
+    try:
+        compiled: Compiled = re2.compile(pattern, options)
+    except re2.error as error:  # whose argument is bytes
+        raise ValueError(error.args[0].decode("utf-8", "replace")) from None
+    return compiled
 
 
 _USER_AGENT = f"tunnelkit/{__version__} python/{platform.python_version()} {platform.system().lower()}"

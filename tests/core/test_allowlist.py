@@ -300,7 +300,9 @@ def test_any_of_several_patterns() -> None:
 @pytest.mark.parametrize(
     ("pattern", "problem", "fix"),
     [
-        (r"http://a\z", r"has \z", r"\Z"),
+        (r"http://a\z", r"has \z", "leave it out"),
+        ("(?x)http://a  # comment", "has the flag x", "without blanks"),
+        ("http://(?ix:a)", "has the flag x", "without blanks"),
         (r"http://\p{L}+", r"has \p", "[a-z0-9-]"),
         (r"http://\P{L}+", r"has \p", "[a-z0-9-]"),
         (r"http://[[:alpha:]]+", "[:alpha:]", "[a-z]"),
@@ -315,7 +317,8 @@ def test_any_of_several_patterns() -> None:
         ("", "1 to 1000 characters", ""),
         ("http://([a-z0-9-]+\\.?)+\\.corp", "has a repeat inside a repeat", "re2"),
         ("http://(a|b)+", "has alternatives inside a repeat", "re2"),
-        ("http://.*.*.*.*", "has too many repeats", "re2"),
+        ("http://.*.*.*.*x", "has too many repeats", "re2"),
+        (r"http://[a-z.]+\.[a-z.]+\.[a-z.]+\.[a-z.]+\.corp", "has too many repeats", "re2"),
     ],
 )
 def test_bad_patterns(pattern: str, problem: str, fix: str) -> None:

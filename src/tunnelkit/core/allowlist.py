@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ..errors import ConfigError, HeadError
-from . import patterns
+from . import backtracking, patterns
 
-__all__ = ["HTTP_SCHEMES", "TCP_SCHEMES", "X_HOST_LIMIT", "HostAllowlist", "HostOrigin", "parse_x_host"]
+__all__ = ["HTTP_SCHEMES", "TCP_SCHEMES", "X_HOST_LIMIT", "Compiled", "HostAllowlist", "HostOrigin", "parse_x_host"]
 
 HTTP_SCHEMES: Final = frozenset({"http", "https"})
 TCP_SCHEMES: Final = frozenset({"tcp"})
@@ -136,6 +136,8 @@ def _bad(problem: str) -> HeadError:
 
 
 class Compiled(Protocol):
+    """A pattern as ``re`` or google-re2 compiles it."""
+
     def fullmatch(self, string: str, /) -> object | None: ...
 
 
@@ -201,7 +203,7 @@ def _compile(text: str, compiler: Callable[[str], Compiled], linear_time: bool, 
         node = patterns.read_pattern(text)
     except Exception as error:  # whatever the given compiler raises for a pattern that it does not like
         raise ConfigError(name, f"'{text}' is no regular expression: {error}") from error
-    if not linear_time and (reason := patterns.explosive(node)) is not None:
+    if not linear_time and (reason := backtracking.explosive(node)) is not None:
         problem = f"'{text}' {reason}: a hostile X-Host could keep it busy for long"
         raise ConfigError(name, problem, "rewrite it, or install tunnelkit[re2]")
     # ".*" was hardly meant to open every TCP port: a pattern for these must begin with their scheme.
@@ -209,6 +211,7 @@ def _compile(text: str, compiler: Callable[[str], Compiled], linear_time: bool, 
 
 
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
+_VERBOSE = re.compile(r"\(\?[a-zA-Z]*x")
 _POSIX = re.compile(r"\[:\^?([a-z]+):\]")
 _POSIX_SPELLINGS: Final = {
     "alnum": "a-z0-9",
@@ -224,7 +227,9 @@ def _refuse_foreign(text: str, name: str) -> None:
     """Spellings of other engines. Python's would take some for something else, or say "bad escape"."""
     escapes = {match[1] for match in _PAIR.finditer(text)}
     if "z" in escapes:
-        raise ConfigError(name, rf"'{text}' has \z", r"Python writes \Z, and here the whole origin must match anyway")
+        raise ConfigError(name, rf"'{text}' has \z", "leave it out: the whole origin must match anyway")
+    if _VERBOSE.search(text):  # its blanks and comments would be read as what they are not
+        raise ConfigError(name, f"'{text}' has the flag x", "write it without blanks and comments")
     if escapes & {"p", "P"}:
         raise ConfigError(name, rf"'{text}' has \p, which Python does not know", "write a set such as [a-z0-9-]")
     posix = _POSIX.search(text)

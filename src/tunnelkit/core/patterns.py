@@ -7,19 +7,18 @@ given patterns that a compiler took, so it never refuses one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Final, TypeAlias
 
 __all__ = [
+    "ALL",
     "AnyOf",
     "Char",
     "Choice",
     "Node",
     "Repeat",
     "Sequence",
-    "explosive",
     "leading_text",
     "prefixes",
     "read_pattern",
@@ -27,8 +26,8 @@ __all__ = [
     "stray_dots",
 ]
 
-# More than this many repeats of "nearly anything" in a row of them make even plain backtracking cost seconds.
-MAX_WIDE_REPEATS: Final = 3
+# The characters that an origin may hold, and some more, in lower case.
+ALL: Final = frozenset("".join(map(chr, range(0x20, 0x7F))).lower())
 _MAX_SAMPLES: Final = 64
 _MAX_PREFIXES: Final = 16
 _MAX_REPEAT: Final = 300  # no origin is longer
@@ -41,10 +40,10 @@ class Char:
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """One character of a set, some of which are ``examples``. ``wide``: of nearly all."""
+    """One character of a set, some of which are ``examples``; ``chars`` are all that it may be."""
 
     examples: str
-    wide: bool = False
+    chars: frozenset[str] = field(default=ALL, compare=False, repr=False)
     dot: bool = False
 
 
@@ -53,10 +52,6 @@ class Repeat:
     inner: Node
     low: int
     high: int | None
-
-    @property
-    def varies(self) -> bool:
-        return self.low != self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +131,7 @@ class _Reader:
             return self._escape()
         self._at += 1
         if start == ".":
-            return AnyOf("a1", wide=True, dot=True)
+            return AnyOf("a1", dot=True)
         return Sequence() if start in "^$" else Char(start)
 
     def _group(self) -> Node:
@@ -155,12 +150,13 @@ class _Reader:
         text = self._take(_SET)
         pattern = re.compile(text)
         examples = "".join(char for char in _EXAMPLES if pattern.fullmatch(char))
-        return AnyOf(examples[:2], wide=text.startswith("[^"))
+        return AnyOf(examples[:2], frozenset(examples.lower()))
 
     def _escape(self) -> Node:
         text = self._take(_ESCAPE)[1:]
         if text in _ESCAPED_SETS:
-            return AnyOf(_ESCAPED_SETS[text], wide=text.isupper())
+            chars = frozenset(filter(re.compile(f"\\{text}").fullmatch, ALL))
+            return AnyOf(_ESCAPED_SETS[text], chars)
         if text in _PLACES:
             return Sequence()
         return AnyOf("a") if text[0].isalnum() else Char(text)  # "\n", "\x2e", "\1": nothing that an origin needs
@@ -177,34 +173,6 @@ class _Reader:
 
 
 # -- judging -------------------------------------------------------------------------------------
-
-
-def _walk(node: Node) -> Iterator[Node]:
-    yield node
-    if isinstance(node, Repeat):
-        yield from _walk(node.inner)
-    elif isinstance(node, Sequence | Choice):
-        for inner in node.nodes if isinstance(node, Sequence) else node.branches:
-            yield from _walk(inner)
-
-
-def explosive(node: Node) -> str | None:
-    """Why a backtracking matcher may need years for it, or None.
-
-    On the safe side: two ways through the inside of a repeat double the work with each turn, if they can match the
-    same text, and whether they can is not looked at.
-    """
-    repeats = [part for part in _walk(node) if isinstance(part, Repeat)]
-    for repeat in repeats:
-        if repeat.high is not None and repeat.high < 2:
-            continue
-        for part in _walk(repeat.inner):
-            if isinstance(part, Choice):
-                return "has alternatives inside a repeat"
-            if isinstance(part, Repeat) and part.varies:
-                return "has a repeat inside a repeat"
-    wide = [part for part in repeats if part.high is None and isinstance(part.inner, AnyOf) and part.inner.wide]
-    return "has too many repeats of any character" if len(wide) > MAX_WIDE_REPEATS else None
 
 
 def stray_dots(node: Node) -> bool:
