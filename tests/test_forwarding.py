@@ -121,6 +121,12 @@ def test_an_absolute_target_becomes_an_origin_target_and_host() -> None:
     assert (b"X-Forwarded-Host", b"Other:81") in head.fields
 
 
+def test_http_1_0_without_host_stays_what_it_is() -> None:
+    head = forward_request(RequestHead(b"GET", b"/", [], b"1.0"), peer_address="192.0.2.1", scheme="http")
+    validate_request(head)  # as the other end does
+    assert head.version == b"1.0"
+
+
 def test_the_routes_target_goes_first() -> None:
     head = forward_request(request(target=b"/_token/secret/a"), peer_address="", scheme="http", target=b"/a")
     assert head.target == b"/a"

@@ -104,7 +104,8 @@ def forward_request(
     if b"via" in present:
         _check_loop(original, via)
     fields.append((b"Via", head.version + b" " + via))
-    forwarded = RequestHead(head.method, origin_form if target is None else target, fields)
+    # The version goes with it: a request by HTTP/1.0 may have no Host until the tunnel client gives it one.
+    forwarded = RequestHead(head.method, origin_form if target is None else target, fields, head.version)
     if authority is not None:  # RFC 9112 3.2.2: an absolute form overrides Host
         set_host(forwarded, authority)
     return forwarded

@@ -266,6 +266,8 @@ RESULTS: list[tuple[str, bytes, list[Read], bool]] = [
     ("sized", OK + b"Content-Length: 5\r\n\r\nhello", [head(200, LENGTH), Body(b"hello"), End([])], True),
     ("chunked", OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
      [head(200, (b"Transfer-Encoding", b"chunked")), Body(b"hello"), End([(b"A", b"b")])], True),
+    ("chunks with padded sizes", OK + b"Transfer-Encoding: chunked\r\n\r\n5  \r\nhello\r\n0\r\n\r\n",
+     [head(200, (b"Transfer-Encoding", b"chunked")), Body(b"hello"), End([])], True),
     ("no reason", b"HTTP/1.1 204\r\n\r\n", [head(204), End([])], True),
     ("304 with a length", b"HTTP/1.1 304 \r\nContent-Length: 5\r\n\r\n", [head(304, LENGTH), End([])], True),
     ("interim ones", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 \r\nA: b\r\n\r\nHTTP/1.1 204 \r\n\r\n",

@@ -888,7 +888,35 @@ async def test_quiet_does_not_wait_for_requests_of_tunnel_clients() -> None:
         await caller.send(b"\r\n")
         await quiet.wait()
         await poll.send(b"llo")
-        assert (await read_until(poll)).endswith(b"/hello")
+        assert (await read_until(poll, b"/hello")).endswith(b"/hello")
+
+
+@pytest.mark.parametrize("when", ["between requests", "during a request", "before the connection"])
+async def test_a_drain_leaves_the_connections_of_tunnel_clients(when: str) -> None:
+    """Until another's request comes on them, as behind a proxy it may."""
+
+    async def link(request: FrontRequest) -> None:
+        if request.head.method == b"POST":
+            request.be_link()
+        await echo(request)
+
+    post = POST + b"Content-Length: 5\r\n\r\nhello"
+    async with serving(link) as served:
+        poll = served.connect()
+        if when != "before the connection":
+            await poll.send(post[: -len("lo")])
+            await anyio.wait_all_tasks_blocked()
+        if when == "between requests":
+            await poll.send(b"lo")
+            await read_until(poll, b"/hello")
+        served.front.drain()
+        await poll.send(b"lo" if when == "during a request" else post)
+        for _ in range(2):
+            assert await read_until(poll, b"/hello") == sized(b"/hello")
+            await poll.send(post)
+        await read_until(poll, b"/hello")
+        await poll.send(GET % 1)
+        assert await read_until(poll) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n/1"
 
 
 async def test_cancelling_breaks_the_connection_off() -> None:

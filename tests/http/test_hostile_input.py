@@ -76,6 +76,7 @@ REFUSED_BODIES: list[tuple[str, bytes, int]] = [
     ("no size", b"\r\na\r\n0\r\n\r\n", 400),
     ("a size of 20 digits", b"1" * 20 + b"\r\na", 400),
     ("a space before an extension", b"1 ;a\r\na\r\n0\r\n\r\n", 400),
+    ("a space behind the size", b"1 \r\na\r\n0\r\n\r\n", 400),
     ("an empty extension", b"1;\r\na\r\n0\r\n\r\n", 400),
     ("LF in an extension", b"1;a\nb\r\na\r\n0\r\n\r\n", 400),
     ("CR in an extension", b"1;a\rb\r\na\r\n0\r\n\r\n", 400),

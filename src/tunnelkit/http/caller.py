@@ -50,7 +50,7 @@ class CallerConnection:
         self.closing = False  # the server drains: no further request on this connection
         self.may_ask = False  # it came while the server drained: one request, so that it can be told
         self.upgraded = False  # who upgraded it knows when it is over
-        self.is_link = False  # its request is a transport's, which may wait for as long as it likes
+        self.is_link = False  # its last request was a transport's, which may wait for as long as it likes
         self.dead = False  # failed or broken off: nothing can be read or written
         self.late = False  # the read clock struck
         self.received = 0  # bytes, ever
@@ -183,8 +183,10 @@ class FrontRequest(CallerRequest):
         return f"<FrontRequest {self._connection.codec!r}>"
 
     def be_link(self) -> None:
-        """It carries no caller's exchange but a tunnel client's: a drain has nothing to wait for here."""
+        """It carries no caller's exchange but a tunnel client's: a drain has nothing to wait for here, and does not
+        end the connection."""
         self._connection.is_link = True
+        self._connection.closing = False
 
     # -- the request's body --------------------------------------------------------------------
 

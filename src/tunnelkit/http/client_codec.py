@@ -17,7 +17,7 @@ class ClientCodec(Codec[ResponseHead]):
     """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
-        super().__init__(parser, limits, skips_empty_line=False)
+        super().__init__(parser, limits, padded_chunks=True)
         self._method = b""
         self._asks_upgrade = False
 

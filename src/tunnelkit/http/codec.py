@@ -113,12 +113,15 @@ class _Half:
 class Codec(ABC, Generic[HeadT]):
     """What both roles share: reading one message after another, and framing what is written."""
 
-    def __init__(self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool) -> None:
+    def __init__(
+        self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool = False, padded_chunks: bool = False
+    ) -> None:
         self._parser = parser
         self._limits = limits
         self._input = Input()
         self._scanner = HeadScanner(limits, skips_empty_line=skips_empty_line)
         self._chunks: ChunkDecoder | None = None
+        self._padded_chunks = padded_chunks
         self._left: Length = 0  # of the body being read
         self._reading = _Half()
         self._writing = _Half()
@@ -211,7 +214,7 @@ class Codec(ABC, Generic[HeadT]):
     def _next_of_chunks(self, max_data: int) -> Body | End | Signal:
         chunks = self._chunks
         if chunks is None:
-            chunks = self._chunks = ChunkDecoder(self._limits)
+            chunks = self._chunks = ChunkDecoder(self._limits, padded=self._padded_chunks)
         data = chunks.decode(self._input, max_data)
         if data:
             return Body(data)

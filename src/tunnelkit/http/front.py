@@ -77,11 +77,13 @@ class Front:
 
     def drain(self) -> None:
         """Let every request that runs be the last of its connection; connections without one end now. Who connects
-        from now on may ask once, to be told."""
+        from now on may ask once, to be told. The connections of tunnel clients live on: what carries the exchanges
+        that still run, and at last the word that the server closes, has no other way."""
         self._draining = True
         for connection in self._connections:
-            connection.closing = True
-            connection.stream.wake()
+            if not connection.is_link:
+                connection.closing = True
+                connection.stream.wake()
 
     async def quiet(self) -> None:
         """Wait, while draining, until every answer is with its caller and the connections are closed, but for those
@@ -129,6 +131,7 @@ class Front:
         try:
             while (head := await self._next_head(connection, first=head is None)) is not None:
                 connection.may_ask = connection.is_link = False
+                connection.closing = self._draining
                 if not await self._exchange(connection, head):
                     return
                 connection.codec.start_next_cycle()

@@ -21,9 +21,8 @@ CHUNK_LINE_LIMIT = 4096  # a chunk's size and its extensions, which are read ove
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-_CHUNK_LINE = re.compile(
-    rb"([0-9A-Fa-f]{1,15})(?:;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*[ \t]*"
-)
+_EXTENSION = rb";[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*([ \t]*)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
@@ -135,12 +134,14 @@ class _Stage(IntEnum):
 
 
 class ChunkDecoder:
-    """One chunked body (RFC 9112 7.1), with its trailers once it is ``done``."""
+    """One chunked body (RFC 9112 7.1), with its trailers once it is ``done``. ``padded``: old origins fill the line
+    of a size up with spaces, which their callers never see; in a request nothing may stand there."""
 
-    __slots__ = ("_left", "_limits", "_stage", "trailers")
+    __slots__ = ("_left", "_limits", "_padded", "_stage", "trailers")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, padded: bool = False) -> None:
         self._limits = limits
+        self._padded = padded
         self._stage = _Stage.SIZE
         self._left = 0
         self.trailers: Fields = []
@@ -173,7 +174,7 @@ class ChunkDecoder:
                 raise HeadError(400, "bad_chunk", "a chunk's size line has no end")
             return False
         match = _CHUNK_LINE.fullmatch(source.take(end + 2)[:-2])
-        if match is None:
+        if match is None or (match[2] and not self._padded):
             raise HeadError(400, "bad_chunk", "a chunk's size is not a hexadecimal number")
         self._left = int(match[1], 16)
         self._stage = _Stage.DATA if self._left else _Stage.TRAILERS
