@@ -54,6 +54,7 @@ def test_as_text() -> None:
     assert head.fields == [
         (b"Content-Length", b"%d" % len(body)),
         (b"Proxy-Status", b'tunnelkit; error=connection_limit_reached; details="queue_full"'),
+        (b"Referrer-Policy", b"no-referrer"),
         (b"Content-Type", b"text/plain; charset=utf-8"),
         (b"Cache-Control", b"no-store"),
         (b"X-Content-Type-Options", b"nosniff"),

@@ -316,9 +316,13 @@ _SCHEMES = {"ws": "http", "http": "http", "wss": "https", "https": "https"}
 
 def _parse_url(url: str) -> tuple[str, str | None]:
     """The server's URL without userinfo and trailing slash, and the Authorization that the userinfo asks for."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose words may hold the userinfo
+        parts = urlsplit("")
     scheme = _SCHEMES.get(parts.scheme.lower())
-    if scheme is None or not parts.hostname:
+    # What urlsplit drops, or other readers take for something else, is in no address.
+    if scheme is None or not parts.hostname or not url.isprintable() or set(" \\") & set(url):
         raise ConfigError("url", "is no tunnel server's address", "give something like wss://tunnel.example.com")
     if parts.query or parts.fragment:
         raise ConfigError("url", "must not have a query or fragment")
@@ -327,7 +331,10 @@ def _parse_url(url: str) -> tuple[str, str | None]:
     except ValueError:
         raise ConfigError("url", "has no valid port", "a port is a number from 1 to 65535") from None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    base = normalise_base_path(parts.path) if parts.path.strip("/") else ""
+    try:
+        base = normalise_base_path(parts.path)
+    except ConfigError:  # its words hold the path, and somebody may have put a token there
+        raise ConfigError("url", "has a path that is no plain base path", "give the tunnel server's own") from None
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -44,12 +44,14 @@ class Gateway:
         timers: Timers,
         trusts: Callable[[str], bool],
         access: AccessLog,
+        base_path: str,
     ) -> None:
         self.limits = limits
         self.registry = registry
         self.timers = timers
         self.trusts = trusts
         self.access = access
+        self.base_path = base_path
         self.draining = False
         self.active: set[GatewayExchange] = set()
         self.idle = anyio.Event()  # set when drained

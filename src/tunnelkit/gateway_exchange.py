@@ -16,7 +16,7 @@ import anyio
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.registry import Dispatch, Rejected
-from .core.routing import ToTunnel
+from .core.routing import ToTunnel, without_token
 from .core.tokens import token_tag
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
 from .forwarding import forward_request, forward_response, upgrade_of
@@ -141,6 +141,7 @@ class GatewayExchange:
             trusted=gateway.trusts(request.peer.address),
             target=self._target,
         )
+        head.fields = without_token(head.fields, gateway.base_path)
         gateway.access.received(
             id=self.number,
             token=self.masked,

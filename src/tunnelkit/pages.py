@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from base64 import b64decode
 from collections import Counter
@@ -11,6 +12,7 @@ from http import HTTPStatus
 import anyio
 
 from .config import Limits
+from .core.credentials import FailureLimiter
 from .core.routing import Reserved, details_allowed
 from .gateway import Gateway, TunnelRegistry
 from .heads import Fields, RequestHead, ResponseHead, field_values
@@ -41,13 +43,14 @@ class Pages:
         self._registry = registry
         self._sessions = sessions
         self._admin_password = admin_password
+        self._failures = FailureLimiter(limits.failed_registrations_per_minute)
 
     def answer(self, request: CallerRequest, page: Reserved, *, admin: bool = False) -> None:
         """Answer a request for a reserved page. ``admin``: it came in by the admin listener."""
         if page.name == "_health_check":
             self._health(request)
         else:
-            self._stats(request, details=admin or self._may_see(request))
+            self._stats(request, details=admin or details_allowed(request.head, request.peer.address))
 
     def options(self, request: CallerRequest) -> None:
         """Answer OPTIONS in the origin's place (``forwarding.answers_itself``)."""
@@ -60,24 +63,33 @@ class Pages:
             respond(request, 200, b"text/plain; charset=utf-8", HEALTHY)
 
     def _stats(self, request: CallerRequest, *, details: bool) -> None:
+        if not details and (password := self._password_given(request.head)) is not None:
+            source, now = request.peer.forwarded_for or request.peer.address, anyio.current_time()
+            wait = self._failures.blocked(source, now)
+            if wait is not None:
+                refuse(request, 429, "rate_limited", "too many wrong passwords", retry_after=wait)
+                return
+            details = self._is_right(password)
+            if not details:
+                self._failures.failed(source, now)
         accept = b", ".join(field_values(request.head.fields, b"accept")).decode("latin-1")
         kind, body = render_stats(self.snapshot(), accept=accept, details=details)
         respond(request, 200, kind.encode("ascii"), body)
 
-    def _may_see(self, request: CallerRequest) -> bool:
-        return details_allowed(request.head, request.peer.address) or self._has_credential(request.head)
-
-    def _has_credential(self, head: RequestHead) -> bool:
-        """The admin password by Basic authentication, whatever the user name."""
+    def _password_given(self, head: RequestHead) -> bytes | None:
+        """By Basic authentication, whatever the user name; None where no password could be right."""
         values = field_values(head.fields, b"authorization")
-        wanted = self._admin_password()
-        if wanted is None or len(values) != 1 or values[0][:6].lower() != b"basic ":
-            return False
+        if not self._admin_password() or len(values) != 1 or values[0][:6].lower() != b"basic ":
+            return None
         try:
-            _, _, password = b64decode(values[0][6:].strip(), validate=True).partition(b":")
+            return b64decode(values[0][6:].strip(), validate=True).partition(b":")[2]
         except ValueError:
-            return False
-        return hmac.compare_digest(password, wanted.encode())
+            return b""
+
+    def _is_right(self, password: bytes) -> bool:
+        """Digests are compared: how long that takes says nothing of the length either."""
+        wanted = (self._admin_password() or "").encode("utf-8", "surrogatepass")  # PEP 383: of the environment
+        return hmac.compare_digest(hashlib.sha256(password).digest(), hashlib.sha256(wanted).digest())
 
     def snapshot(self) -> ServerSnapshot:
         """The server at this moment."""
@@ -123,6 +135,7 @@ def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> No
         (b"Content-Length", b"%d" % len(body)),
         (b"Cache-Control", b"no-store"),
         (b"X-Content-Type-Options", b"nosniff"),
+        (b"Referrer-Policy", b"no-referrer"),
     ]
     reason = HTTPStatus(status).phrase.encode("ascii")
     send_whole(request, ResponseHead(status, fields, reason), b"" if request.head.method == b"HEAD" else body)

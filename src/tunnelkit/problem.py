@@ -126,6 +126,7 @@ def problem(
     fields: Fields = [
         (b"Content-Length", b"%d" % len(body)),
         (b"Proxy-Status", _proxy_status(entry.error, code)),
+        (b"Referrer-Policy", b"no-referrer"),  # the address of this answer may hold a token
         *_fields(status, PROBLEM_JSON if as_json else b"text/plain; charset=utf-8", retry_after),
     ]
     bodiless = head is not None and head.method == b"HEAD"

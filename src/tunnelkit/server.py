@@ -221,7 +221,10 @@ class TunnelServer(AsyncContextManagerMixin):
         return Credentials(password_table(passwords or {}), key=self._key)
 
     def _read_admin_password(self) -> str | None:
-        return self._admin_source() if callable(self._admin_source) else self._admin_source
+        password = self._admin_source() if callable(self._admin_source) else self._admin_source
+        if password == "":
+            raise ConfigError("admin_password", "must not be empty", "leave it out if there is none")
+        return password
 
     def _listed(self, credentials: Credentials) -> frozenset[bytes]:
         return self._named_tokens | credentials.tokens
@@ -252,7 +255,12 @@ class _Running:
             listed_only=server._listed_only,
         )
         self.gateway = Gateway(
-            limits=limits, registry=self.registry, timers=self.timers, trusts=server._trusts, access=AccessLog()
+            limits=limits,
+            registry=self.registry,
+            timers=self.timers,
+            trusts=server._trusts,
+            access=AccessLog(),
+            base_path=server._routing.base_path,
         )
         self.names = HostNames()
         self.table = SessionTable(

@@ -19,6 +19,7 @@ from tunnelkit.core.routing import (
     details_allowed,
     normalise_base_path,
     route,
+    without_token,
 )
 from tunnelkit.errors import ConfigError, HeadError
 from tunnelkit.heads import Fields, RequestHead
@@ -38,6 +39,34 @@ def to(
 def missing(answer: Route) -> str:
     assert isinstance(answer, NotFound)
     return answer.detail
+
+
+# -- Referer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("referer", "base", "told"),
+    [
+        (b"https://t.example/_token/my_b!g_$secret!!/a?b", "", b"https://t.example/a?b"),
+        (b"HTTPS://t.example:1/_token/my%5Fb/a", "", b"HTTPS://t.example:1/a"),
+        (b"http://t.example/_token/secret?b", "", b"http://t.example?b"),
+        (b"http://t.example/_token/secret", "", b"http://t.example"),
+        (b"http://t.example/base/_token/secret/_token/mine", "/base", b"http://t.example/_token/mine"),
+        (b"http://t.example/a/_token/b", "", b"http://t.example/a/_token/b"),  # the origin's own path
+        (b"http://t.example/?x=http://t.example/_token/b", "", b"http://t.example/?x=http://t.example/_token/b"),
+        (b"http://t.example/a", "", b"http://t.example/a"),
+        (b"/_token/x/a", "", b"/_token/x/a"),
+        (b"", "", b""),
+    ],
+)
+def test_referer_is_told_without_the_token(referer: bytes, base: str, told: bytes) -> None:
+    others = [(b"Host", b"t.example"), (b"X-Any", b"http://t.example/_token/secret/")]
+    assert without_token([*others, (b"referer", referer)], base) == [*others, (b"referer", told)]
+
+
+def test_fields_without_a_token_are_left_alone() -> None:
+    fields = [(b"Referer", b"http://t.example/a")]
+    assert without_token(fields, "") is fields
 
 
 # -- reserved paths ----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from tunnelkit import TunnelServer
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.tokens import token_digest
 from tunnelkit.errors import ConfigError
@@ -158,6 +159,31 @@ async def test_the_admin_password_shows_details_anywhere() -> None:
         for password, shown in ((PASSWORD, True), ("wrong", False), ("", False)):
             _, _, body = await page(tunnel.port, "/_stats", basic(password), "Via: 1.1 nginx", host="a.example")
             assert (b"tunnel00_" in body) is shown
+
+
+async def test_guessing_the_admin_password_is_slow() -> None:
+    limits = replace(DEFAULT_LIMITS, failed_registrations_per_minute=3)
+    async with open_tunnel(server_options={"admin_password": PASSWORD}, limits=limits) as tunnel:
+        for _ in range(3):
+            assert (await page(tunnel.port, "/_stats", basic("wrong"), host="a.example"))[0] == 200
+        status, fields, body = await page(tunnel.port, "/_stats", basic(PASSWORD), host="a.example")
+        assert status == 429
+        assert 0 < int(dict(fields)["Retry-After"]) <= 60
+        assert b"rate_limited" in body
+        assert (await page(tunnel.port, "/_stats", host="a.example"))[0] == 200  # without a password: no guess
+
+
+async def test_an_empty_admin_password_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^admin_password: must not be empty"):
+        TunnelServer("127.0.0.1:0", admin_password="")
+
+
+async def test_own_pages_send_no_referer_on() -> None:
+    """The address of a page may hold a token."""
+    async with open_tunnel() as tunnel:
+        for target in ("/_stats", "/_health_check", "/", f"/_token/{TOKEN}", f"/_token/{TOKEN}x/"):
+            _, fields, _ = await page(tunnel.port, target, "Prefer: wait=0")
+            assert ("Referrer-Policy", "no-referrer") in fields, target
 
 
 async def test_the_admin_password_is_read_again_at_a_reload() -> None:

@@ -331,3 +331,23 @@ def test_mistakes_in_the_arguments() -> None:
             TunnelClient("ws://x", token=TOKEN, origin=Answering(), transport=transports)
     with pytest.raises(ConfigError, match="port"):
         TunnelClient("ws://x:99999", token=TOKEN, origin=Answering())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://user:s3cret@[::1",
+        "ws://user:s3cret@a\u2100.test",
+        "ws://user:s3cret@a.test:x",
+        "ftp://user:s3cret@a.test",
+        "ws://user:s3cret@a.test\n",
+        "ws://user:s3cret@a.test\\b",
+        "ws://user:s3cret@a.test/%20/s3cret",
+        "ws://user:s3cret@a.test/?s3cret",
+        "s3cret",
+    ],
+)
+def test_a_secret_in_a_url_is_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^url: ") as error:
+        TunnelClient(url, token=TOKEN, origin=Answering())
+    assert "s3cret" not in str(error.value)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ..errors import ConfigError, HeadError
-from ..heads import RequestHead, effective_host, field_values, split_target
+from ..heads import Fields, RequestHead, effective_host, field_values, split_target
 from .allowlist import X_HOST_LIMIT
 from .tokens import check_token, is_token
 
@@ -29,6 +29,7 @@ __all__ = [
     "is_loopback",
     "normalise_base_path",
     "route",
+    "without_token",
 ]
 
 
@@ -235,6 +236,18 @@ def _only(head: RequestHead, name: bytes, shown: str) -> bytes | None:
     if len(values) > 1:
         raise HeadError(400, "bad_request", f"there is more than one {shown} field")
     return values[0] if values else None
+
+
+def without_token(fields: Fields, base_path: str) -> Fields:
+    """Fields in which Referer names the page that it came from as the origin knows it: without base path and token,
+    as in the target. X-Host may lead a request to an origin that is not to learn the token."""
+    if not any(_TOKEN_PATH in value for _, value in fields):
+        return fields
+    pattern = rb"\A((?i:https?)://[^/?#]*)%b/_token/[^/?#]*" % re.escape(base_path.encode("ascii"))
+    return [
+        (name, re.sub(pattern, rb"\1", value)) if name.lower() == b"referer" else (name, value)
+        for name, value in fields
+    ]
 
 
 # -- hosts -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
@@ -44,33 +45,38 @@ class OriginUrl:
 
     @classmethod
     def parse(cls, url: str, *, field: str = "origin") -> OriginUrl:
-        """Raises ConfigError naming ``field``."""
+        """Raises ConfigError naming ``field``, which shows neither a userinfo nor a query: they may be secrets."""
+        shown = re.split(r"[?#]", url)[0].rpartition("@")[2]
+        if not url.isprintable() or set(" \\") & set(url):  # what urlsplit drops, or takes for something else
+            raise ConfigError(field, f"{shown!r} has characters that must be percent-encoded")
         try:
             parts = urlsplit(url)
-        except ValueError as error:  # brackets that are no IPv6 address
-            raise ConfigError(field, f"{url!r} is no URL: {error}") from None
+        except ValueError:  # brackets that are no IPv6 address, characters that turn into others
+            raise ConfigError(field, f"{shown!r} is no URL") from None
         if parts.scheme == "unix":
             path = unquote(parts.netloc + parts.path)
             if not path:
-                raise ConfigError(field, f"{url!r} names no socket", "give unix:/path/of/the.sock")
+                raise ConfigError(field, f"{shown!r} names no socket", "give unix:/path/of/the.sock")
             return cls("unix", path, 0)
         if parts.scheme in ("ws", "wss"):
             raise ConfigError(
-                field, f"{url!r} is the address of a tunnel server", "are the tunnel's and the origin's URL swapped?"
+                field,
+                f"{shown!r} is the address of a tunnel server",
+                "are the tunnel's and the origin's URL swapped?",
             )
         if parts.scheme not in ("http", "https"):
-            raise ConfigError(field, f"{url!r} must begin with http://, https:// or unix:")
+            raise ConfigError(field, f"{shown!r} must begin with http://, https:// or unix:")
         if "@" in parts.netloc:  # and no word of what stands there
             raise ConfigError(field, "must not have a user name or password", "let the origin trust this machine")
         origin = cls(
             parts.scheme,
-            *_place(parts.hostname, _port(parts, field, url), parts.scheme, field, url),
-            _prefix(parts.path, parts.query + parts.fragment, field, url),
+            *_place(parts.hostname, _port(parts, field, shown), parts.scheme, field, shown),
+            _prefix(parts.path, parts.query + parts.fragment, field, shown),
         )
         try:
             origin.authority  # noqa: B018 - a name that cannot be written shows at once
         except UnicodeError:
-            raise ConfigError(field, f"{url!r} has no valid host name") from None
+            raise ConfigError(field, f"{shown!r} has no valid host name") from None
         return origin
 
     @property
