@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from .tokens import check_token, token_digest
 
 __all__ = [
+    "PASSWORD_LIMIT",
     "Credentials",
     "FailureLimiter",
     "NeedsHash",
