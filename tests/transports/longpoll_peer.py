@@ -115,11 +115,12 @@ class Arrived:
 
 
 class Peer:
-    """``dials`` counts the connections; ``down`` lets no more come about."""
+    """``dials`` counts the connections; ``down`` lets no more come about; ``deaf``, those there are read no bodies."""
 
     def __init__(self, tasks: TaskGroup, *, capacity: int = 64 * 1024, proxy: ForwardProxy | None = None) -> None:
         self.dials = 0
         self.down = False
+        self.deaf = False
         self.gate: anyio.Event | None = None  # what dials wait for
         self.streams: list[MemoryStream] = []
         self.backlog: list[Arrived] = []
@@ -182,6 +183,8 @@ class Peer:
                 fields = [(name, value.strip()) for name, _, value in (each.partition(b":") for each in lines)]
                 (length,) = field_values(fields, b"content-length")
                 while len(data) < int(length):
+                    if self.deaf:
+                        await anyio.sleep_forever()
                     if not (piece := await stream.receive()):
                         return
                     data += piece

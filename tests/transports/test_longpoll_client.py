@@ -559,6 +559,21 @@ async def test_a_post_that_nobody_answers_is_repeated_on_another_connection_and_
         assert "a post was not answered in time" in str(await taken.end())
 
 
+async def test_a_post_that_is_stuck_in_the_middle_is_repeated_whole() -> None:
+    async with client_of(limits=QUICK, capacity=1000) as client:
+        Taken(client)
+        client.tasks.start_soon(answer_polls, client)
+        message = b"x" * 100_000
+        client.peer.deaf = True
+        await client.connection.send(message)
+        await client.peer.dialled(3)  # the poll's, the post's, and the repeat's
+        client.peer.deaf = False
+        post = await client.peer.post()
+        assert (post.number, post.body) == (1, message)
+        await post.answer()
+        await client.connection.ready()
+
+
 async def answer_polls(client: Client) -> None:
     """As a server does for which there is nothing to say."""
     with suppress(StreamBroken):

@@ -147,6 +147,7 @@ class Call:
 
     def abort(self) -> None:
         self._rest = _NOTHING
+        self._sent = True  # or what is left of it: the next step only finds out that it failed
         self._http.abort()
 
     async def aclose(self) -> None:
