@@ -159,7 +159,7 @@ def test_a_streamed_answer_may_be_quiet_between_two_keep_alives() -> None:
 
 
 def test_the_first_post_goes_at_once_and_a_small_one_gathers_company_for_the_next() -> None:
-    posts = Posts(LIMITS)
+    posts = Posts(LIMITS, 40.0)
     assert posts.next_at == -inf
     assert posts.begin(100, 50.0).number == 1
     assert 50.0 < posts.next_at < 50.02
@@ -168,7 +168,7 @@ def test_the_first_post_goes_at_once_and_a_small_one_gathers_company_for_the_nex
 
 
 def test_behind_a_large_post_the_next_need_not_wait_until_as_many_are_out_as_may_be() -> None:
-    posts = Posts(LIMITS)
+    posts = Posts(LIMITS, 40.0)
     numbers = []
     for _ in range(LIMITS.poll_posts):
         assert posts.next_at == -inf
@@ -180,7 +180,7 @@ def test_behind_a_large_post_the_next_need_not_wait_until_as_many_are_out_as_may
 
 
 def test_a_post_is_tried_three_times_in_silence() -> None:
-    posts = Posts(LIMITS)
+    posts = Posts(LIMITS, 40.0)
     post = posts.begin(10, 50.0)
     for now in (50.0, 55.0, 60.0):
         posts.attempt(post, now)
@@ -189,7 +189,7 @@ def test_a_post_is_tried_three_times_in_silence() -> None:
 
 
 def test_bytes_taken_of_a_post_buy_time() -> None:
-    posts = Posts(LIMITS)
+    posts = Posts(LIMITS, 40.0)
     post = posts.begin(10, 50.0)
     posts.attempt(post, 50.0)
     posts.progress(post, 70.0)
@@ -197,8 +197,8 @@ def test_bytes_taken_of_a_post_buy_time() -> None:
 
 
 def test_a_sign_of_life_is_due_when_nothing_was_sent_for_a_while() -> None:
-    posts = Posts(LIMITS)
-    assert posts.ping_at(active=False) == -inf
+    posts = Posts(LIMITS, 40.0)
+    assert posts.ping_at(active=True) == 45.0  # the opening was one
     posts.begin(0, 50.0)
     assert posts.ping_at(active=False) == inf  # what is out is one
     posts.answered()
@@ -209,7 +209,7 @@ def test_a_sign_of_life_is_due_when_nothing_was_sent_for_a_while() -> None:
 
 
 def test_the_close_is_a_request_of_its_own_count() -> None:
-    posts = Posts(LIMITS)
+    posts = Posts(LIMITS, 40.0)
     posts.begin(10, 50.0)
     closing = posts.close(51.0, 1.0)
     assert (closing.number, closing.give_up, posts.out) == (1, 52.0, 2)

@@ -69,7 +69,7 @@ class ClientConnection(Connection):
         self._streams = streams
         self._probes = probes and lessons.may_stream(now)
         self._polls = Polls(limits, lessons, now)
-        self._posts = Posts(limits)
+        self._posts = Posts(limits, now)
         self._poll = Poll(self, requests, self._polls, lessons, call)
         self._lanes: list[Lane] = []
         self._lost: ConnectionLost | None = None

@@ -156,15 +156,15 @@ class Polls:
 
 
 class Posts:
-    """The way up: bounded posts, a few at a time."""
+    """The way up: bounded posts, a few at a time. ``now``: the opening was answered just then."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, now: float) -> None:
         self._most = limits.poll_posts
         self._patience = limits.poll_answer_timeout
         self._ping_silence = min(limits.poll_hold_active, _PING_IDLE), _PING_IDLE
         self._number = 0
         self._gather_until = -inf
-        self._last_sent = -inf
+        self._last_sent = now
         self.out = 0  # posts
 
     def begin(self, size: int, now: float) -> Pending:
