@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import socket
+import struct
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from enum import Enum
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
 from .reader import Ending, Request, read_requests, values
 
-__all__ = ["Recorder", "serve_recorder", "told"]
+__all__ = ["HOSTILE", "Recorder", "Then", "serve_recorder", "told"]
+
+HOSTILE = b"/hostile"
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -29,6 +34,14 @@ def _tell(request: Request) -> bytes:
     return head if request.method == b"HEAD" else head + body
 
 
+class Then(Enum):
+    """What the origin does after a hostile answer."""
+
+    GOES_ON = "goes on"
+    ENDS = "ends"
+    RESETS = "resets"
+
+
 class _Connection:
     def __init__(self) -> None:
         self.unread = b""  # of a request that is not whole
@@ -42,14 +55,14 @@ class _Connection:
 
 
 class Recorder:
-    """``answer`` may be replaced: it gives the bytes for a request, and b"" to say nothing. A request for a path that
-    begins with /switch is answered 101 where it asks for an upgrade; what follows it is kept and sent back."""
+    """Requests for HOSTILE are answered with ``hostile``, after which ``then`` happens. One for a path that begins
+    with /switch is answered 101 where it asks for an upgrade; what follows it is kept and sent back."""
 
     def __init__(self) -> None:
         self.port = 0
         self.raw = bytearray()
-        self.answer: Callable[[Request], bytes] = _tell
-        self.ends_after_answer = False
+        self.hostile = b""
+        self.then = Then.GOES_ON
         self._whole: list[Request] = []
         self._connections: list[_Connection] = []
 
@@ -95,9 +108,18 @@ class Recorder:
                         self._whole.append(request)
                     if self._switches(request):
                         await self._switch(stream, connection)
-                    await stream.send(self.answer(request))
-                    if self.ends_after_answer:
+                    if request.path != HOSTILE:
+                        await stream.send(_tell(request))
+                    elif await self._harm(stream):
                         return
+
+    async def _harm(self, stream: SocketStream) -> bool:
+        """Whether the connection is over."""
+        await stream.send(self.hostile)
+        if self.then is Then.RESETS:
+            raw: socket.socket = stream.extra(SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return self.then is not Then.GOES_ON
 
     async def _switch(self, stream: SocketStream, connection: _Connection) -> None:
         """Raw bytes from here on, sent back as they come."""
