@@ -907,6 +907,29 @@ async def test_a_close_behind_a_stuck_post_is_over_in_a_moment() -> None:
         assert not any(arrived.op is Op.CLOSE for arrived in client.peer.backlog)
 
 
+async def test_a_close_that_meets_that_of_the_server_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for nothing else: no poll follows."""
+    monkeypatch.setattr(longpoll_client_connection, "CLOSE_TIMEOUT", 60)
+    async with client_of() as client:
+        post = await client.post(b"last words")
+        client.tasks.start_soon(client.connection.aclose)
+        await anyio.wait_all_tasks_blocked()
+        await post.refuse(410, "connection_closed", "1000")
+        await (await client.peer.next(Op.CLOSE)).refuse(410, "connection_closed", "1000")
+        for stream in client.peer.streams:
+            assert not await read_to_the_end(stream)
+
+
+async def test_a_close_waits_for_no_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(longpoll_client_connection, "CLOSE_TIMEOUT", 60)
+    async with client_of() as client:
+        post = await client.post(b"last words")
+        client.peer.down = True
+        post.cut()
+        await client.connection.aclose()
+        assert not any(arrived.op is Op.CLOSE for arrived in client.peer.backlog)
+
+
 async def test_a_lost_connection_has_nothing_to_close() -> None:
     async with client_of() as client:
         await (await client.peer.poll()).refuse(410, "unknown_connection")

@@ -179,6 +179,10 @@ class ClientConnection(Connection):
 
     # -- for couriers --------------------------------------------------------------------------
 
+    @property
+    def closing(self) -> bool:
+        return self._closed
+
     def answered(self) -> None:
         self._posts.answered()
         self._tell_news()

@@ -130,15 +130,22 @@ class Courier(ABC):
         self._out = False
         judgement = judge_reply(reply, pending.number)
         if judgement.verdict is Verdict.DONE:
-            self._pending = None
-            self._body = b""
+            self._done()
             return reply.body
         if judgement.lost is not None:
-            self._owner.lose(judgement.lost)
-            return None
+            return self._over(judgement.lost)
         if judgement.verdict is Verdict.CUT:
             self._cut(pending, anyio.current_time())
         self._repeat(pending, judgement.reason, judgement.retry_after)
+        return None
+
+    def _done(self) -> None:
+        self._pending = None
+        self._body = b""
+
+    def _over(self, why: ConnectionLost) -> bytes | None:
+        """The answer was that the connection is none any more."""
+        self._owner.lose(why)
         return None
 
     def _break(self, pending: Pending, reason: str) -> None:
@@ -154,6 +161,10 @@ class Courier(ABC):
             self._owner.lose(ConnectionLost(f"{self.name} was not answered in time: {reason}"))
         else:
             self._retry_at = when
+
+    def _unreachable(self, pending: Pending, reason: str) -> None:
+        """There was no connection to be had."""
+        self._repeat(pending, reason)
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -175,7 +186,7 @@ class Courier(ABC):
                 if not self._has_connection():
                     self._call = await self._requests.dial()
         except (DialError, ConfigError) as error:
-            self._repeat(pending, str(error))
+            self._unreachable(pending, str(error))
             return
         finally:
             self._scope = None

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import anyio
 
+from ..errors import ConnectionLost
 from ..heads import Fields, RequestHead
 from .longpoll_client_courier import Courier, Owner
 from .longpoll_client_requests import Requests
@@ -19,6 +20,11 @@ __all__ = ["Lane", "LaneOwner"]
 class LaneOwner(Owner, Protocol):
     def start(self, lane: Lane) -> None:
         """Have a task ``run`` the lane."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Only what is out is still carried."""
         ...
 
     def answered(self) -> None:
@@ -113,6 +119,20 @@ class Lane(Courier):
 
     def _progress(self, pending: Pending, now: float) -> None:
         self._posts.progress(pending, now)
+
+    def _over(self, why: ConnectionLost) -> bytes | None:
+        """A server that closes at the same time takes no post; it waits to hear that this end polls no more."""
+        if self._lane_owner.closing and self._op is Op.UP and why.clean:
+            self._done()
+            return b""
+        return super()._over(why)
+
+    def _unreachable(self, pending: Pending, reason: str) -> None:
+        """A server that closed at the same time is not there any more, and nobody would hear the goodbye."""
+        if self._lane_owner.closing:
+            self._owner.lose(ConnectionLost(reason))
+        else:
+            super()._unreachable(pending, reason)
 
     def _cut(self, pending: Pending, now: float) -> None:
         """That teaches nothing: no post is held for long."""
