@@ -17,6 +17,7 @@ from tunnelkit.logs import (
     TextFormatter,
     log_event,
     mask_target,
+    mask_userinfo,
     printable,
 )
 
@@ -115,6 +116,22 @@ def test_who_must_work_for_the_inner_lines_can_ask_first(kept: Kept) -> None:
 def test_a_line_of_a_retry_says_so(kept: Kept) -> None:
     AccessLog().sent(id=1, token="t", info="GET /", attempt=2)
     assert kept.records[0].getMessage().endswith("try=2")
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        (b"http://a.test:80", b"http://a.test:80"),
+        ("http://a.test", "http://a.test"),
+        (b"", b""),
+        (b"http://user:s3cret@a.test", "http://...@a.test"),
+        ("http://s3cret@a.test/x", "http://...@a.test/x"),
+        (b"http://a@s3cret@b.test", "http://...@b.test"),
+        (b"s3cret@a.test", "...@a.test"),
+    ],
+)
+def test_a_userinfo_is_not_shown(url: str | bytes, masked: str | bytes) -> None:
+    assert mask_userinfo(url) == masked
 
 
 # -- hostile text ---------------------------------------------------------------------------------

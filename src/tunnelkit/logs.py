@@ -23,6 +23,7 @@ __all__ = [
     "TextFormatter",
     "log_event",
     "mask_target",
+    "mask_userinfo",
     "printable",
 ]
 
@@ -96,6 +97,14 @@ def mask_target(target: str | bytes) -> str:
     return _TOKEN_PATH.sub(lambda match: f"{match[1]}{match[2][: min(8, len(match[2]) // 2)]}...", text)
 
 
+def mask_userinfo(url: str | bytes) -> str | bytes:
+    """A URL, or what somebody gave for one, without what stands before "@": there may be a password in it."""
+    text = url.decode("latin-1") if isinstance(url, bytes) else url
+    before, at, rest = text.rpartition("@")
+    scheme = re.match("[A-Za-z]{1,8}://", before)
+    return f"{scheme[0] if scheme else ''}...@{rest}" if at else url
+
+
 # -- events with fields -----------------------------------------------------------------------
 
 
@@ -152,7 +161,13 @@ class AccessLog:
     ) -> None:
         """HTTP RCV: a request came and has its place. ``attempt`` is given from the second on."""
         if self._logger.isEnabledFor(logging.INFO):
-            fields: Fields = {"verb": verb, "url": mask_target(url), "addr": addr, "x-host": x_host, "try": attempt}
+            fields: Fields = {
+                "verb": verb,
+                "url": mask_target(url),
+                "addr": addr,
+                "x-host": mask_userinfo(x_host),
+                "try": attempt,
+            }
             self._write(logging.INFO, "HTTP RCV", id, token, fields)
 
     def sent(self, *, id: int, token: str, info: str | bytes, ws: str = "", attempt: int | None = None) -> None:
