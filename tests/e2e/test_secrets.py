@@ -39,7 +39,7 @@ BASIC = "origin-SECRET"
 COOKIE = "session=SECRET"
 
 # What a caller says to the origin, and the origin to it, is theirs alone.
-CREDENTIALS = {"Authorization": f"Bearer {BASIC}", "Cookie": COOKIE, "X-Api-Key": BASIC}
+CREDENTIALS: dict[str, Any] = {"Authorization": f"Bearer {BASIC}", "Cookie": COOKIE, "X-Api-Key": BASIC}
 
 
 def spellings(secret: str) -> list[str]:
