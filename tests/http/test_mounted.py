@@ -8,7 +8,8 @@ from tunnelkit.heads import RequestHead
 from tunnelkit.http.caller import FrontRequest
 from tunnelkit.http.client import simple_request
 from tunnelkit.http.mounted import Mounted
-from tunnelkit.net.stream import ByteStream
+from tunnelkit.net.memory import MemoryStream
+from tunnelkit.net.stream import Buffer, ByteStream
 from tunnelkit.transports.base import MountedRequest
 
 from .helpers import read_until, serving
@@ -37,6 +38,37 @@ async def test_body_and_response() -> None:
             assert head.fields == [(b"X", b"y"), (b"Content-Length", b"%d" % len(body))]
             assert (head.status, head.reason) == (200, b"OK")
             assert answer == body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_what_belongs_together_leaves_in_one_write(chunked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small write before a larger one waits, on many a way, for the acknowledgement of the last."""
+    written: list[bytes] = []
+    real = MemoryStream.try_send
+
+    def try_send(stream: MemoryStream, data: Buffer) -> int:
+        written.append(bytes(data))
+        return real(stream, data)
+
+    async def handler(request: FrontRequest) -> None:
+        mount = mounted(request)
+        if chunked:
+            await mount.start(200, [])
+            await mount.send(b"abc", b"x" * 20_000)
+            await mount.send(b"def", b"y")
+            await mount.finish()
+        else:
+            await mount.respond(200, [], b"x" * 20_000)
+
+    async with serving(handler) as served:
+        caller = served.connect()
+        monkeypatch.setattr(MemoryStream, "try_send", try_send)
+        await simple_request(caller, POST, max_body=30_000)
+        request, first, *more = written
+    assert request.startswith(b"POST ")
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert len(first) > 20_000
+    assert more == ([b"3\r\ndef\r\n1\r\ny\r\n", b"0\r\n\r\n"] if chunked else [])
 
 
 async def test_an_unknown_status() -> None:

@@ -63,7 +63,7 @@ class NoPieces:
     async def start(self, status: int, fields: Fields) -> None:
         raise AssertionError("a response in pieces")
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, *pieces: bytes) -> None:
         raise AssertionError("a response in pieces")
 
     async def finish(self) -> None:

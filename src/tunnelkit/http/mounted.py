@@ -47,13 +47,15 @@ class Mounted:
         await self.finish()
 
     async def start(self, status: int, fields: Fields) -> None:
-        """Begin a response whose body comes in pieces: chunked, or until close for HTTP/1.0."""
+        """Begin a response whose body comes in pieces: chunked, or until close for HTTP/1.0. Its head waits for the
+        first of them: proxies and radios take one packet better than two."""
         self._send_head(status, fields)
-        await self._flush()
+        self._check()
 
-    async def send(self, data: bytes) -> None:
-        """A piece of that body, flushed."""
-        await self._send_body(data)
+    async def send(self, *pieces: bytes) -> None:
+        """Pieces of that body, flushed together."""
+        for piece in pieces:
+            await self._send_body(piece)
         await self._flush()
 
     async def finish(self) -> None:

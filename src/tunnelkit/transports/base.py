@@ -103,11 +103,12 @@ class MountedRequest(Protocol):
         ...
 
     async def start(self, status: int, fields: Fields) -> None:
-        """Begin a response whose body comes in pieces, of a length that nobody knows yet."""
+        """Begin a response whose body comes in pieces, of a length that nobody knows yet. The head leaves with the
+        first of them."""
         ...
 
-    async def send(self, data: bytes) -> None:
-        """A piece of it, written out at once."""
+    async def send(self, *pieces: bytes) -> None:
+        """Pieces of it, written out at once, together."""
         ...
 
     async def finish(self) -> None:

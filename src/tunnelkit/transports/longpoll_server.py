@@ -246,8 +246,7 @@ class LongPollServer:
 
     async def _write_record(self, request: MountedRequest, connection: ServerConnection, poll: Poll) -> None:
         pieces = encode_record(poll.message) if poll.message is not None else (KEEP_ALIVE,)
-        for piece in pieces:
-            await request.send(piece)
+        await request.send(*pieces)
         connection.poll_written(poll, sum(map(len, pieces)))
 
     # -- up ------------------------------------------------------------------------------------
