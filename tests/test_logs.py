@@ -238,6 +238,19 @@ def test_json_of_a_plain_record_and_of_an_exception(kept: Kept) -> None:
     assert "ValueError" in document["exception"]
 
 
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_traceback_is_printable_and_bounded(kept: Kept, formatter: logging.Formatter) -> None:
+    try:
+        raise ValueError("x\x1b[31m\u202e" + "\n\x07" * 1000 + "y" * 10_000 + "the end")
+    except ValueError:
+        SERVER.exception("failed")
+    (line,) = kept.lines(formatter)
+    text = json.loads(line)["exception"] if isinstance(formatter, JsonFormatter) else line
+    assert all(each.isprintable() for each in text.splitlines())
+    assert len(text.splitlines()) <= 201
+    assert len(text) < 201 * 20 + 2 * MAX_VALUE
+
+
 def test_the_package_says_nothing_by_itself() -> None:
     handlers = logging.getLogger("tunnelkit").handlers
     assert any(isinstance(handler, logging.NullHandler) for handler in handlers)

@@ -37,6 +37,7 @@ logging.getLogger("tunnelkit").addHandler(logging.NullHandler())
 
 MAX_VALUE = 1024  # characters of one value
 MAX_LINE = 16 * 1024  # characters of a message that did not come from here
+MAX_LINES = 200  # of a traceback
 
 _BARE = re.compile(r"[^\s\"=\\]*\Z")
 _QUOTED = {"\\": "\\\\", '"': '\\"'}
@@ -202,7 +203,7 @@ class TextFormatter(logging.Formatter):
         time = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
         lines = [f"{time} {record.levelname:<7} {printable(record.getMessage(), MAX_LINE)}"]
         if record.exc_info:
-            lines += [f"    {printable(line)}" for line in self.formatException(record.exc_info).splitlines()]
+            lines += [f"    {line}" for line in _printable_lines(self.formatException(record.exc_info))]
         return "\n".join(lines)
 
 
@@ -222,8 +223,14 @@ class JsonFormatter(logging.Formatter):
             document["message"] = getattr(record, "event", "")
             document.update((key, _json_value(value)) for key, value in fields.items() if key not in document)
         if record.exc_info:
-            document["exception"] = self.formatException(record.exc_info)
+            document["exception"] = "\n".join(_printable_lines(self.formatException(record.exc_info)))
         return json.dumps(document, ensure_ascii=True)
+
+
+def _printable_lines(text: str) -> list[str]:
+    """A traceback's lines; of too many the last, where the error stands."""
+    lines = text.splitlines()
+    return [printable(line) for line in lines[-MAX_LINES:]]
 
 
 def _json_value(value: Value) -> object:
