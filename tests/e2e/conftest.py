@@ -15,7 +15,7 @@ from .ways import Way, chosen
 
 # Modules that choose their transports themselves, or are about one: they run once, as they are.
 LEFT_OUT = {
-    "test_bad_peers": "speaks the frames of websockets by hand; tests/transports/test_longpoll_server does long-poll's",
+    "test_bad_peers": "speaks websocket frames by hand; tests/transports/test_longpoll_server.py is long-poll's",
     "test_hostile_client": "its bad client is written for a websocket, and what it says belongs to no transport",
     "test_longpoll_faults": "loses what only long-poll sends",
     "test_longpoll_ways": "long-poll by every kind of proxy",
@@ -34,6 +34,7 @@ CARRIED = {
     "test_delivery",
     "test_drain",
     "test_eager_tasks",
+    "test_kills",
     "test_memory",
     "test_requests",
 }

@@ -1,4 +1,4 @@
-"""``examples/tunnel_client.py``, whose long-poll never streams: that is for the library's users to say, not for its."""
+"""``examples/tunnel_client.py``, but its long-poll never streams. No flag says so: it finds out by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tunnelkit.transports.longpoll import LongPollTransport
 PROGRAM = Path(__file__).resolve().parent.parent.parent / "examples" / "tunnel_client.py"
 
 if __name__ == "__main__":
-    assert LongPollTransport.__init__.__kwdefaults__["mode"] == "auto"
-    LongPollTransport.__init__.__kwdefaults__["mode"] = "strict"
+    defaults = LongPollTransport.__init__.__kwdefaults__
+    assert defaults is not None
+    assert defaults["mode"] == "auto"
+    defaults["mode"] = "strict"
     sys.path.insert(0, str(PROGRAM.parent))
     runpy.run_path(str(PROGRAM), run_name="__main__")

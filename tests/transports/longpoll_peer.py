@@ -115,7 +115,7 @@ class Arrived:
 
 
 class Peer:
-    """``dials`` counts the connections; ``down`` lets no more come about; ``deaf``, those there are read no bodies."""
+    """``dials`` counts the connections; ``down`` lets no more come about; ``deaf``: bodies are not read."""
 
     def __init__(self, tasks: TaskGroup, *, capacity: int = 64 * 1024, proxy: ForwardProxy | None = None) -> None:
         self.dials = 0
