@@ -30,6 +30,8 @@ WHOLE = [
     Answer("sized, then a reset", OK + b"Content-Length: 0\r\n\r\n", 200),
     Answer("chunked", CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", 200),
     Answer("chunked with extensions and trailers", CHUNKED + b"5;a=b\r\nhello\r\n0;c\r\nX-Sum: 5\r\n\r\n", 200),
+    Answer("padded sizes", CHUNKED + b"5  \r\nhello\r\n0 \r\n\r\n", 200),
+    Answer("no space behind the status", b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello", 200),
     Answer("trailers that frame", CHUNKED + b"0\r\nContent-Length: 5\r\nSet-Cookie: a=b\r\nX-Token: c\r\n\r\n", 200),
     Answer("until the end", OK + b"\r\nhello", 200, ENDS),
     Answer("until the end, by HTTP/1.0", b"HTTP/1.0 200 OK\r\n\r\nhello", 200, ENDS),

@@ -1,8 +1,10 @@
-"""HTTP/1.1 messages read by the grammar of RFC 9112 alone, without a single leniency.
+"""HTTP/1.1 messages read by the grammar of RFC 9112 alone.
 
 It shares nothing with the library: what the two read differently, one of them reads wrongly. It is slow, reads only
 what has come whole, and refuses whatever the RFC lets a recipient refuse (a length beside chunks, folded lines, bare
-LF), so that nothing it accepts has a second reading.
+LF), so that nothing it accepts has a second reading. Two leniencies, for responses alone, are those of every
+client, and cannot move the end of a message: no space behind a status without a reason, and white space behind a
+chunk's size.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*
 VALUE = rb"[\x21-\x7e\x80-\xff](?:[\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
 FIELD_LINE = re.compile(rb"(%b):[ \t]*((?:%b)?)[ \t]*" % (TOKEN, VALUE))
 REQUEST_LINE = re.compile(rb"(%b) ([^ ]+) HTTP/([0-9])\.([0-9])" % TOKEN)
-STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3}) ([\t \x21-\x7e\x80-\xff]*)")
+STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: ([\t \x21-\x7e\x80-\xff]*))?")
 CHUNK_EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED)
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)((?:%b)*)" % CHUNK_EXTENSION)
 
@@ -223,7 +225,7 @@ def _response_head(data: bytes) -> tuple[Response, bytes]:
     line = STATUS_LINE.fullmatch(lines[0]) if lines else None
     if line is None or line[1] != b"1" or int(line[3]) < 100:
         raise _RefusedError
-    return Response(int(line[3]), line[4], line[1] + b"." + line[2], _fields(lines[1:])), rest
+    return Response(int(line[3]), line[4] or b"", line[1] + b"." + line[2], _fields(lines[1:])), rest
 
 
 def _persists(version: bytes, fields: Fields) -> bool:
@@ -258,19 +260,21 @@ def _request_length(request: Request) -> int:
     return 0 if length is None else length
 
 
-def _body(data: bytes, length: int) -> tuple[bytes, Fields, bytes]:
+def _body(data: bytes, length: int, *, padded: bool = False) -> tuple[bytes, Fields, bytes]:
     """The body, its trailers, and what follows."""
     if length == CHUNKED:
-        return _chunks(data)
+        return _chunks(data, padded)
     if len(data) < length:
         raise _IncompleteError
     return data[:length], [], data[length:]
 
 
-def _chunks(data: bytes) -> tuple[bytes, Fields, bytes]:
+def _chunks(data: bytes, padded: bool) -> tuple[bytes, Fields, bytes]:
     body = b""
     while True:
         line, end, rest = data.partition(b"\r\n")
+        if padded:
+            line = line.rstrip(b" \t")
         if b"\n" in line or b"\r" in line[:-1] or (end and CHUNK_LINE.fullmatch(line) is None):
             raise _RefusedError
         if not end:
@@ -294,5 +298,5 @@ def _response_body(response: Response, data: bytes, method: bytes, *, ended: boo
         if not ended:
             raise _IncompleteError
         return b""
-    response.body, response.trailers, data = _body(data, length)
+    response.body, response.trailers, data = _body(data, length, padded=True)
     return data
