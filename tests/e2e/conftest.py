@@ -17,7 +17,6 @@ from .ways import Way, chosen
 LEFT_OUT = {
     "test_bad_peers": "speaks websocket frames by hand; tests/transports/test_longpoll_server.py is long-poll's",
     "test_hostile_client": "its bad client is written for a websocket, and what it says belongs to no transport",
-    "test_longpoll_faults": "loses what only long-poll sends",
     "test_longpoll_ways": "long-poll by every kind of proxy",
     "test_moves": "sessions that move between transports",
     "test_peers_files": "the programs and files as they are deployed",

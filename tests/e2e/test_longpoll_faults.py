@@ -1,0 +1,160 @@
+"""What only long-poll can lose, an answer that was sent, and what it sends while nothing happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+import anyio
+import pytest
+
+from tunnelkit import Limits
+from tunnelkit.config import DEFAULT_LIMITS
+from tunnelkit.testing.middlebox import serve_middlebox
+from tunnelkit.testing.relay import Relay
+from tunnelkit.transports.longpoll_polls import Polls
+from tunnelkit.transports.longpoll_posts import Posts
+
+from .lossy import Lossy, lossy
+from .origin import BLOCK
+from .tunnel import SHORT, exchange, gather, open_ends, until
+
+pytestmark = pytest.mark.anyio
+
+# A poll is repeated for a lost connection alone, and no clock of a loaded machine's comes in between.
+PATIENT = replace(SHORT, poll_answer_timeout=2.0, poll_absence=5.0, grace=10.0)
+
+
+# -- answers that are lost after they were sent --------------------------------------------------
+
+
+@dataclass
+class Repeats:
+    """Requests that came once more after the server had answered them."""
+
+    polls: int = 0
+    posts: int = 0
+
+
+@pytest.fixture
+def repeats(monkeypatch: pytest.MonkeyPatch) -> Repeats:
+    seen = Repeats()
+    poll_arrives, post_arrives = Polls.arrive, Posts.arrive
+
+    def poll(polls: Polls, *args: object, **options: object) -> object:
+        arrived = poll_arrives(polls, *args, **options)  # type: ignore[arg-type]
+        seen.polls += arrived is not None and bool(arrived.answer)  # it was kept
+        return arrived
+
+    def post(posts: Posts, number: int, *args: object) -> object:
+        seen.posts += posts._is_taken(number)
+        return post_arrives(posts, number, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Polls, "arrive", poll)
+    monkeypatch.setattr(Posts, "arrive", post)
+    return seen
+
+
+def on_its_way(relay: Relay) -> bool:
+    """Something that the server sent has come as far as the relay."""
+    return any(flow.held for pair in relay.pairs for flow in pair.flows if flow.way == "down")
+
+
+async def lose_what_is_sent(link: Lossy) -> None:
+    """Hold the next answers back until one is sent, and lose them with their connections."""
+    relay = link.relay
+    relay.stall("down")
+    await until(lambda: on_its_way(relay))
+    relay.cut()
+    relay.resume("down")
+
+
+@pytest.mark.ways("longpoll")
+async def test_answers_lost_after_they_were_sent_are_repeated(repeats: Repeats) -> None:
+    """Whatever of polls and posts was answered: nothing is missing, and nothing happens twice."""
+    async with lossy(PATIENT) as link:
+        tunnel = link.tunnel
+        for number in range(12):
+            body = BLOCK[: 1 + number * 5000]
+
+            async def ask(target: str = f"/echo/{number}", body: bytes = body) -> None:
+                status, _, answer = await exchange(tunnel.port, "POST", tunnel.path(target), body=body)
+                assert status == 200
+                assert json.loads(answer)["body"].encode("latin-1") == body
+
+            await gather(ask, lambda: lose_what_is_sent(link))
+        assert tunnel.origin.targets() == [f"/echo/{number}" for number in range(12)]
+        link.check_one_session(losses=0)
+        assert repeats.polls == 12
+
+
+@pytest.mark.ways("longpoll")
+async def test_answers_lost_in_the_middle_of_bodies_are_repeated(repeats: Repeats) -> None:
+    sent = bytes(5_000_000)
+    digest = hashlib.sha256(sent).hexdigest()
+    async with lossy(PATIENT) as link:
+        tunnel = link.tunnel
+
+        async def upload() -> None:
+            _, _, answer = await exchange(tunnel.port, "PUT", tunnel.path("/sink"), body=sent)
+            assert json.loads(answer) == {"size": len(sent), "sha256": digest}
+
+        async def download() -> None:
+            _, _, body = await tunnel.get("/bytes/5000000")
+            assert body == (BLOCK * (5_000_000 // len(BLOCK) + 1))[:5_000_000]
+
+        async def lose() -> None:
+            for _ in range(5):
+                await link.carried(300_000)
+                await lose_what_is_sent(link)
+
+        with anyio.fail_after(30):
+            await gather(upload, download, lose)
+        link.check_one_session(losses=0)
+        assert repeats.polls >= 1
+        assert repeats.posts >= 1
+        assert sorted(tunnel.origin.targets()) == ["/bytes/5000000", "/sink"]
+
+
+# -- requests while nothing happens --------------------------------------------------------------
+
+MINUTE = 60.0
+# A minute in a second and a half.
+FAST = 40
+SCALED = replace(
+    DEFAULT_LIMITS,
+    poll_hold_idle=DEFAULT_LIMITS.poll_hold_idle / FAST,
+    poll_hold_active=DEFAULT_LIMITS.poll_hold_active / FAST,
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "minute"),
+    [
+        pytest.param(SCALED, MINUTE / FAST, id="scaled"),
+        pytest.param(DEFAULT_LIMITS, MINUTE, id="full", marks=[pytest.mark.full, pytest.mark.timeout(150)]),
+    ],
+)
+@pytest.mark.ways("longpoll")
+async def test_an_idle_session_costs_three_requests_a_minute(limits: Limits, minute: float) -> None:
+    await check_idle(limits, minute)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(150)
+@pytest.mark.ways("streamed")
+async def test_an_idle_streamed_session_costs_three_requests_a_minute() -> None:
+    """Its clocks cannot be scaled: proxies set them."""
+    await check_idle(DEFAULT_LIMITS, MINUTE)
+
+
+async def check_idle(limits: Limits, minute: float) -> None:
+    async with open_ends(limits=limits) as ends, serve_middlebox(ends.port) as box, ends.join(via=box.relay):
+        assert (await ends.get("/status/200"))[0] == 200
+        await anyio.sleep(minute / 6)  # what belongs to the exchange is over
+        before = box.requests
+        await anyio.sleep(minute)  # the time in which requests are counted
+        assert 1 <= box.requests - before <= 3
+        (session,) = ends.server.sessions()
+        assert session.attached
