@@ -33,9 +33,12 @@ def environment(version: str) -> Path:
 
 
 def run(python: Path, backend: str, parser: str) -> bool:
+    """The short sizes side by side, as ``make test`` has them; then the full ones, which measure memory, alone."""
     settings = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser}
-    command = [str(python), "-m", "pytest", "-q", "-m", "full or not full"]
-    return subprocess.run(command, cwd=ROOT, env=settings).returncode == 0
+    pytest = [str(python), "-m", "pytest", "-q"]
+    workers = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--max-worker-restart", "0"]
+    commands = ([*pytest, *workers], [*pytest, "-m", "full"])
+    return all([subprocess.run(command, cwd=ROOT, env=settings).returncode == 0 for command in commands])
 
 
 def main() -> int:
