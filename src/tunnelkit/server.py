@@ -31,7 +31,9 @@ from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
 from .http.dates import Dates
 from .http.front import Front
+from .http.h11_codec import H11_PARSER
 from .http.mounted import Mounted
+from .http.plain_codec import PlainBelow
 from .lifetime import run_beside, run_to_the_end
 from .logs import AccessLog
 from .names import HostNames
@@ -308,6 +310,8 @@ class _Running:
             handler,
             timers=self.timers,
             limits=self._server.limits,
+            # A poll and a post for every answer: theirs are most of the heads where clients come by long-poll.
+            parser=PlainBelow(self._server._routing.base_path.encode() + b"/_tunnel/", H11_PARSER),
             error_responder=_error_answer,
             half_close_answers=self._server._half_close_answers,
             dates=Dates(),

@@ -13,7 +13,7 @@ from tunnelkit.errors import HeadError
 from tunnelkit.heads import RequestHead, ResponseHead, validate_request, validate_response
 from tunnelkit.http.codec import HeadParser
 from tunnelkit.http.h11_codec import H11_PARSER
-from tunnelkit.http.plain_codec import PLAIN_PARSER
+from tunnelkit.http.plain_codec import PLAIN_PARSER, PlainBelow
 from tunnelkit.http.reading import HeadScanner, Input
 
 
@@ -106,3 +106,37 @@ def test_what_it_reads_h11_reads_the_same(line: bytes, lines: list[bytes]) -> No
     ours = outcome(response, PLAIN_PARSER, block)
     if ours is not None:
         assert outcome(response, H11_PARSER, block) == ours
+
+
+@given(st.sampled_from([b"POST /_tunnel/longpoll/up HTTP/1.1", b"POST /_tunnel/ HTTP/1.0"]), LINES)
+def test_the_requests_that_it_reads_h11_reads_the_same(line: bytes, lines: list[bytes]) -> None:
+    try:
+        block = scanned(b"\r\n".join([line, b"Host: a", *lines, b"", b""]))
+    except HeadError:
+        return
+    ours = outcome(request, PLAIN_PARSER, block)
+    if ours is not None:
+        assert outcome(request, H11_PARSER, block) == ours
+
+
+@pytest.mark.parametrize(
+    ("line", "plain"),
+    [
+        (b"POST /base/_tunnel/longpoll/up", True),
+        (b"GET /base/_tunnel/longpoll/up", False),
+        (b"POST /_tunnel/longpoll/up", False),
+        (b"POST /base/_tunnels", False),
+    ],
+)
+def test_only_requests_below_a_path(line: bytes, plain: bool) -> None:
+    class Other:
+        def parse_request(self, block: bytes) -> RequestHead:
+            return RequestHead(b"OTHER", b"/", [])
+
+        def parse_response(self, block: bytes) -> ResponseHead:
+            return ResponseHead(299, [])
+
+    parser = PlainBelow(b"/base/_tunnel/", Other())
+    block = line + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert parser.parse_request(block) == (PLAIN_PARSER.parse_request(block) if plain else Other().parse_request(b""))
+    assert parser.parse_response(b"HTTP/1.1 200 OK\r\n\r\n").status == 299

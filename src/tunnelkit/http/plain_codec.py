@@ -11,8 +11,9 @@ from typing import Final
 
 from ..errors import HeadError
 from ..heads import Fields, RequestHead, ResponseHead
+from .codec import HeadParser
 
-__all__ = ["PLAIN_PARSER", "PlainParser"]
+__all__ = ["PLAIN_PARSER", "PlainBelow", "PlainParser"]
 
 _REQUEST_LINE: Final = re.compile(rb"([^ ]+) ([^ ]+) HTTP/([0-9]\.[0-9])")  # RFC 9112 3
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9]\.[0-9]) ([0-9]{3})(?: (.*))?")  # RFC 9112 4
@@ -34,6 +35,20 @@ class PlainParser:
         if found is None:
             raise HeadError(400, "bad_head", "the status line is malformed")
         return ResponseHead(int(found[2]), _fields(lines), found[3] or b"", found[1])
+
+
+class PlainBelow:
+    """``PLAIN_PARSER`` for POST requests to paths that begin with ``path``, ``other`` for the rest."""
+
+    def __init__(self, path: bytes, other: HeadParser) -> None:
+        self._start = b"POST " + path
+        self._other = other
+
+    def parse_request(self, block: bytes) -> RequestHead:
+        return (PLAIN_PARSER if block.startswith(self._start) else self._other).parse_request(block)
+
+    def parse_response(self, block: bytes) -> ResponseHead:
+        return self._other.parse_response(block)
 
 
 def _fields(lines: list[bytes]) -> Fields:
