@@ -129,23 +129,16 @@ SCALED = replace(
 )
 
 
-@pytest.mark.parametrize(
-    ("limits", "minute"),
-    [
-        pytest.param(SCALED, MINUTE / FAST, id="scaled"),
-        pytest.param(DEFAULT_LIMITS, MINUTE, id="full", marks=[pytest.mark.full, pytest.mark.timeout(150)]),
-    ],
-)
 @pytest.mark.ways("longpoll")
-async def test_an_idle_session_costs_three_requests_a_minute(limits: Limits, minute: float) -> None:
-    await check_idle(limits, minute)
+async def test_an_idle_session_costs_three_requests_a_minute() -> None:
+    await check_idle(SCALED, MINUTE / FAST)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(150)
 @pytest.mark.ways("streamed")
 async def test_an_idle_streamed_session_costs_three_requests_a_minute() -> None:
-    """Its clocks cannot be scaled: proxies set them."""
+    """Its clocks cannot be scaled: those of proxies set them."""
     await check_idle(DEFAULT_LIMITS, MINUTE)
 
 
