@@ -153,6 +153,32 @@ def test_a_queued_one_is_replaced_too() -> None:
     assert state(again) is State.QUEUED
 
 
+@pytest.mark.parametrize("leave", [False, True])
+def test_the_queue_is_no_longer_than_the_window_however_often_posts_come(leave: bool) -> None:
+    up = Up(limit=10)
+    up.arrive(1)
+    up.arrive(2)
+    for _ in range(3 * POST_WINDOW):
+        post = up.arrive(3)
+        if leave:
+            up.posts.leave(post)
+    assert len(up.posts._queue) == (1 if leave else 2)
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_what_was_answered_empty_is_not_handed_up_behind_it(queued: bool) -> None:
+    up = Up(limit=10)
+    if queued:
+        up.arrive(1)
+    post = up.arrive(2)
+    assert state(up.arrive(2, 0)) is State.TAKEN
+    assert post.settled
+    assert not post.reserved
+    up.whole(post)  # its body was nearly there
+    assert up.posts.next_message() is None
+    assert up.posts.held == (10 if queued else 0)
+
+
 def test_repeats_are_read_over_only_while_there_is_room() -> None:
     up = Up(limit=25)
     up.whole(up.arrive(1))

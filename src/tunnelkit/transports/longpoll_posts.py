@@ -114,6 +114,7 @@ class Posts:
             if number not in self._whole:
                 post.move(_Move.TAKE)
         elif not length:
+            self._replace(number)  # by nothing: what is left of it is not handed up behind what was answered
             post.move(_Move.PASS_OVER)
             self._take(number)  # a sign of life, and nothing to hand up
         else:
@@ -122,13 +123,23 @@ class Posts:
 
     def _take_place(self, post: Post) -> None:
         """The newest request for a number is the one that is read: an older one may be stuck for good."""
-        older = self._readers.get(post.number)
+        self._replace(post.number)
         self._readers[post.number] = post
-        if older is not None:
-            self._release(older)
-            older.move(_Move.PASS_OVER)
         self._queue.append(post)
         self._admit()
+
+    def _replace(self, number: int) -> None:
+        older = self._readers.get(number)
+        if older is not None:
+            self._dismiss(older)
+            older.move(_Move.PASS_OVER)
+
+    def _dismiss(self, reader: Post) -> None:
+        """Who is in the queue is a reader, so that it is no longer than the window, however often posts come."""
+        del self._readers[reader.number]
+        if reader.state is State.QUEUED:
+            self._queue.remove(reader)
+        self._release(reader)
 
     def whole(self, post: Post, message: bytes, *, hungry: bool) -> None:
         """Its body was read. ``hungry``: somebody waits for just this, so that it is as good as taken."""
@@ -150,7 +161,7 @@ class Posts:
         """A request is over, whatever became of it."""
         self._open.discard(post)
         if self._readers.get(post.number) is post:
-            del self._readers[post.number]
+            self._dismiss(post)
         self._release(post)
         self._admit()
 
@@ -197,12 +208,9 @@ class Posts:
         """Let those read for whom there is room now, in the order in which they came."""
         queue = self._queue
         while queue:
-            post = queue[0]
-            if self._readers.get(post.number) is post:
-                if not self._reserve(post, self._limit):
-                    return
-                post.move(_Move.ADMIT)
-            queue.popleft()
+            if not self._reserve(queue[0], self._limit):
+                return
+            queue.popleft().move(_Move.ADMIT)
 
     # -- the end -------------------------------------------------------------------------------
 
