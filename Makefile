@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all full lint format types coverage docs build demo clean
+.PHONY: help venv test test-all fuzz full lint format types coverage docs build demo clean
 
 # The newest tested Python that is there; say PYTHON=/path/to/python for another one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -27,6 +27,9 @@ $(READY): pyproject.toml
 
 test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 minutes)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-worker-restart 0
+
+fuzz: $(READY)  ## the property tests and models with 3000 new examples each (minutes); they print how to repeat a failure
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto -m hypothesis
 
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
 	$(BIN)/python -m pytest -q -m full

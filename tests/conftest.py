@@ -25,7 +25,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("deep", deadline=None, max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fast")
+settings.load_profile(PROFILE)
+# Of a test that looks for examples as `deep` does, in place of the time limit of all others.
+DEEP_TIMEOUT = 1800
 
 BACKENDS = os.environ.get("TUNNELKIT_TEST_BACKENDS", "asyncio,trio").split(",")
 USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
@@ -38,7 +41,11 @@ _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``-m``, the full sizes are left out: they take minutes."""
+    """Without ``-m``, the full sizes are left out: they take minutes. So do the examples of `deep`, which get them."""
+    if PROFILE == "deep":
+        for item in items:
+            if item.get_closest_marker("hypothesis"):
+                item.add_marker(pytest.mark.timeout(DEEP_TIMEOUT))
     if config.option.markexpr:
         return
     full = [item for item in items if item.get_closest_marker("full")]

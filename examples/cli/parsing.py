@@ -90,7 +90,8 @@ def _convert(option: Option, where: str, value: str) -> Any:
     try:
         return option.kind(value)
     except ValueError as error:
-        shown = "" if option.secret or not value else f" (it is {value!r})"
+        # What has an "@" may be a URL with a password in front of it.
+        shown = "" if option.secret or not value or "@" in value else f" (it is {value!r})"
         raise UsageError(f"{where}: {error}{shown}") from None
 
 
@@ -161,6 +162,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config: cannot read {path}: {error.strerror}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config: {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"--config: {path} is nested too deep") from None
 
 
 def _from_table(options: Sequence[Option | Refused], table: Mapping[str, Any], where: str) -> dict[str, Any]:
