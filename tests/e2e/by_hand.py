@@ -48,6 +48,24 @@ class Side:
         taken, _, self.data = self.data.partition(mark)
         return taken + mark
 
+    async def more(self) -> bytes:
+        """Whatever comes next."""
+        taken, self.data = self.data, b""
+        with anyio.fail_after(10):
+            return taken or await self._stream.receive()
+
+    async def fill(self, size: int) -> bool:
+        """Send up to ``size`` bytes for as long as they are taken; whether that came to an end before."""
+        with anyio.move_on_after(0.2) as stuck:
+            for _ in range(size // 65536):
+                await self._stream.send(b"x" * 65536)
+        return stuck.cancelled_caught
+
+    def peek(self) -> int | None:
+        """The status of an answer, if one has come."""
+        self.data += self._stream.receive_nowait() or b""
+        return int(self.data.split(b" ")[1]) if b"\r\n" in self.data else None
+
     async def head(self) -> bytes:
         return await self.until(b"\r\n\r\n")
 

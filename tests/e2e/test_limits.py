@@ -1,0 +1,140 @@
+"""Every limit and clock of callers at its edge, through the running tunnel: the right status, then the end; and
+whoever keeps to them never notices."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+from tunnelkit.config import DEFAULT_LIMITS, KIB, Limits
+from tunnelkit.errors import StreamBroken
+
+from .by_hand import Side, caller_side, open_by_hand
+from .tunnel import TOKEN, Ends, open_tunnel
+
+pytestmark = pytest.mark.anyio
+
+PATH = f"/_token/{TOKEN}".encode()
+GET = b"GET " + PATH + b"/a HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST " + PATH + b"/sink HTTP/1.1\r\nHost: a\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+async def refused(ends: Ends, data: bytes, status: int) -> None:
+    """``data`` is answered with ``status``, and the connection ends."""
+    async with caller_side(ends) as caller:
+        await caller.send(data)
+        answer = await caller.rest()
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+def sized_head(size: int) -> bytes:
+    """A whole head of so many bytes."""
+    return GET + b"X: " + b"x" * (size - len(GET) - 7) + b"\r\n\r\n"
+
+
+def sized_line(size: int) -> bytes:
+    """A head whose request line has so many bytes, without its end."""
+    target = PATH + b"/" + b"x" * (size - len(PATH) - 14)
+    return b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.ways("websocket", "longpoll")
+@pytest.mark.parametrize(("largest", "larger", "status"), [
+    (sized_head(64 * KIB), sized_head(64 * KIB + 1), 431),
+    (sized_line(16 * KIB), sized_line(16 * KIB + 1), 414),
+    (GET + b"X: y\r\n" * 99 + b"\r\n", GET + b"X: y\r\n" * 100 + b"\r\n", 431),
+], ids=["head", "request line", "fields"])  # fmt: skip
+async def test_sizes_of_heads(largest: bytes, larger: bytes, status: int) -> None:
+    async with open_by_hand() as (ends, origin):
+        async with caller_side(ends) as caller:
+            await caller.send(largest)
+            peer = await origin.accept()
+            await peer.head()
+            await peer.send(OK)
+            await caller.until(b"hello")
+        await refused(ends, larger, status)
+        assert not peer.data
+        assert not origin.waiting
+
+
+@asynccontextmanager
+async def unnoticed(**clocks: Any) -> AsyncIterator[Ends]:
+    """A tunnel with short clocks, on which a request runs all the while, and is answered in the end."""
+    limits: Limits = replace(DEFAULT_LIMITS, **clocks)
+    async with open_tunnel(limits=limits) as tunnel, anyio.create_task_group() as group:
+        call = tunnel.call(group, "/hold/other")
+        await tunnel.origin.arrived("/hold/other")
+        yield tunnel
+        assert not call.ended
+        tunnel.origin.release("other")
+        assert await call.status() == 200
+
+
+async def test_a_head_that_does_not_come() -> None:
+    async with unnoticed(head_timeout=0.3) as ends:
+        await refused(ends, GET, 408)
+        async with caller_side(ends) as silent:
+            assert await silent.rest() == b""
+
+
+async def test_a_head_that_drips_has_no_more_time() -> None:
+    async with unnoticed(head_timeout=0.3) as ends, caller_side(ends) as caller:
+        assert await drip(caller, GET + b"X: ") == 408
+
+
+async def test_a_connection_that_idles() -> None:
+    async with unnoticed(keep_alive_idle=0.2) as ends, caller_side(ends) as caller:
+        await caller.send(GET + b"\r\n")
+        await caller.head()
+        await caller.rest()  # in order
+
+
+async def test_a_body_that_stops() -> None:
+    async with unnoticed(body_idle_timeout=0.3) as ends:
+        await refused(ends, POST + b"Content-Length: 5\r\n\r\nhe", 408)
+        await refused(ends, POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe", 408)
+
+
+@pytest.mark.parametrize("start", [b"Content-Length: 9999\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5;",
+                                   b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: "])  # fmt: skip
+async def test_a_body_that_drips(start: bytes) -> None:
+    async with unnoticed(min_rate=1e6, min_rate_period=0.2) as ends, caller_side(ends) as caller:
+        assert await drip(caller, POST + start) == 408
+
+
+async def drip(caller: Side, start: bytes) -> int:
+    """Send byte after byte until the status of a refusal comes."""
+    await caller.send(start)
+    try:
+        with anyio.fail_after(10):
+            while (status := caller.peek()) is None:
+                await caller.send(b"x")
+                await anyio.sleep(0.01)  # the attack itself
+    except StreamBroken:
+        status = caller.peek()
+    assert status is not None
+    return status
+
+
+async def test_a_caller_that_takes_nothing() -> None:
+    async with unnoticed(write_timeout=0.3) as ends, caller_side(ends) as caller:
+        await caller.send(b"GET " + PATH + b"/bytes/50000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        with anyio.fail_after(10):
+            large = await ends.origin.arrived("/bytes/50000000")
+            await ends.origin.until(lambda: large.gone)
+        await caller.broken()
+
+
+async def test_an_origin_that_does_not_answer() -> None:
+    async with open_tunnel(limits=replace(DEFAULT_LIMITS, response_head_timeout=0.3)) as tunnel:
+        status, fields, _ = await tunnel.get("/hold/for-ever")
+        assert status == 504
+        assert any(name == "Proxy-Status" and "response_timeout" in value for name, value in fields)
+        assert (await tunnel.get("/status/200"))[0] == 200
