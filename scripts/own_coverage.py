@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tunnelkit"
 
 # Leaves that are as much a part of the core as what lies in core/. A package's name stands for all that is in it.
-LEAVES = ("config.py", "errors.py", "forwarding.py", "handshake", "heads.py", "logs.py", "problem.py", "proof.py", "stats.py")
+LEAVES = (
+    "config.py",
+    "errors.py",
+    "forwarding.py",
+    "handshake",
+    "heads.py",
+    "logs.py",
+    "problem.py",
+    "proof.py",
+    "stats.py",
+)
 
 
 def modules() -> list[tuple[Path, Path]]:

@@ -38,7 +38,8 @@ def run(python: Path, backend: str, parser: str) -> bool:
     pytest = [str(python), "-m", "pytest", "-q"]
     workers = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--max-worker-restart", "0"]
     commands = ([*pytest, *workers], [*pytest, "-m", "full"])
-    return all([subprocess.run(command, cwd=ROOT, env=settings).returncode == 0 for command in commands])
+    codes = [subprocess.run(command, cwd=ROOT, env=settings).returncode for command in commands]
+    return not any(codes)
 
 
 def main() -> int:
