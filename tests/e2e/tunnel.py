@@ -58,8 +58,8 @@ SHORT = replace(
     grace=2.0,
     poll_hold_active=0.4,
     poll_hold_idle=1.0,
-    poll_answer_timeout=0.4,
-    poll_absence=1.0,
+    poll_answer_timeout=0.8,  # half of it is what a loaded machine has to keep
+    poll_absence=1.4,
 )
 
 # The shortest grace that its own check allows with clocks which a busy machine still keeps.
@@ -72,8 +72,8 @@ QUICK = replace(
     retry_cap=0.2,
     grace=1.0,
     poll_hold_active=0.25,
-    poll_answer_timeout=0.25,
-    poll_absence=0.6,
+    poll_answer_timeout=0.5,
+    poll_absence=0.8,
 )
 
 
