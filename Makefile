@@ -31,6 +31,10 @@ test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 m
 fuzz: $(READY)  ## the property tests and models with 3000 new examples each (minutes); they print how to repeat a failure
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto -m hypothesis
 
+ways: $(READY)  ## the end-to-end tests over long-poll, strict and streamed, whatever they are about
+	TUNNELKIT_TEST_WAYS=longpoll,streamed $(BIN)/python -m pytest -q -n auto --dist loadfile --max-worker-restart 0 \
+		-m "not full and not one_way" tests/e2e
+
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
 	$(BIN)/python -m pytest -q -m full
 

@@ -1,4 +1,5 @@
-"""Run all sizes of the tests for every Python found, backend and HTTP parser, each in an environment of its own."""
+"""Run all sizes of the tests, over every way, for every Python found, backend and HTTP parser, each in an environment
+of its own."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ BACKENDS = {
 }
 # name -> the module that must exist in the package for the parser to be offered
 PARSERS = {"h11": "h11_codec", "httptools": "httptools_codec"}
+# tests/e2e/conftest.py
+WAYS = "websocket,longpoll,streamed"
 
 
 def environment(version: str) -> Path:
@@ -34,7 +37,7 @@ def environment(version: str) -> Path:
 
 def run(python: Path, backend: str, parser: str) -> bool:
     """The short sizes side by side, as ``make test`` has them; then the full ones, which measure memory, alone."""
-    settings = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser}
+    settings = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser, "TUNNELKIT_TEST_WAYS": WAYS}
     pytest = [str(python), "-m", "pytest", "-q"]
     workers = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--max-worker-restart", "0"]
     commands = ([*pytest, *workers], [*pytest, "-m", "full"])

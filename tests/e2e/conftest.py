@@ -39,7 +39,7 @@ CARRIED = {
 }
 BOTH = (Way.WEBSOCKET, Way.LONGPOLL)
 
-# For all tests but those left out and those with ways of their own: "websocket,longpoll,streamed", say.
+# For all tests but those left out and those with ways of their own (``make ways``).
 ASKED_FOR = [Way(name) for name in os.environ.get("TUNNELKIT_TEST_WAYS", "").split(",") if name]
 
 
@@ -47,6 +47,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ways = _ways_of(metafunc)
     if ways:
         metafunc.parametrize("way", ways, indirect=True, scope="module", ids=str)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """``make ways`` does without what ``make test`` has run already."""
+    if isinstance(item, pytest.Function) and "way" not in getattr(item, "callspec", _NoParameters).params:
+        item.add_marker("one_way")
+
+
+class _NoParameters:
+    params: dict[str, object] = {}  # noqa: RUF012 - never changed
 
 
 def _ways_of(metafunc: pytest.Metafunc) -> list[Way]:

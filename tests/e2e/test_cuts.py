@@ -26,7 +26,8 @@ from .ways import Way
 pytestmark = pytest.mark.anyio
 
 EVERY_WAY = pytest.mark.ways("websocket", "longpoll", "streamed")
-# Cut one connection at a time, a streamed answer's is lost for good or not; idle, proxies set its clocks.
+# Of connections that are cut one by one, only that of a streamed answer costs the whole; and while that is idle,
+# its clocks are those of proxies, too long for these tests.
 NOT_STREAMED = pytest.mark.ways("websocket", "longpoll")
 
 MB = 1_000_000
