@@ -304,6 +304,11 @@ def problem(**members: object) -> bytes:
         ([(b"Content-Type", PROBLEM)], problem(type="about:blank")),
         ([(b"Content-Type", PROBLEM)], problem(code="unauthorized")),
         ([(b"Content-Type", PROBLEM)], problem(detail="x" * 20_000)),
+        # A code goes to logs and errors as it is.
+        *[
+            ([(b"Content-Type", PROBLEM)], problem(type=f"urn:tunnelkit:error:{code}", code=code))
+            for code in ("", "a\x1b[2J", "a\nb", "a\u202eb", "a\ud800", "x" * 65, "For")
+        ],
     ],
 )
 def test_other_answers_are_not_the_servers(fields: Fields, body: bytes) -> None:

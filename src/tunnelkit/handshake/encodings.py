@@ -104,6 +104,8 @@ def refusal_from_problem(status: int, fields: Iterable[tuple[bytes, bytes]], bod
     code = problem.get("code") if isinstance(problem, dict) else None
     if not isinstance(code, str) or problem.get("type") != TYPE + code:
         return None  # somebody else's problem body, whatever its code may mean there
+    if FIELDS["code"].grammar.fullmatch(code.encode("utf-8", "replace")) is None:
+        return None  # it would go to logs as it is
     detail = problem.get("detail")
     retry_after = values.get(b"retry-after", b"")
     return Refusal(
