@@ -64,6 +64,17 @@ async def test_an_answer_reaches_the_caller_as_it_was_given() -> None:
         )
 
 
+async def test_proxies_of_the_environment_are_not_for_origins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with open_by_hand(client_options={"proxy": ""}) as (ends, origin), caller_side(ends) as caller:
+        await caller.send(GET + b"\r\n")
+        peer = await origin.accept()
+        assert (await peer.head()).startswith(b"GET /a HTTP/1.1\r\n")
+        await peer.send(OK)
+        await caller.until(b"hello")
+
+
 async def test_100_continue_goes_from_end_to_end() -> None:
     async with open_by_hand() as (ends, origin), caller_side(ends) as caller:
         await caller.send(POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")

@@ -62,7 +62,8 @@ async def test_the_caller_gets_what_the_reader_reads(tunnel: Tunnel, answer: Ans
     tunnel.recorder.hostile, tunnel.recorder.then = answer.data, answer.then
     with anyio.fail_after(20):
         data, in_order = await tunnel.say(ASK % (answer.method, b"hostile") + ASK % (b"GET", b"next"))
-        await check_next(tunnel)
+        if answer.status is None:
+            await check_next(tunnel)
     reading = read_responses(data, [answer.method, b"GET"], ended=in_order)
     if answer.status is None:
         assert not in_order, "what was broken off looks complete"
