@@ -42,7 +42,7 @@ _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 @pytest.hookimpl(trylast=True)  # after hypothesis has marked its tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``-m``, the full sizes are left out: they take minutes. So do the examples of `deep`, which get them."""
+    """Without ``-m``, the full sizes are left out: they take minutes. So does `deep`, which gets them."""
     if PROFILE == "deep":
         for item in items:
             if item.get_closest_marker("hypothesis"):

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -143,6 +144,7 @@ async def test_callers(log: pytest.LogCaptureFixture) -> None:
 async def test_clients(log: pytest.LogCaptureFixture) -> None:
     async with open_ends() as ends:
         for name in ("Tunnelkit-Client", "Tunnelkit-Instance", "User-Agent", "Tunnelkit-Token"):
-            await talk(ends, handshake(**{name: "QQ"}).replace(b"QQ", ON_THE_WIRE))
-            await talk(ends, handshake(**{name: "%1b%5b2J %e2%80%ae" * 9}))
+            for value in (ON_THE_WIRE, b"%1b%5b2J %e2%80%ae" * 9):
+                changes: dict[str, Any] = {name: "QQ"}
+                await talk(ends, handshake(**changes).replace(b"QQ", value))
     check(log)
