@@ -203,6 +203,21 @@ async def test_pipelined_requests_are_made_one_at_a_time() -> None:
             await caller.until(b"\r\n\r\nno. %d" % number)
 
 
+async def test_requests_of_one_connection_go_to_their_own_tunnels() -> None:
+    other = "another-token-for-the-tests"
+    async with open_by_hand() as (ends, origin), ends.join(token=other, origin=ends.origin.url):
+        async with caller_side(ends) as caller:
+            to_other = GET.replace(PATH, f"/_token/{other}".encode()).replace(b"/a ", b"/bytes/7 ") + b"\r\n"
+            await caller.send(GET + b"\r\n" + to_other + GET + b"\r\n")
+            peer = await origin.accept()
+            for answers in (b"hello", b"\r\n\r\n\0\1\2\3\4\5\6", b"hello"):
+                if answers == b"hello":
+                    await peer.head()
+                    await peer.send(OK)
+                await caller.until(answers)
+        assert ends.origin.targets() == ["/bytes/7"]
+
+
 async def test_trailers_go_both_ways() -> None:
     async with open_by_hand() as (ends, origin), caller_side(ends) as caller:
         trailers = b"X-Sum: 1\r\nContent-Length: 9\r\nAuthorization: x\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n"
