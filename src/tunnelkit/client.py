@@ -27,9 +27,9 @@ from .core.addresses import is_public
 from .core.allowlist import Compiled, HostAllowlist
 from .core.routing import normalise_base_path
 from .core.tokens import check_token, mask_token
-from .errors import ConfigError, RegistrationRefused, SessionGone
+from .errors import ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
 from .events import Closed, Events, EventStream
-from .handshake import Handshake
+from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
 from .lifetime import run_beside, run_to_the_end
 from .net.contexts import ClientCertificate, client_context
@@ -123,6 +123,14 @@ class TunnelClient(AsyncContextManagerMixin):
         self._named = NamedOrigins(lambda url: self._make_origin(url, permits), limits=limits)
         self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
         self._events = Events()
+        announce = Handshake(
+            token=token,
+            password=password,
+            authorization=authorization,
+            client_version=_USER_AGENT,
+            instance=instance or secrets.token_hex(16),
+        )
+        _check_handshake(announce)
         self._supervisor = Supervisor(
             way=Way(
                 url=self._server,
@@ -136,13 +144,7 @@ class TunnelClient(AsyncContextManagerMixin):
                 ),
                 user_agent=_USER_AGENT,
             ),
-            announce=Handshake(
-                token=token,
-                password=password,
-                authorization=authorization,
-                client_version=_USER_AGENT,
-                instance=instance or secrets.token_hex(16),
-            ),
+            announce=announce,
             limits=limits,
             accept=self._agent.accept,
             events=self._events,
@@ -254,6 +256,18 @@ class TunnelClient(AsyncContextManagerMixin):
             keeper=self._keeper,
             permits=permits,
         )
+
+
+_ARGUMENTS = {"Tunnelkit-Password": "password", "Authorization": "url", "Tunnelkit-Instance": "instance"}
+
+
+def _check_handshake(announce: Handshake) -> None:
+    """What cannot be sent shows at once, not at the first dial."""
+    try:
+        to_fields(announce)
+    except LocalProtocolError as error:  # "Tunnelkit-Instance must be ...", without the value
+        name, _, rule = str(error).partition(" ")
+        raise ConfigError(_ARGUMENTS.get(name, name), rule) from None
 
 
 def _find_transports(wanted: str | Transport | Sequence[str | Transport], limits: Limits) -> dict[str, Transport]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
@@ -331,6 +332,17 @@ def test_mistakes_in_the_arguments() -> None:
             TunnelClient("ws://x", token=TOKEN, origin=Answering(), transport=transports)
     with pytest.raises(ConfigError, match="port"):
         TunnelClient("ws://x:99999", token=TOKEN, origin=Answering())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("instance", "a b"), ("instance", "x" * 65), ("password", "x" * 2049)],
+)
+def test_what_no_handshake_can_carry_shows_at_once(argument: str, value: str) -> None:
+    options: dict[str, Any] = {argument: value}
+    with pytest.raises(ConfigError, match=rf"^{argument}: must be ") as error:
+        TunnelClient("ws://x", token=TOKEN, origin=Answering(), **options)
+    assert value not in str(error.value)
 
 
 @pytest.mark.parametrize(
