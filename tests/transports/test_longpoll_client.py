@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import (
@@ -301,12 +302,12 @@ async def test_https_does_not_ask_for_a_forward_proxy() -> None:
 async def test_the_next_poll_is_out_before_a_message_is_handed_up() -> None:
     async with client_of() as client:
         first = await client.peer.poll()
-        assert (first.number, first.hold, first.streamed, first.proven) == (1, 25.0, False, True)
+        assert (first.number, round(first.hold), first.streamed, first.proven) == (1, 25, False, True)
         assert first.value(b"tunnelkit-connection") == CONNECTION_ID.encode()
         await first.answer(b"hello")
         assert await client.connection.receive() == b"hello"
         second = await client.peer.poll()  # nobody is in receive
-        assert (second.number, second.hold, second.stream is first.stream) == (2, 5.0, True)
+        assert (second.number, round(second.hold), second.stream is first.stream) == (2, 5, True)
         assert client.peer.dials == 1
 
 
@@ -391,6 +392,62 @@ async def test_a_page_keeps_the_connection_and_interim_answers_are_passed_over()
         await again.stream.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
         await again.answer(b"it")
         assert await taken.until(1) == [b"it"]
+
+
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+async def test_a_flood_of_interim_answers_leaves_others_their_turns() -> None:
+    async with client_of(capacity=1_000_000) as client:
+        taken = Taken(client)
+        poll = await client.peer.poll()
+        await poll.stream.send(INTERIM * 5000)
+        await poll.answer(b"it")
+        assert await turns_until(taken) > 100
+
+
+async def test_a_flood_of_keep_alives_leaves_others_their_turns() -> None:
+    async with client_of(mode="streamed", capacity=4_000_000) as client:
+        taken = Taken(client)
+        poll = await client.peer.poll()
+        await poll.start_stream()
+        for _ in range(50):
+            await poll.chunk(bytes(64 * 1024))
+        await poll.chunk(b"\0\0\0\2it")
+        assert await turns_until(taken) > 4
+
+
+async def turns_until(taken: Taken) -> int:
+    """How often others had their turn until a message was taken."""
+    turns = 0
+    while not taken.messages:
+        await checkpoint()
+        turns += 1
+    return turns
+
+
+async def test_interim_answers_are_no_sign_of_life() -> None:
+    async with client_of(limits=QUICK) as client:
+        client.connection.active = True
+        client.tasks.start_soon(lost, client.connection.receive())
+        poll = await client.peer.poll()
+        with suppress(StreamBroken):
+            while True:
+                await poll.stream.send(INTERIM)
+                await anyio.sleep(0.02)
+        assert (await client.peer.poll()).number == 1
+
+
+async def test_a_stream_is_no_answer_to_a_post() -> None:
+    async with client_of() as client:
+        client.tasks.start_soon(lost, client.connection.receive())
+        post = await client.post(b"up")
+        await post.start_stream()
+        await post.chunk(b"\0\0\0\2it" * 1000)
+        await post.end_stream()
+        again = await client.peer.post()
+        assert again.number == post.number
+        await again.answer()
 
 
 async def test_a_poll_that_was_replaced_is_made_again() -> None:

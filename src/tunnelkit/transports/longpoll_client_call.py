@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from anyio.lowlevel import checkpoint
+
 from ..errors import HeadError, RemoteProtocolError, StreamBroken
 from ..heads import RequestHead, ResponseHead
 from ..http.client import OriginConnection
@@ -21,6 +23,9 @@ FAILURES: Final = (StreamBroken, HeadError, RemoteProtocolError)
 # Of what is no answer of the server's: an error page. The rest of it costs the connection.
 PAGE_LIMIT: Final = 16 * 1024
 
+# Parts of an answer in one step: what comes faster than it is read must not keep the loop from everybody else.
+_STEP: Final = 8
+
 _NOTHING: Final = memoryview(b"")
 
 
@@ -28,7 +33,7 @@ class Call:
     """``max_body`` bounds the body of an answer 200, or where that is streamed each of its messages."""
 
     def __init__(self, http: OriginConnection, *, max_body: int) -> None:
-        self.moved = False  # bytes passed since somebody last set this to False
+        self.moved = False  # bytes passed since somebody last set this to False; interim answers do not count
         self._http = http
         self._max_body = max_body
         self._number = 0
@@ -39,6 +44,7 @@ class Call:
         self._room = 0
         self._own = False  # the answer is the server's own, and no page of somebody's
         self._records: RecordReader | None = None
+        self._more = False  # the last step left off where it might have gone on
 
     def __repr__(self) -> str:
         return f"<Call {self._number} over {self._http!r}>"
@@ -73,17 +79,21 @@ class Call:
     # -- the answer ----------------------------------------------------------------------------
 
     def step(self) -> Reply | bytes | None:
-        """The answer, a message of it where it is streamed, or None while neither is there. Raises ``FAILURES``."""
+        """The answer, a message of it where it is streamed, or None: ``wait`` then. Raises ``FAILURES``."""
         self._push()
-        while (message := self._next_message()) is None and (event := self._next_event()) is not None:
-            self.moved = True
+        self._more = False
+        for _ in range(_STEP):
+            if (message := self._next_message()) is not None or (event := self._next_event()) is None:
+                return message
             if isinstance(event, ResponseHead):
                 self._begin_reply(event)
             elif isinstance(event, Body):
                 self._take(event.data)
             if isinstance(event, End) or self._room < 0:
+                self.moved = True
                 return self._reply()
-        return message
+        self._more = True
+        return None
 
     def _next_event(self) -> ResponseHead | Body | End | None:
         try:
@@ -100,6 +110,7 @@ class Call:
         """Interim answers are passed over (RFC 9110 15.2)."""
         if head.status < 200:
             return
+        self.moved = True
         self._head = head
         self._own = is_own_answer(head.status, head.fields, self._number)
         if self._own and is_streamed(head.fields):
@@ -107,6 +118,7 @@ class Call:
         self._room = self._max_body if self._own else PAGE_LIMIT
 
     def _take(self, data: bytes) -> None:
+        self.moved = True
         if self._records is not None:
             self._records.feed(data)
             return
@@ -140,6 +152,9 @@ class Call:
 
     async def wait(self) -> None:
         """Until ``step`` may get further or, after an answer, until the connection stirs."""
+        if self._more:
+            await checkpoint()
+            return
         await self._http.wait(readable=True, writable=self.unsent)
 
     def wake(self) -> None:

@@ -72,8 +72,10 @@ class Lane(Courier):
     async def _go_on(self) -> None:
         if self.step() is None:
             await self.wait()
-        elif not self.busy:
+        elif self._pending is None:
             self._park()
+        else:
+            self._break(self._pending, "a message came in answer to a post")
 
     def _park(self) -> None:
         self._parked_at = anyio.current_time()
