@@ -326,6 +326,21 @@ async def test_the_second_head_has_its_own_time() -> None:
         assert (await read_until(caller)).startswith(b"HTTP/1.1 408 ")
 
 
+async def test_a_head_has_its_own_time_though_idling_has_as_much() -> None:
+    async with serving(echo, limits=Limits(head_timeout=60, keep_alive_idle=60)) as served:
+        caller = served.connect()
+        await caller.send(GET % 1)
+        await read_until(caller, b"/1")
+        await anyio.wait_all_tasks_blocked()
+        clock = next(iter(served.front._connections)).read_clock
+        due = [clock.when]
+        for piece in (b"G", b"E"):
+            await caller.send(piece)
+            await anyio.wait_all_tasks_blocked()
+            due.append(clock.when)
+        assert due[0] < due[1] == due[2]  # in all, not for each piece
+
+
 async def test_a_body_that_stops_is_told_408() -> None:
     async with serving(echo, limits=Limits(body_idle_timeout=0.05)) as served:
         caller = served.connect()

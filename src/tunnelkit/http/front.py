@@ -145,7 +145,7 @@ class Front:
     async def _next_head(self, connection: CallerConnection, *, first: bool) -> RequestHead | None:
         """None when the connection is over. Raises ``HeadError`` for a head that is refused."""
         codec = connection.codec
-        clock: float | None = None
+        in_head: bool | None = None  # what the clock runs for
         while True:
             event = codec.next_event()
             if isinstance(event, RequestHead):
@@ -160,9 +160,9 @@ class Front:
                     return None
                 if connection.closing and not codec.mid_head and not connection.may_ask:
                     return None
-                time = self._limits.head_timeout if first or codec.mid_head else self._limits.keep_alive_idle
-                if clock != time:  # in all for a head, however many pieces it comes in
-                    clock = time
+                if in_head is not (first or codec.mid_head):  # in all for a head, however many pieces it comes in
+                    in_head = first or codec.mid_head
+                    time = self._limits.head_timeout if in_head else self._limits.keep_alive_idle
                     connection.read_clock.set(anyio.current_time() + time)
                 await connection.stream.wait(readable=True)
 
