@@ -34,10 +34,10 @@ def test_vectors(vector: dict[str, object]) -> None:
         assert read(pieces) == (wanted, vector["ended"])
 
 
-@given(st.lists(st.binary(min_size=1, max_size=40)), st.lists(st.integers(1, 30)), st.booleans())
-def test_any_cut_gives_the_same_messages(messages: list[bytes], cuts: list[int], ended: bool) -> None:
+@given(st.lists(st.binary(min_size=1, max_size=40)), st.lists(st.integers(1, 30)), st.booleans(), st.integers(1, 9))
+def test_any_cut_gives_the_same_messages(messages: list[bytes], cuts: list[int], ended: bool, alive: int) -> None:
     records = [b"".join(encode_record(message)) for message in messages]
-    body = KEEP_ALIVE.join([KEEP_ALIVE, *records, END if ended else b""])
+    body = (alive * KEEP_ALIVE).join([KEEP_ALIVE, *records, END if ended else b""])
     pieces = []
     for cut in cuts:
         pieces.append(body[:cut])

@@ -51,6 +51,9 @@ class RecordReader:
         while len(buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer)
             end = _LENGTH.size + length
+            if not length:
+                self._skip_keep_alives()
+                continue
             if length == _END:
                 self._finish()
                 return None
@@ -60,9 +63,13 @@ class RecordReader:
                 return None
             message = bytes(memoryview(buffer)[_LENGTH.size : end])
             del buffer[:end]
-            if message:
-                return message
+            return message
         return None
+
+    def _skip_keep_alives(self) -> None:
+        """All that are there at once: one by one, a flood of them would hold the loop."""
+        zeros = len(self._buffer) - len(self._buffer.lstrip(b"\0"))
+        del self._buffer[: zeros - zeros % _LENGTH.size]  # the last of them may begin the length of a message
 
     def _finish(self) -> None:
         if len(self._buffer) > _LENGTH.size:
