@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tunnelkit.logs import printable
+
 from .options import Option, Refused
 
 __all__ = ["Settings", "UsageError", "help_text", "parse", "read_tables"]
@@ -140,7 +142,7 @@ def _split(argument: str) -> tuple[str, str | None]:
 def _unknown(flag: str, names: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(flag, names, n=1)
     hint = f"did you mean --{close[0]}?" if close else "--help lists the flags"
-    return f"--{flag[:40]}: there is no such flag; {hint}"
+    return f"--{printable(flag[:40])}: there is no such flag; {hint}"
 
 
 # -- environment and file -----------------------------------------------------------------------

@@ -24,19 +24,30 @@ SECRETS = {option.key for option in OPTIONS if option.secret}
 KEYS = st.sampled_from(sorted({option.key for option in OPTIONS} | {"token", "tunnel", "nonsense"})) | st.text(
     max_size=8
 )
-TEXTS = st.text(max_size=30) | st.sampled_from(
-    [
-        *("", "true", "1", "-1", "1e999", "nan", "127.0.0.1:1", "[::1]:0", "10.0.0.0/33", "8000..8001", "a:b,c:d"),
-        *(SECRET, f"http://u:{SECRET}@[x", f"http://u:{SECRET}@a:x", f"ftp://u:{SECRET}@a", f"ws://u:{SECRET}@a/?b"),
-        *(f"{SECRET}-that-is-long-enough:{SECRET}", f"{SECRET}:{SECRET},{SECRET}", f"http://u:{SECRET}@h\u2100"),
-    ]
+# A userinfo is shown nowhere, whatever the setting; the value of a secret setting neither.
+USERINFO = st.sampled_from(
+    [f"http://u:{SECRET}@[x", f"http://u:{SECRET}@a:x", f"ftp://u:{SECRET}@a", f"ws://u:{SECRET}@a/?b"]
+)
+SECRET_TEXTS = USERINFO | st.sampled_from(
+    [SECRET, f"{SECRET}-that-is-long-enough:{SECRET}", f"{SECRET}:{SECRET},{SECRET}", f"http://{SECRET}\u2100"]
+)
+TEXTS = (
+    st.text(max_size=30)
+    | USERINFO
+    | st.sampled_from(
+        [
+            *("", "true", "1", "-1", "1e999", "nan", "127.0.0.1:1", "[::1]:0", "10.0.0.0/33", "8000..8001"),
+            *("a:b,c:d", "http://a\u2100", "ws://a", "unix:"),
+        ]
+    )
 )
 VALUES = st.recursive(
     TEXTS | st.booleans() | st.integers() | st.floats(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=2),
     max_leaves=3,
 )
-DOCUMENTS = st.dictionaries(
+WITH_SECRETS = st.dictionaries(st.sampled_from(sorted(SECRETS)), SECRET_TEXTS | st.lists(SECRET_TEXTS, max_size=2))
+DOCUMENTS = WITH_SECRETS | st.dictionaries(
     KEYS, VALUES | st.lists(st.dictionaries(KEYS, VALUES, max_size=4), max_size=3), max_size=5
 )
 
@@ -98,11 +109,17 @@ def test_any_file(config: Path, program: str, data: bytes) -> None:
 FLAGS = KEYS.map(lambda key: "--" + key.replace("_", "-")).filter(lambda flag: flag != "--config")
 
 
+SECRET_FLAGS = st.tuples(
+    st.sampled_from([f"--{key.replace('_', '-')}" for key in sorted(SECRETS)]), SECRET_TEXTS
+).map("=".join)
+
+
 @given(
     st.sampled_from(sorted(PROGRAMS)),
-    st.lists(FLAGS | TEXTS | st.tuples(FLAGS, TEXTS).map("=".join), max_size=6),
+    st.lists(FLAGS | TEXTS | st.tuples(FLAGS, TEXTS).map("=".join) | SECRET_FLAGS, max_size=6),
     st.dictionaries(KEYS.map(lambda key: f"TUNNELKIT_{key.upper()}"), TEXTS, max_size=3),
 )
+@example("client", ["--\n"], {})
 def test_any_arguments_and_environment(program: str, arguments: list[str], environment: dict[str, str]) -> None:
     environment.pop("TUNNELKIT_CONFIG", None)
     read(program, [text for text in arguments if not text.startswith("--config")], environment)
