@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,6 +171,23 @@ async def test_an_interim_answer_and_a_torn_one_are_no_matter() -> None:
     outcome = await dial(script)
     assert outcome.connection is not None
     assert await outcome.connection.receive() == b"e"
+
+
+async def test_a_flood_of_interim_answers_leaves_others_their_turns() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(others)
+        outcome = await dial(says(b"HTTP/1.1 102 Processing\r\n\r\n" * 500 + SWITCH + b"\r\n"))
+        group.cancel_scope.cancel()
+    assert outcome.connection is not None
+    assert turns > 250
 
 
 async def test_a_refusal_is_the_servers_decision() -> None:

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import anyio
 import h11
+from anyio.lowlevel import checkpoint
 from wsproto.utilities import generate_nonce
 
 from ..errors import DialError, LocalProtocolError, StreamBroken
@@ -143,6 +144,7 @@ class _Exchange:
                 isinstance(event, h11.InformationalResponse) and event.status_code == 101
             ):
                 return event
+            await checkpoint()  # a flood of them must not keep the loop from everybody else
 
     async def body(self) -> bytes:
         """What there is of it, up to ``MAX_BODY``: the status counts, though the rest never comes."""
