@@ -15,6 +15,7 @@ from .ways import Way, chosen
 
 # Modules that choose their transports themselves, or are about one: they run once, as they are.
 LEFT_OUT = {
+    "test_bad_longpoll": "speaks long-poll by hand",
     "test_bad_peers": "speaks websocket frames by hand; tests/transports/test_longpoll_server.py is long-poll's",
     "test_hostile_client": "its bad client is written for a websocket, and what it says belongs to no transport",
     "test_longpoll_ways": "long-poll by every kind of proxy",
