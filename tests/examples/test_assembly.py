@@ -13,6 +13,8 @@ import tunnel_server
 from cli.options import CLIENT, SERVER, TOKEN, TUNNEL
 from cli.parsing import Settings, UsageError, parse
 from tunnelkit import ConfigError, TunnelClient, TunnelServer
+from tunnelkit.core.addresses import is_public
+from tunnelkit.origins.url import OriginUrl
 
 LINES = json.loads((Path(__file__).parent.parent / "data" / "readme_lines.json").read_text())["lines"]
 TOKEN_TEXT = "my_b!g_$secret!!"
@@ -193,6 +195,14 @@ def test_a_token_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(f"{TOKEN_TEXT}:word\n")
     assert tunnel_client.credentials(client("--token-file", str(path)), {}) == (TOKEN_TEXT, "word")
+
+
+@pytest.mark.parametrize(("flags", "judge"), [([], None), (["--refuse-private"], is_public)])
+def test_private_addresses_are_refused_on_request(flags: list[str], judge: object) -> None:
+    made = tunnel_client.make_client(client(*TUNNEL_FLAGS, "--regexp", ".*", *flags), {})
+    assert made._named._make(OriginUrl("http", "a.test", 80))._permits is judge
+    assert made._origin is not None
+    assert getattr(made._origin, "_permits", None) is None, "--server is not judged"
 
 
 def test_several_tunnels(tmp_path: Path) -> None:
