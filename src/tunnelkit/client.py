@@ -38,7 +38,7 @@ from .origins.base import Origin
 from .origins.url import NamedOrigins, OriginUrl, UrlOrigin
 from .supervisor import Supervisor, Way
 from .transports.base import Transport
-from .transports.lookup import find_transport
+from .transports.lookup import find_transports
 
 __all__ = ["TunnelClient"]
 
@@ -134,7 +134,7 @@ class TunnelClient(AsyncContextManagerMixin):
         self._supervisor = Supervisor(
             way=Way(
                 url=self._server,
-                transports=_find_transports(transport, limits),
+                transports=find_transports(AUTO_TRANSPORTS if transport == "auto" else transport, limits=limits),
                 dialler=Dial(
                     ssl_context=ssl_context,
                     proxy=proxy,
@@ -268,18 +268,6 @@ def _check_handshake(announce: Handshake) -> None:
     except LocalProtocolError as error:  # "Tunnelkit-Instance must be ...", without the value
         name, _, rule = str(error).partition(" ")
         raise ConfigError(_ARGUMENTS.get(name, name), rule) from None
-
-
-def _find_transports(wanted: str | Transport | Sequence[str | Transport], limits: Limits) -> dict[str, Transport]:
-    """By name, in order."""
-    if wanted == "auto":
-        wanted = AUTO_TRANSPORTS
-    several = [wanted] if isinstance(wanted, str | Transport) else wanted
-    found = [find_transport(one, limits=limits) for one in several]
-    by_name = {transport.name: transport for transport in found}
-    if not found or len(by_name) < len(found):
-        raise ConfigError("transport", "names no transport, or one of them twice")
-    return by_name
 
 
 def _compile_allowlist(patterns: Sequence[str]) -> HostAllowlist:

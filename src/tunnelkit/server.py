@@ -48,7 +48,7 @@ from .problem import problem
 from .sessions import ServerSession, SessionTable
 from .stats import ServerSnapshot
 from .transports.base import Transport
-from .transports.lookup import find_transport
+from .transports.lookup import find_transports
 
 __all__ = ["Passwords", "TunnelServer"]
 
@@ -99,7 +99,7 @@ class TunnelServer(AsyncContextManagerMixin):
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
         admin_password: str | Callable[[], str] | None = None,
-        transports: Sequence[str | Transport] = ("websocket", "longpoll"),
+        transports: str | Transport | Sequence[str | Transport] = ("websocket", "longpoll"),
         half_close: str = "gone",
         authorise: Authorise | None = None,
     ) -> None:
@@ -117,8 +117,7 @@ class TunnelServer(AsyncContextManagerMixin):
         self._listed_only = known_tokens_only
         self._routing = RoutingConfig(base_path=normalise_base_path(base_path))
         self._trusts = TrustedProxies(trusted_proxies)
-        found = [find_transport(transport, limits=limits, field="transports") for transport in transports]
-        self._transports = {transport.name: transport for transport in found}
+        self._transports = find_transports(transports, limits=limits, field="transports")
         self._half_close_answers = half_close == "answer"
         self._admin_source = admin_password
         self._admin_password = self._read_admin_password()

@@ -9,7 +9,7 @@ import pytest
 from tunnelkit.errors import ConfigError
 from tunnelkit.transports import lookup
 from tunnelkit.transports.base import Transport
-from tunnelkit.transports.lookup import ENTRY_POINT_GROUP, find_transport, transport_names
+from tunnelkit.transports.lookup import ENTRY_POINT_GROUP, find_transport, find_transports, transport_names
 from tunnelkit.transports.memory import MemoryTransport
 from tunnelkit.transports.websocket import WebSocketTransport
 
@@ -90,4 +90,18 @@ def test_an_object_is_itself() -> None:
 def test_what_cannot_be_used_is_told_with_the_field(wanted: str | Transport, text: str) -> None:
     with pytest.raises(ConfigError, match=text) as caught:
         find_transport(wanted, field="transports")
+    assert caught.value.field == "transports"
+
+
+def test_one_or_several_are_found_in_order() -> None:
+    mine = Carrier()
+    assert find_transports(mine) == {"carrier": mine}
+    assert list(find_transports("longpoll")) == ["longpoll"]  # and not one for each letter
+    assert list(find_transports([mine, "websocket"])) == ["carrier", "websocket"]
+
+
+@pytest.mark.parametrize("wanted", [[], ["longpoll", "longpoll"], 7, [7]])
+def test_none_or_one_twice_is_told_with_the_field(wanted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_transports(wanted, field="transports")
     assert caught.value.field == "transports"

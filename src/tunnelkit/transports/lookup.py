@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -12,7 +12,7 @@ from .base import API_VERSION, Transport
 from .longpoll import LongPollTransport
 from .websocket import WebSocketTransport
 
-__all__ = ["ENTRY_POINT_GROUP", "find_transport", "transport_names"]
+__all__ = ["ENTRY_POINT_GROUP", "find_transport", "find_transports", "transport_names"]
 
 ENTRY_POINT_GROUP: Final = "tunnelkit.transports"
 
@@ -41,6 +41,18 @@ def find_transport(
     if isinstance(wanted, str):
         return _check(_by_name(wanted, limits, field), field)
     return _check(wanted, field)
+
+
+def find_transports(
+    wanted: str | Transport | Sequence[str | Transport], *, limits: Limits = DEFAULT_LIMITS, field: str = "transport"
+) -> dict[str, Transport]:
+    """One or several, by name, in order. Raises ``ConfigError`` as ``find_transport`` does, and for none or a double."""
+    several = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+    found = [find_transport(one, limits=limits, field=field) for one in several]
+    by_name = {transport.name: transport for transport in found}
+    if not found or len(by_name) < len(found):
+        raise ConfigError(field, "names no transport, or one of them twice")
+    return by_name
 
 
 def _by_name(name: str, limits: Limits, field: str) -> object:
