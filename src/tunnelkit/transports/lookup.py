@@ -46,7 +46,7 @@ def find_transport(
 def find_transports(
     wanted: str | Transport | Sequence[str | Transport], *, limits: Limits = DEFAULT_LIMITS, field: str = "transport"
 ) -> dict[str, Transport]:
-    """One or several, by name, in order. Raises ``ConfigError`` as ``find_transport`` does, and for none or a double."""
+    """One or several, by name, in order. Raises ``ConfigError`` as ``find_transport``, and for none or doubles."""
     several = wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
     found = [find_transport(one, limits=limits, field=field) for one in several]
     by_name = {transport.name: transport for transport in found}
