@@ -45,7 +45,9 @@ async def _knows(fields: list[str], stream: SocketStream) -> bool:
 async def _http(proxy: TestProxy, stream: SocketStream, reader: BufferedByteReceiveStream) -> bool:
     line, *fields = (await reader.receive_until(b"\r\n\r\n", 65536)).decode().split("\r\n")
     method, authority, _ = line.split(" ")
-    assert method == "CONNECT"
+    if method != "CONNECT":  # a client that looks for another way
+        await stream.send(b"HTTP/1.1 405 I only tunnel\r\nAllow: CONNECT\r\nContent-Length: 0\r\n\r\n")
+        return False
     if not await _knows(fields, stream):
         return False
     proxy.asked.append(authority)
