@@ -35,7 +35,6 @@ CARRIED = {
     "test_drain",
     "test_eager_tasks",
     "test_kills",
-    "test_memory",
     "test_requests",
 }
 BOTH = (Way.WEBSOCKET, Way.LONGPOLL)

@@ -26,6 +26,7 @@ def test_it_goes_well(anyio_backend_name: str) -> None:
     assert f"All {len(demo.STEPS)} steps went well" in result.stdout
 
 
+@pytest.mark.full  # each takes a demonstration
 @pytest.mark.parametrize("step", demo.STEPS)
 def test_each_step_can_fail(step: str) -> None:
     result = run(step, "asyncio")

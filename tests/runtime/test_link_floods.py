@@ -75,12 +75,13 @@ def heads_of_no_end() -> Iterator[bytes]:
 
 @pytest.mark.parametrize("flood", [small_messages, credits, refused_streams, heads_of_no_end])
 async def test_others_get_their_turn(flood: Callable[[], Iterator[bytes]]) -> None:
-    """While the flood goes on: it ends when they had ten."""
+    """While the flood goes on: it ends when they had three. (How much is read in one turn is a matter of time, and
+    some floods cost their session after a number of messages.)"""
     turns = 0
 
     async def take_turns() -> None:
         nonlocal turns
-        for _ in range(10):
+        for _ in range(3):
             await anyio.lowlevel.checkpoint()
             turns += 1
         connection.messages = iter(())
@@ -93,4 +94,4 @@ async def test_others_get_their_turn(flood: Callable[[], Iterator[bytes]]) -> No
         pair.group.start_soon(take_turns)
         with anyio.fail_after(30):
             await pair.server.run(connection, OpeningResult(attached=Attached(1, 0)))
-        assert turns == 10
+        assert turns == 3

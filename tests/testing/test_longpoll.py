@@ -25,7 +25,7 @@ def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.3)
 
 
-@pytest.mark.parametrize("mode", ["strict", "streamed"])
+@pytest.mark.parametrize("mode", ["strict", pytest.param("streamed", marks=pytest.mark.full)])
 @each_check
 async def test_over_tcp(check: Check, mode: str) -> None:
     await keeps(check, lambda: wired(LongPollTransport(mode=mode, limits=SHORT), detection=20), not_for=UNORDERED)
