@@ -76,6 +76,7 @@ PHASES = {
 }
 
 
+@pytest.mark.ways("auto")  # it counts connections, and a websocket is one
 @pytest.mark.parametrize("how", ["end", "reset"])
 @pytest.mark.parametrize("phase", PHASES)
 async def test_callers_that_leave_leave_nothing(phase: str, how: str) -> None:

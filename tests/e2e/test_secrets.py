@@ -170,6 +170,7 @@ async def test_what_callers_provoke(log: pytest.LogCaptureFixture) -> None:
     shown.check()
 
 
+@pytest.mark.ways("auto")  # by CONNECT, which plain long-poll does not ask proxies for
 async def test_what_the_link_goes_through(log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxies, "PASSWORD", PROXY)
     async with (
