@@ -15,7 +15,7 @@ from tunnelkit.handshake import Handshake, Resume, to_fields
 from tunnelkit.heads import Fields, ResponseHead, encode_response
 from tunnelkit.net.dial import connect_tcp
 from tunnelkit.proof import attach_tag
-from tunnelkit.transports.websocket_connection import WebSocketConnection
+from tunnelkit.transports.websocket.connection import WebSocketConnection
 
 from .tunnel import TOKEN, read_head
 

@@ -19,7 +19,7 @@ from tunnelkit.errors import StreamBroken
 from tunnelkit.handshake import Handshake, to_fields
 from tunnelkit.net.dial import connect_tcp
 from tunnelkit.proof import Prover, Purpose, attach_tag
-from tunnelkit.transports.longpoll_wire import PURPOSES, Op
+from tunnelkit.transports.longpoll.wire import PURPOSES, Op
 
 from .tunnel import SHORT, Answer, Ends, exchange, gather, open_ends, read_head, until
 

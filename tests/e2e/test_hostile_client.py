@@ -29,7 +29,7 @@ from tunnelkit.handshake import Resume
 from tunnelkit.heads import encode_trailers
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.splice import Splice
-from tunnelkit.transports.websocket_connection import WebSocketConnection
+from tunnelkit.transports.websocket.connection import WebSocketConnection
 
 from .scripted import ScriptedClient, data, handshake, head, scripted_client
 from .tunnel import Call, Ends, open_ends, read_head, until

@@ -13,8 +13,8 @@ from tunnelkit import Limits
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.testing.middlebox import serve_middlebox
 from tunnelkit.testing.relay import Relay
-from tunnelkit.transports.longpoll_polls import Polls
-from tunnelkit.transports.longpoll_posts import Posts
+from tunnelkit.transports.longpoll.polls import Polls
+from tunnelkit.transports.longpoll.posts import Posts
 
 from .lossy import Lossy, lossy
 from .origin import BLOCK

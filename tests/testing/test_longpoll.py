@@ -8,8 +8,9 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.testing import Check, wired
-from tunnelkit.transports import longpoll_client_connection, longpoll_server_connection
 from tunnelkit.transports.longpoll import LongPollTransport
+from tunnelkit.transports.longpoll import client_connection as longpoll_client_connection
+from tunnelkit.transports.longpoll import server_connection as longpoll_server_connection
 
 from .keeping import UNORDERED, each_check, keeps
 

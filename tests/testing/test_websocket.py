@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from tunnelkit.testing import Check, Wires, wired
-from tunnelkit.transports import websocket_connection
 from tunnelkit.transports.websocket import WebSocketTransport
+from tunnelkit.transports.websocket import connection as websocket_connection
 
 from .keeping import each_check, keeps
 

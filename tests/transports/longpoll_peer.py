@@ -18,8 +18,8 @@ from tunnelkit.heads import Fields, field_values
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.transports.base import Connection, ForwardProxy
-from tunnelkit.transports.longpoll_client import Lessons, dial_longpoll
-from tunnelkit.transports.longpoll_wire import (
+from tunnelkit.transports.longpoll.client import Lessons, dial_longpoll
+from tunnelkit.transports.longpoll.wire import (
     PURPOSES,
     STREAM_ANSWER_FIELDS,
     Op,

@@ -18,9 +18,10 @@ from tunnelkit.http.mounted import Mounted
 from tunnelkit.net.memory import MemoryStream
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.stream import ByteStream
-from tunnelkit.transports import longpoll_client_connection, longpoll_server_connection
 from tunnelkit.transports.base import Accepted, Connection, Offer, Transport
 from tunnelkit.transports.longpoll import LongPollTransport
+from tunnelkit.transports.longpoll import client_connection as longpoll_client_connection
+from tunnelkit.transports.longpoll import server_connection as longpoll_server_connection
 
 from ..http.helpers import Served, serving
 from .conformance import pump, receive_all

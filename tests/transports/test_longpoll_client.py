@@ -22,10 +22,10 @@ from tunnelkit.errors import (
 from tunnelkit.handshake import Handshake
 from tunnelkit.heads import Fields
 from tunnelkit.net.stream import ByteStream
-from tunnelkit.transports import longpoll_client_connection
-from tunnelkit.transports.longpoll_client import Lessons, dial_longpoll
-from tunnelkit.transports.longpoll_client_call import PAGE_LIMIT
-from tunnelkit.transports.longpoll_wire import Op, answer_fields, closed_answer, opened_fields
+from tunnelkit.transports.longpoll import client_connection as longpoll_client_connection
+from tunnelkit.transports.longpoll.client import Lessons, dial_longpoll
+from tunnelkit.transports.longpoll.client_call import PAGE_LIMIT
+from tunnelkit.transports.longpoll.wire import Op, answer_fields, closed_answer, opened_fields
 
 from .conformance import lost
 from .longpoll_peer import CONNECTION_ID, GRANT, HANDSHAKE, QUICK, Arrived, Client, Peer, client_of, granted

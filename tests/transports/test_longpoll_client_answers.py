@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.heads import Fields
-from tunnelkit.transports.longpoll_client_answers import Judgement, Reply, Verdict, judge_reply
-from tunnelkit.transports.longpoll_wire import answer_fields, closed_answer, refused
+from tunnelkit.transports.longpoll.client_answers import Judgement, Reply, Verdict, judge_reply
+from tunnelkit.transports.longpoll.wire import answer_fields, closed_answer, refused
 
 HTML = [(b"Content-Type", b"text/html")]
 

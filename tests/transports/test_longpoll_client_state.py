@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.config import DEFAULT_LIMITS, KIB
-from tunnelkit.transports.longpoll_client_state import LESSON_TIME, Lessons, Pending, Polls, Posts
+from tunnelkit.transports.longpoll.client_state import LESSON_TIME, Lessons, Pending, Polls, Posts
 
 LIMITS = DEFAULT_LIMITS  # holds of 25 s and 5 s, 5 s more for an answer, 4 posts
 

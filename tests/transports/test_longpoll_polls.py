@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.errors import LocalProtocolError
-from tunnelkit.transports import longpoll_polls
-from tunnelkit.transports.longpoll_polls import Poll, Polls, State
-from tunnelkit.transports.longpoll_wire import KEEP_ALIVE_IDLE, STREAM_BYTES, STREAM_TIME, refused
+from tunnelkit.transports.longpoll import polls as longpoll_polls
+from tunnelkit.transports.longpoll.polls import Poll, Polls, State
+from tunnelkit.transports.longpoll.wire import KEEP_ALIVE_IDLE, STREAM_BYTES, STREAM_TIME, refused
 
 LIMITS = DEFAULT_LIMITS
 FAREWELL = refused(410, "connection_closed", "1000")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tunnelkit.errors import LocalProtocolError
-from tunnelkit.transports import longpoll_posts
-from tunnelkit.transports.longpoll_posts import Post, Posts, State
-from tunnelkit.transports.longpoll_wire import POST_WINDOW, refused
+from tunnelkit.transports.longpoll import posts as longpoll_posts
+from tunnelkit.transports.longpoll.posts import Post, Posts, State
+from tunnelkit.transports.longpoll.wire import POST_WINDOW, refused
 
 GONE = refused(410, "unknown_connection", "gone")
 

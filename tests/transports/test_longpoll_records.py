@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.errors import RemoteProtocolError
-from tunnelkit.transports.longpoll_records import END, KEEP_ALIVE, RecordReader, encode_record
+from tunnelkit.transports.longpoll.records import END, KEEP_ALIVE, RecordReader, encode_record
 
 LONG = b"m" * 100_000
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "longpoll.json").read_text())["records"]

@@ -22,12 +22,14 @@ from tunnelkit.http.client import simple_request
 from tunnelkit.http.mounted import Mounted
 from tunnelkit.net.memory import MemoryStream
 from tunnelkit.net.peer import Peer
-from tunnelkit.transports import longpoll_server, longpoll_server_connection, longpoll_wire
 from tunnelkit.transports.answers import Target
 from tunnelkit.transports.base import Accepted, Connection
 from tunnelkit.transports.longpoll import LongPollTransport
-from tunnelkit.transports.longpoll_records import END, RecordReader, encode_record
-from tunnelkit.transports.longpoll_wire import (
+from tunnelkit.transports.longpoll import server as longpoll_server
+from tunnelkit.transports.longpoll import server_connection as longpoll_server_connection
+from tunnelkit.transports.longpoll import wire as longpoll_wire
+from tunnelkit.transports.longpoll.records import END, RecordReader, encode_record
+from tunnelkit.transports.longpoll.wire import (
     MOUNT_PATH,
     PURPOSES,
     Op,
@@ -784,7 +786,7 @@ async def test_the_next_poll_ends_a_stream_in_order() -> None:
 
 
 async def test_a_stream_ends_after_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnelkit.transports.longpoll_polls.STREAM_BYTES", 1000)
+    monkeypatch.setattr("tunnelkit.transports.longpoll.polls.STREAM_BYTES", 1000)
     async with client() as end, anyio.create_task_group() as tasks:
         stream = await stream_of(end, 1)
         tasks.start_soon(pump, end.connection, [b"x" * 600, b"y" * 600, b"z"])

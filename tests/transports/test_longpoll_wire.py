@@ -15,7 +15,7 @@ from tunnelkit.handshake import Grant, Handshake, refusal_from_problem
 from tunnelkit.heads import Fields
 from tunnelkit.proof import Prover
 from tunnelkit.transports.answers import Answer, Target, judge_answer
-from tunnelkit.transports.longpoll_wire import (
+from tunnelkit.transports.longpoll.wire import (
     PURPOSES,
     STREAM_ANSWER_FIELDS,
     Asked,

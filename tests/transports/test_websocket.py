@@ -34,11 +34,12 @@ from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.net.timers import Timers
-from tunnelkit.transports import websocket
 from tunnelkit.transports.answers import Target
 from tunnelkit.transports.base import Accepted, Connection, DialRequest
-from tunnelkit.transports.websocket import MAX_BODY, WebSocketTransport
-from tunnelkit.transports.websocket_handshake import request_fields
+from tunnelkit.transports.websocket import WebSocketTransport
+from tunnelkit.transports.websocket import transport as websocket
+from tunnelkit.transports.websocket.handshake import request_fields
+from tunnelkit.transports.websocket.transport import MAX_BODY
 
 from .conformance import pump
 from .stubs import PROVER, By, NoPieces, dial_request

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.net.memory import MemoryStream, memory_pair
-from tunnelkit.transports import websocket_connection
-from tunnelkit.transports.websocket_connection import CLOSE_TIMEOUT, WebSocketConnection
-from tunnelkit.transports.websocket_frames import MAX_MESSAGE, TURN, FrameWriter
+from tunnelkit.transports.websocket import connection as websocket_connection
+from tunnelkit.transports.websocket.connection import CLOSE_TIMEOUT, WebSocketConnection
+from tunnelkit.transports.websocket.frames import MAX_MESSAGE, TURN, FrameWriter
 
 from .conformance import clogged, lost, pump, receive_all
 from .test_websocket_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame

@@ -14,8 +14,8 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection
 from wsproto.frame_protocol import XorMaskerSimple
 
-from tunnelkit.transports import websocket_frames
-from tunnelkit.transports.websocket_frames import (
+from tunnelkit.transports.websocket import frames as websocket_frames
+from tunnelkit.transports.websocket.frames import (
     MAX_MESSAGE,
     PAUSE,
     TURN,

@@ -12,7 +12,7 @@ from tunnelkit.errors import AnsweredByOther, DialError
 from tunnelkit.handshake import Grant, Handshake, Refusal, to_fields
 from tunnelkit.heads import Fields, field_values
 from tunnelkit.transports.answers import Answer, Target, judge_answer, refusal_answer
-from tunnelkit.transports.websocket_handshake import (
+from tunnelkit.transports.websocket.handshake import (
     Opening,
     accept_fields,
     check_request,

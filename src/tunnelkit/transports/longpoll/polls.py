@@ -11,10 +11,10 @@ from enum import Enum, auto
 from math import inf
 from typing import Final
 
-from ..config import Limits
-from ..errors import LocalProtocolError
-from .answers import Answer
-from .longpoll_wire import KEEP_ALIVE_IDLE, STREAM_BYTES, STREAM_TIME, refused
+from ...config import Limits
+from ...errors import LocalProtocolError
+from ..answers import Answer
+from .wire import KEEP_ALIVE_IDLE, STREAM_BYTES, STREAM_TIME, refused
 
 __all__ = ["Poll", "Polls", "State"]
 

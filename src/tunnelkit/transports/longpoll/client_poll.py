@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from ..errors import ConnectionLost
-from ..heads import RequestHead
-from .longpoll_client_call import Call
-from .longpoll_client_courier import Courier, Owner
-from .longpoll_client_requests import Requests
-from .longpoll_client_state import Lessons, Pending, Polls
-from .longpoll_wire import Op, poll_fields
+from ...errors import ConnectionLost
+from ...heads import RequestHead
+from .client_call import Call
+from .client_courier import Courier, Owner
+from .client_requests import Requests
+from .client_state import Lessons, Pending, Polls
+from .wire import Op, poll_fields
 
 __all__ = ["Poll"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from ..errors import RemoteProtocolError
+from ...errors import RemoteProtocolError
 
 __all__ = ["END", "KEEP_ALIVE", "RecordReader", "encode_record"]
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import anyio
 
-from ..config import Limits
-from ..errors import DialError, HeadError, RemoteProtocolError, StreamBroken
-from ..handshake import Grant
-from ..heads import field_values
-from ..net.tls import TlsFailure
-from ..net.tls_errors import tls_dial_error
-from .answers import judge_answer
-from .base import Connection, DialRequest
-from .longpoll_client_answers import Reply
-from .longpoll_client_call import FAILURES, Call
-from .longpoll_client_connection import ClientConnection
-from .longpoll_client_requests import Requests
-from .longpoll_client_state import Lessons
-from .longpoll_wire import parse_opened
+from ...config import Limits
+from ...errors import DialError, HeadError, RemoteProtocolError, StreamBroken
+from ...handshake import Grant
+from ...heads import field_values
+from ...net.tls import TlsFailure
+from ...net.tls_errors import tls_dial_error
+from ..answers import judge_answer
+from ..base import Connection, DialRequest
+from .client_answers import Reply
+from .client_call import FAILURES, Call
+from .client_connection import ClientConnection
+from .client_requests import Requests
+from .client_state import Lessons
+from .wire import parse_opened
 
 __all__ = ["Lessons", "dial_longpoll"]
 

@@ -14,15 +14,15 @@ import h11
 from anyio.lowlevel import checkpoint
 from wsproto.utilities import generate_nonce
 
-from ..errors import DialError, LocalProtocolError, StreamBroken
-from ..handshake import Grant, Refusal
-from ..net.stream import ByteStream
-from ..net.tls import TlsFailure
-from ..net.tls_errors import tls_dial_error
-from .answers import Answer, Target, judge_answer, refusal_answer
-from .base import Connection, DialRequest, MountedRequest, Offer, Transport
-from .websocket_connection import WebSocketConnection
-from .websocket_handshake import (
+from ...errors import DialError, LocalProtocolError, StreamBroken
+from ...handshake import Grant, Refusal
+from ...net.stream import ByteStream
+from ...net.tls import TlsFailure
+from ...net.tls_errors import tls_dial_error
+from ..answers import Answer, Target, judge_answer, refusal_answer
+from ..base import Connection, DialRequest, MountedRequest, Offer, Transport
+from .connection import WebSocketConnection
+from .handshake import (
     accept_fields,
     check_request,
     check_switched,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from ..config import KIB, Limits
-from .longpoll_wire import KEEP_ALIVE_IDLE
+from ...config import KIB, Limits
+from .wire import KEEP_ALIVE_IDLE
 
 __all__ = ["LESSON_TIME", "Lessons", "Pending", "Polls", "Posts"]
 

@@ -10,13 +10,13 @@ from typing import Final
 
 from anyio.abc import TaskStatus
 
-from ..config import DEFAULT_LIMITS, Limits
-from ..errors import ConfigError
-from ..handshake import Grant
-from .base import Connection, DialRequest, MountedRequest, Offer, Transport
-from .longpoll_client import Lessons, dial_longpoll
-from .longpoll_server import LongPollServer
-from .longpoll_wire import MOUNT_PATH
+from ...config import DEFAULT_LIMITS, Limits
+from ...errors import ConfigError
+from ...handshake import Grant
+from ..base import Connection, DialRequest, MountedRequest, Offer, Transport
+from .client import Lessons, dial_longpoll
+from .server import LongPollServer
+from .wire import MOUNT_PATH
 
 __all__ = ["MODES", "LongPollTransport"]
 

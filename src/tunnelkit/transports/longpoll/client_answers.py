@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from ..errors import ConnectionLost
-from ..handshake import Refusal, refusal_from_problem
-from ..heads import Fields
-from .answers import judge_answer, retry_after
-from .longpoll_wire import closed_reason, is_own_answer
+from ...errors import ConnectionLost
+from ...handshake import Refusal, refusal_from_problem
+from ...heads import Fields
+from ..answers import judge_answer, retry_after
+from .wire import closed_reason, is_own_answer
 
 __all__ = ["Judgement", "Reply", "Verdict", "judge_reply"]
 

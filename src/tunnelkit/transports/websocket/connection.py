@@ -11,10 +11,10 @@ from typing import Final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..errors import ConnectionLost, LocalProtocolError, StreamBroken
-from ..net.stream import ByteStream
-from .base import Connection
-from .websocket_frames import MAX_MESSAGE, PAUSE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
+from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
+from ...net.stream import ByteStream
+from ..base import Connection
+from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
 
 __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
 

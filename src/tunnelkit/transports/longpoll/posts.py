@@ -11,9 +11,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from ..errors import LocalProtocolError
-from .answers import Answer
-from .longpoll_wire import POST_WINDOW
+from ...errors import LocalProtocolError
+from ..answers import Answer
+from .wire import POST_WINDOW
 
 __all__ = ["Post", "Posts", "State"]
 

@@ -11,15 +11,15 @@ from typing import Final
 
 import anyio
 
-from ..config import Limits
-from ..errors import ConnectionLost, LocalProtocolError
-from ..net.timers import Timer, Timers
-from ..proof import Prover
-from .answers import Answer
-from .base import Connection
-from .longpoll_polls import Poll, Polls
-from .longpoll_posts import Post, Posts
-from .longpoll_wire import Asked, closed_answer, lost_in_order, refused
+from ...config import Limits
+from ...errors import ConnectionLost, LocalProtocolError
+from ...net.timers import Timer, Timers
+from ...proof import Prover
+from ..answers import Answer
+from ..base import Connection
+from .polls import Poll, Polls
+from .posts import Post, Posts
+from .wire import Asked, closed_answer, lost_in_order, refused
 
 __all__ = ["CLOSE_TIMEOUT", "UNKNOWN", "ServerConnection"]
 

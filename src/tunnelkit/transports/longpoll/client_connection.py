@@ -17,17 +17,17 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ..config import Limits
-from ..errors import ConnectionLost, LocalProtocolError
-from .base import Connection
-from .longpoll_client_call import Call
-from .longpoll_client_courier import Courier
-from .longpoll_client_lane import Lane
-from .longpoll_client_poll import Poll
-from .longpoll_client_probe import passes_unbuffered
-from .longpoll_client_requests import Requests
-from .longpoll_client_state import Lessons, Polls, Posts
-from .longpoll_wire import Op, close_fields
+from ...config import Limits
+from ...errors import ConnectionLost, LocalProtocolError
+from ..base import Connection
+from .client_call import Call
+from .client_courier import Courier
+from .client_lane import Lane
+from .client_poll import Poll
+from .client_probe import passes_unbuffered
+from .client_requests import Requests
+from .client_state import Lessons, Polls, Posts
+from .wire import Op, close_fields
 
 __all__ = ["CLOSE_TIMEOUT", "ClientConnection"]
 

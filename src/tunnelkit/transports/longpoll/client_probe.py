@@ -7,11 +7,11 @@ from typing import Final
 
 import anyio
 
-from ..errors import ConfigError, DialError
-from .longpoll_client_answers import Reply
-from .longpoll_client_call import FAILURES, Call
-from .longpoll_client_requests import Requests
-from .longpoll_wire import PROBE_MESSAGE, Op
+from ...errors import ConfigError, DialError
+from .client_answers import Reply
+from .client_call import FAILURES, Call
+from .client_requests import Requests
+from .wire import PROBE_MESSAGE, Op
 
 __all__ = ["passes_unbuffered"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..config import Limits
-from ..heads import Fields, RequestHead
-from ..http.client import OriginConnection
-from ..http.plain_codec import PLAIN_PARSER
-from ..proof import Prover
-from .answers import Target
-from .base import DialRequest
-from .longpoll_client_call import Call
-from .longpoll_wire import PURPOSES, Op, numbered_fields, open_fields, target_path
+from ...config import Limits
+from ...heads import Fields, RequestHead
+from ...http.client import OriginConnection
+from ...http.plain_codec import PLAIN_PARSER
+from ...proof import Prover
+from ..answers import Target
+from ..base import DialRequest
+from .client_call import Call
+from .wire import PURPOSES, Op, numbered_fields, open_fields, target_path
 
 __all__ = ["Requests"]
 

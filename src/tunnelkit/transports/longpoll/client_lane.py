@@ -7,12 +7,12 @@ from typing import Protocol
 
 import anyio
 
-from ..errors import ConnectionLost
-from ..heads import Fields, RequestHead
-from .longpoll_client_courier import Courier, Owner
-from .longpoll_client_requests import Requests
-from .longpoll_client_state import Pending, Posts
-from .longpoll_wire import Op
+from ...errors import ConnectionLost
+from ...heads import Fields, RequestHead
+from .client_courier import Courier, Owner
+from .client_requests import Requests
+from .client_state import Pending, Posts
+from .wire import Op
 
 __all__ = ["Lane", "LaneOwner"]
 

@@ -15,18 +15,18 @@ from typing import Final, TypeAlias
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from ..config import Limits
-from ..errors import ConfigError, HeadError, StreamBroken
-from ..handshake import Refusal
-from ..net.timers import Timers
-from ..proof import Prover
-from .answers import Answer, refusal_answer
-from .base import Accepted, MountedRequest, Offer
-from .longpoll_polls import Poll
-from .longpoll_posts import Post
-from .longpoll_records import END, KEEP_ALIVE, encode_record
-from .longpoll_server_connection import UNKNOWN, ServerConnection
-from .longpoll_wire import (
+from ...config import Limits
+from ...errors import ConfigError, HeadError, StreamBroken
+from ...handshake import Refusal
+from ...net.timers import Timers
+from ...proof import Prover
+from ..answers import Answer, refusal_answer
+from ..base import Accepted, MountedRequest, Offer
+from .polls import Poll
+from .posts import Post
+from .records import END, KEEP_ALIVE, encode_record
+from .server_connection import UNKNOWN, ServerConnection
+from .wire import (
     PROBE_GAP,
     PROBE_MESSAGE,
     PURPOSES,

@@ -6,14 +6,14 @@ from typing import Final
 
 from anyio.lowlevel import checkpoint
 
-from ..errors import HeadError, RemoteProtocolError, StreamBroken
-from ..heads import RequestHead, ResponseHead
-from ..http.client import OriginConnection
-from ..http.codec import Body, End
-from ..net.stream import READ_AHEAD
-from .longpoll_client_answers import Reply
-from .longpoll_records import RecordReader
-from .longpoll_wire import is_own_answer, is_streamed
+from ...errors import HeadError, RemoteProtocolError, StreamBroken
+from ...heads import RequestHead, ResponseHead
+from ...http.client import OriginConnection
+from ...http.codec import Body, End
+from ...net.stream import READ_AHEAD
+from .client_answers import Reply
+from .records import RecordReader
+from .wire import is_own_answer, is_streamed
 
 __all__ = ["FAILURES", "PAGE_LIMIT", "Call"]
 

@@ -14,12 +14,12 @@ from typing import Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..errors import ConfigError, ConnectionLost, DialError
-from ..heads import RequestHead
-from .longpoll_client_answers import Reply, Verdict, judge_reply
-from .longpoll_client_call import FAILURES, Call
-from .longpoll_client_requests import Requests
-from .longpoll_client_state import Pending
+from ...errors import ConfigError, ConnectionLost, DialError
+from ...heads import RequestHead
+from .client_answers import Reply, Verdict, judge_reply
+from .client_call import FAILURES, Call
+from .client_requests import Requests
+from .client_state import Pending
 
 __all__ = ["Courier", "Owner"]
 

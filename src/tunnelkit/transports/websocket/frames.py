@@ -27,8 +27,8 @@ from wsproto.frame_protocol import (
     XorMaskerSimple,
 )
 
-from ..errors import RemoteProtocolError
-from ..net.stream import READ_AHEAD, Buffer
+from ...errors import RemoteProtocolError
+from ...net.stream import READ_AHEAD, Buffer
 
 __all__ = [
     "MAX_MESSAGE",

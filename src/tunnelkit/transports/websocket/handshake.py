@@ -12,8 +12,8 @@ from typing import Final
 
 from wsproto.utilities import generate_accept_token
 
-from ..errors import AnsweredByOther, DialError, RemoteProtocolError
-from ..handshake import (
+from ...errors import AnsweredByOther, DialError, RemoteProtocolError
+from ...handshake import (
     Grant,
     Handshake,
     Refusal,
@@ -23,8 +23,8 @@ from ..handshake import (
     refusal_of,
     to_fields,
 )
-from ..heads import Fields, field_values, list_items
-from .answers import Answer, Target, check_origin, refusal_answer
+from ...heads import Fields, field_values, list_items
+from ..answers import Answer, Target, check_origin, refusal_answer
 
 __all__ = [
     "SUBPROTOCOL",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ..errors import ConnectionLost, RemoteProtocolError
-from ..handshake import (
+from ...errors import ConnectionLost, RemoteProtocolError
+from ...handshake import (
     Grant,
     Handshake,
     Refusal,
@@ -23,9 +23,9 @@ from ..handshake import (
     refusal_of,
     to_fields,
 )
-from ..heads import Fields, field_values
-from ..proof import PROOF_SIZE, Purpose
-from .answers import Answer, Target, check_origin, refusal_answer
+from ...heads import Fields, field_values
+from ...proof import PROOF_SIZE, Purpose
+from ..answers import Answer, Target, check_origin, refusal_answer
 
 __all__ = [
     "CLOSED",
