@@ -40,11 +40,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "lifetime": (),
     "splice": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "admission": BELOW_THE_RUNTIME,
-    "sessions": (*BELOW_THE_RUNTIME, "link", "admission"),
+    "server_session": (*BELOW_THE_RUNTIME, "link"),
+    "granted_offer": (*BELOW_THE_RUNTIME, "link", "server_session"),
+    "sessions": (*BELOW_THE_RUNTIME, "link", "admission", "server_session", "granted_offer"),
     "names": (),
-    "gateway": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "sessions"),
-    "pages": (*BELOW_THE_RUNTIME, "stats", "sessions", "gateway"),
-    "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "sessions", "names", "gateway", "stats", "pages"),
+    "gateway": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "server_session"),
+    "pages": (*BELOW_THE_RUNTIME, "stats", "server_session", "gateway"),
+    "serving": (*BELOW_THE_RUNTIME, "admission", "server_session", "sessions", "names", "gateway", "pages"),
+    "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "server_session", "stats", "serving"),
     "events": BELOW_THE_RUNTIME,
     "origins": BELOW_THE_RUNTIME,
     "guarded_tasks": (),
@@ -62,7 +65,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
 # Modules that are one floor together.
 WINGS = {"gateway_exchange": "gateway"}
 
-SERVER_SIDE = {"admission", "sessions", "names", "gateway", "stats", "pages", "server"}
+SERVER_SIDE = {
+    *("admission", "server_session", "granted_offer", "sessions", "names", "gateway", "stats", "pages", "serving"),
+    "server",
+}
 CLIENT_SIDE = {
     *("events", "origins", "client_session", "attaching", "dialling", "moves", "supervisor", "agent", "client"),
 }

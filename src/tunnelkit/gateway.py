@@ -23,7 +23,7 @@ from .logs import AccessLog
 from .net.timers import Timer, Timers
 
 if TYPE_CHECKING:
-    from .sessions import ServerSession
+    from .server_session import ServerSession
 
 __all__ = ["Gateway", "TunnelDecision", "TunnelRegistry"]
 

@@ -29,7 +29,7 @@ from .tunnel_stream import OpenField, Stream, gather
 
 if TYPE_CHECKING:
     from .gateway import Gateway
-    from .sessions import ServerSession
+    from .server_session import ServerSession
 
 __all__ = ["GatewayExchange"]
 

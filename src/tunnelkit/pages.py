@@ -18,7 +18,7 @@ from .gateway import Gateway, TunnelRegistry
 from .heads import Fields, RequestHead, ResponseHead, field_values
 from .http.request import CallerRequest
 from .problem import problem
-from .sessions import ServerSession
+from .server_session import ServerSession
 from .stats import ServerSnapshot, TokenClients, TunnelRow, render_stats
 
 __all__ = ["Pages", "refuse"]

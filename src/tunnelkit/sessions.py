@@ -15,79 +15,26 @@ import anyio
 from .admission import UNLISTED, Admission
 from .config import Limits
 from .core.budget import Budget
-from .core.opening import OpeningResult, ServerOpening
+from .core.opening import OpeningResult
 from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
-from .core.tokens import mask_token, token_digest, token_tag
+from .core.tokens import token_digest, token_tag
 from .errors import ConnectionLost, RemoteProtocolError
+from .granted_offer import GrantedOffer
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
 from .net.peer import Peer
-from .net.timers import Timer, Timers
-from .proof import FIRST_EPOCH, Prover, Purpose, attach_tag, epoch_key, verify
+from .net.timers import Timers
+from .proof import FIRST_EPOCH, Purpose, epoch_key, verify
+from .server_session import ServerSession
 from .transports.base import Accepted, Connection
 
-__all__ = ["ServerSession", "SessionTable"]
+__all__ = ["SessionTable"]
 
 logger = logging.getLogger("tunnelkit.server")
 
 # What waits in the registry is the gateway's business, which stands above this module.
 _Registry: TypeAlias = "Registry[ServerSession, Any]"
 _Decisions: TypeAlias = "Iterable[Expired[Any] | Decision[ServerSession, Any]]"
-
-
-class ServerSession:
-    """One session, as the server knows it."""
-
-    def __init__(self, session_id: str, handshake: Handshake, peer: Peer, link: Link, resume_key: bytes) -> None:
-        self.id = session_id
-        self.digest = token_digest(handshake.token)
-        self.masked = mask_token(handshake.token)
-        self.tag = token_tag(handshake.token)  # for logs
-        self.token_prefix = handshake.token[:8]
-        self.instance = handshake.instance
-        self.client_version = handshake.client_version
-        self.peer = peer
-        self.host_name = ""  # reverse DNS, when it is known
-        self.link = link
-        self.resume_key = resume_key
-        self.epoch = 0
-        self.attachments = 0  # counts connections, so that a fenced one knows that it is over
-        self.lost_at: float | None = None
-        self.grace: Timer | None = None
-        self.ended: str | None = None
-
-    @property
-    def attached(self) -> bool:
-        return self.link.connection is not None
-
-    @property
-    def address(self) -> str:
-        """The client's, with the port where the socket itself is the client's."""
-        peer = self.peer
-        if peer.forwarded_for and peer.forwarded_for != peer.address:
-            return peer.forwarded_for
-        host = f"[{peer.address}]" if ":" in peer.address else peer.address
-        return f"{host}:{peer.port}"
-
-    @property
-    def transport(self) -> str:
-        connection = self.link.connection
-        return connection.transport if connection is not None else ""
-
-    def idle(self, now: float) -> float:
-        """Seconds since the client was last heard."""
-        connection = self.link.connection
-        last = connection.last_received if connection is not None else self.lost_at
-        return now - last if last is not None else 0.0
-
-    @property
-    def label(self) -> str:
-        """What stands for the session in log lines."""
-        return f"token={self.tag} session={self.id[:8]}..."
-
-    def __repr__(self) -> str:
-        state = "gone" if self.ended else "attached" if self.attached else "detached"
-        return f"<ServerSession {self.id[:8]}... token={self.tag} {state} epoch={self.epoch}>"
 
 
 class SessionTable:
@@ -118,7 +65,7 @@ class SessionTable:
         self._started = started
         self._sessions: dict[str, ServerSession] = {}
         self._by_token: dict[bytes, list[ServerSession]] = {}
-        self._openings: set[_Opening] = set()
+        self._openings: set[GrantedOffer] = set()
         self._made = 0  # sessions and openings of new ones
         self._served = 0  # connections
         self._then: Callable[[], None] | None = None
@@ -229,7 +176,7 @@ class SessionTable:
         now = anyio.current_time()
         return self._registry.may_register(digest, now, opening=len(self._openings_of(digest)))
 
-    def _openings_of(self, digest: bytes) -> list[_Opening]:
+    def _openings_of(self, digest: bytes) -> list[GrantedOffer]:
         """Of new sessions."""
         return [opening for opening in self._openings if opening.session.digest == digest and opening.is_new]
 
@@ -277,7 +224,7 @@ class SessionTable:
             session.link.tell_sent()
             self._execute(self._registry.retire(session, anyio.current_time()))
 
-    def _open(self, session: ServerSession, epoch: int, *, resume_key: bytes | None) -> _Opening:
+    def _open(self, session: ServerSession, epoch: int, *, resume_key: bytes | None) -> GrantedOffer:
         grant = Grant(
             session_id=session.id,
             resume_key=resume_key,
@@ -286,21 +233,21 @@ class SessionTable:
             max_streams=self.limits.max_streams,
             grace=self.limits.grace,
         )
-        opening = _Opening(self, session, grant, epoch, is_new=resume_key is not None)
+        opening = GrantedOffer(self, session, grant, epoch, is_new=resume_key is not None)
         self._openings.add(opening)
         opening.expiry = self._timers.at(anyio.current_time() + self.limits.opening_timeout, opening.withdraw)
         return opening
 
     # -- attaching -----------------------------------------------------------------------------
 
-    def closed(self, opening: _Opening) -> None:
+    def closed(self, opening: GrantedOffer) -> None:
         """An opening came to nothing: it expired, was abandoned, or its connection never attached."""
         if opening in self._openings:
             self._openings.discard(opening)
             if opening.is_new:
                 self._unmake()
 
-    async def attach(self, opening: _Opening, connection: Connection, opened: OpeningResult) -> None:
+    async def attach(self, opening: GrantedOffer, connection: Connection, opened: OpeningResult) -> None:
         """The client's ATTACH arrived: the connection takes over, and is served to its end."""
         session, attached = opening.session, opened.attached
         assert attached is not None
@@ -400,67 +347,6 @@ class SessionTable:
         for session in self:
             session.link.mux.goaway()
             session.link.ring()
-
-
-class _Opening:
-    """An offer that was granted, until its connection attaches (``transports.base.Accepted``)."""
-
-    def __init__(
-        self, table: SessionTable, session: ServerSession, grant: Grant, epoch: int, *, is_new: bool
-    ) -> None:
-        self.session = session
-        self.grant = grant
-        self.prover = Prover(session.resume_key, session.id, epoch)
-        self.is_new = is_new
-        self.expiry: Timer | None = None
-        self._table = table
-        self._machine = ServerOpening(epoch, attach_tag(session.resume_key, session.id, epoch), table.limits)
-        self._connection: Connection | None = None
-
-    def withdraw(self) -> None:
-        """It may not attach any more (its time is over, say), whether the connection has come about yet or not."""
-        if self._connection is not None:
-            self._connection.abort()
-        self.abandon()
-
-    def abandon(self) -> None:
-        if self.expiry is not None:
-            self.expiry.cancel()
-        self._table.closed(self)
-
-    async def serve(self, connection: Connection) -> None:
-        self._connection = connection
-        try:
-            opened = await self._await_attach(connection)
-        except (ConnectionLost, RemoteProtocolError) as error:
-            logger.info("an opening never attached: %s addr=%s", error, self.session.peer.address)
-            self._break_off(connection)
-            return
-        except BaseException:
-            self._break_off(connection)
-            raise
-        if self.expiry is not None:
-            self.expiry.cancel()
-        await self._table.attach(self, connection, opened)
-
-    def _break_off(self, connection: Connection) -> None:
-        connection.abort()
-        self.abandon()
-
-    def greeting(self) -> bytes:
-        """The answer to ATTACH. Taken after the old connection was fenced: it tells what was received."""
-        return self._machine.attach_message(self.session.link.session.received)
-
-    async def _await_attach(self, connection: Connection) -> OpeningResult:
-        if self.expiry is not None and not self.expiry.active:
-            raise ConnectionLost("it came too late")
-        while True:
-            result = self._machine.receive_message(await connection.receive())
-            if result.attached is not None:
-                return result
-            if result.reply is not None:
-                await connection.ready()
-                await connection.send(result.reply)
 
 
 _DRAINING = Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)

@@ -26,7 +26,7 @@ from tunnelkit.handshake import Grant, Handshake, Refusal, Resume, to_fields
 from tunnelkit.net.dial import Dial, connect_tcp
 from tunnelkit.net.peer import Peer
 from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
-from tunnelkit.sessions import ServerSession
+from tunnelkit.server_session import ServerSession
 from tunnelkit.testing.relay import serve_relay
 from tunnelkit.transports.base import Connection
 from tunnelkit.transports.websocket import WebSocketTransport

@@ -12,7 +12,7 @@ from tunnelkit.gateway_exchange import GatewayExchange
 from tunnelkit.heads import ResponseHead
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.origins.base import OriginExchange
-from tunnelkit.sessions import ServerSession
+from tunnelkit.server_session import ServerSession
 
 from .tunnels import QUICK, TOKEN, Answering, News, Tunnel, eventually, plain, tunnel
 

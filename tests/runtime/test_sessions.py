@@ -24,7 +24,8 @@ from tunnelkit.handshake import Grant, Handshake, Refusal, Resume
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers
 from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
-from tunnelkit.sessions import ServerSession, SessionTable
+from tunnelkit.server_session import ServerSession
+from tunnelkit.sessions import SessionTable
 from tunnelkit.transports.base import Accepted
 from tunnelkit.transports.memory import MemoryConnection, memory_pair
 

@@ -1,0 +1,66 @@
+"""One session, as the server knows it: plain facts, and the words that stand for it in pages and logs."""
+
+from __future__ import annotations
+
+from .core.tokens import mask_token, token_digest, token_tag
+from .handshake import Handshake
+from .link import Link
+from .net.peer import Peer
+from .net.timers import Timer
+
+__all__ = ["ServerSession"]
+
+
+class ServerSession:
+    """See the module. What happens to it is ``sessions.SessionTable``'s to say."""
+
+    def __init__(self, session_id: str, handshake: Handshake, peer: Peer, link: Link, resume_key: bytes) -> None:
+        self.id = session_id
+        self.digest = token_digest(handshake.token)
+        self.masked = mask_token(handshake.token)
+        self.tag = token_tag(handshake.token)  # for logs
+        self.token_prefix = handshake.token[:8]
+        self.instance = handshake.instance
+        self.client_version = handshake.client_version
+        self.peer = peer
+        self.host_name = ""  # reverse DNS, when it is known
+        self.link = link
+        self.resume_key = resume_key
+        self.epoch = 0
+        self.attachments = 0  # counts connections, so that a fenced one knows that it is over
+        self.lost_at: float | None = None
+        self.grace: Timer | None = None
+        self.ended: str | None = None
+
+    @property
+    def attached(self) -> bool:
+        return self.link.connection is not None
+
+    @property
+    def address(self) -> str:
+        """The client's, with the port where the socket itself is the client's."""
+        peer = self.peer
+        if peer.forwarded_for and peer.forwarded_for != peer.address:
+            return peer.forwarded_for
+        host = f"[{peer.address}]" if ":" in peer.address else peer.address
+        return f"{host}:{peer.port}"
+
+    @property
+    def transport(self) -> str:
+        connection = self.link.connection
+        return connection.transport if connection is not None else ""
+
+    def idle(self, now: float) -> float:
+        """Seconds since the client was last heard."""
+        connection = self.link.connection
+        last = connection.last_received if connection is not None else self.lost_at
+        return now - last if last is not None else 0.0
+
+    @property
+    def label(self) -> str:
+        """What stands for the session in log lines."""
+        return f"token={self.tag} session={self.id[:8]}..."
+
+    def __repr__(self) -> str:
+        state = "gone" if self.ended else "attached" if self.attached else "detached"
+        return f"<ServerSession {self.id[:8]}... token={self.tag} {state} epoch={self.epoch}>"

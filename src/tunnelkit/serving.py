@@ -1,0 +1,307 @@
+"""What exists only while a tunnel server runs: its parts, joined, and where each request goes.
+
+``server`` has the face; what it was given and checked comes as a ``ServerState``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+import anyio
+from anyio.abc import TaskStatus
+
+from .admission import Admission
+from .config import Limits
+from .core.budget import Budget
+from .core.locate import make_session_id
+from .core.registry import Registry
+from .core.routing import NotFound, Reserved, RoutingConfig, ToTunnel, is_loopback, route
+from .core.trust import TrustedProxies
+from .errors import ConfigError, HeadError
+from .forwarding import answers_itself, client_address
+from .gateway import Gateway, TunnelRegistry
+from .heads import RequestHead, ResponseHead
+from .http.caller import FrontRequest
+from .http.dates import Dates
+from .http.front import Front
+from .http.h11_codec import H11_PARSER
+from .http.mounted import Mounted
+from .http.plain_codec import PlainBelow
+from .logs import AccessLog
+from .names import HostNames
+from .net.crowd import Crowd
+from .net.listen import Listener
+from .net.peer import Peer
+from .net.stream import ByteStream
+from .net.timers import Timers
+from .pages import Pages, refuse
+from .problem import problem
+from .server_session import ServerSession
+from .sessions import SessionTable
+from .transports.base import Transport
+
+__all__ = ["ServerState", "Serving"]
+
+logger = logging.getLogger("tunnelkit.server")
+
+NODE = "n0"  # the routing tag in session ids; one node today
+
+
+@dataclass(kw_only=True)
+class ServerState:
+    """The configuration, checked. What a reload may change is replaced here."""
+
+    limits: Limits
+    listen: tuple[str, ...]
+    admin_listen: str | None
+    context: ssl.SSLContext | None
+    routing: RoutingConfig
+    trusts: TrustedProxies
+    transports: Mapping[str, Transport]
+    admission: Admission
+    admin_password: str | None
+    half_close_answers: bool
+
+    @property
+    def listed(self) -> frozenset[bytes]:
+        """Digests of the tokens in the configuration."""
+        return self.admission.listed
+
+    @property
+    def listed_only(self) -> bool:
+        return self.admission.listed_only
+
+
+class Serving:
+    """See the module. Bound at once: raises ConfigError when an address cannot be. ``run`` it once."""
+
+    def __init__(self, state: ServerState) -> None:
+        limits = state.limits
+        self._state = state
+        self._scope = anyio.CancelScope()
+        self.timers = Timers(logger)
+        self.registry: TunnelRegistry = Registry(
+            limits,
+            started_at=anyio.current_time(),
+            pick=random.randrange,
+            listed=state.listed,
+            listed_only=state.listed_only,
+        )
+        self.gateway = Gateway(
+            limits=limits,
+            registry=self.registry,
+            timers=self.timers,
+            trusts=state.trusts,
+            access=AccessLog(),
+            base_path=state.routing.base_path,
+        )
+        self.names = HostNames()
+        self.table = SessionTable(
+            limits=limits,
+            admission=state.admission,
+            registry=self.registry,
+            timers=self.timers,
+            budget=Budget(limits.max_buffered_bytes),
+            execute=self.gateway.execute,
+            make_id=lambda: make_session_id(NODE, secrets.token_hex(16)),
+            make_key=lambda: secrets.token_bytes(32),
+            started=self._look_up,
+        )
+        self.pages = Pages(
+            limits=limits,
+            gateway=self.gateway,
+            registry=self.registry,
+            sessions=lambda: self.table,
+            admin_password=lambda: state.admin_password,
+        )
+        self.crowd = Crowd(limits.connections_per_address, exempt=self._stands_for_many)
+        self.front = self._make_front(self._dispatch)
+        self.admin_front = self._make_front(self._dispatch_admin)
+        secure = state.context is not None
+        self.listener = Listener.bind(*state.listen, ssl_context=self._current_context if secure else None)
+        try:
+            self.admin = (
+                Listener.bind(state.admin_listen, field="admin_listen") if state.admin_listen is not None else None
+            )
+        except ConfigError:
+            self.listener.close()
+            raise
+
+    @property
+    def urls(self) -> list[str]:
+        """One a listener, with the base path."""
+        return [url + self._state.routing.base_path for url in self.listener.urls]
+
+    @property
+    def admin_urls(self) -> list[str]:
+        return self.admin.urls if self.admin is not None else []
+
+    def _stands_for_many(self, address: str) -> bool:
+        return self._state.trusts(address) or is_loopback(address)
+
+    def _make_front(self, handler: Callable[[FrontRequest], Awaitable[None]]) -> Front:
+        return Front(
+            handler,
+            timers=self.timers,
+            limits=self._state.limits,
+            # A poll and a post for every answer: theirs are most of the heads where clients come by long-poll.
+            parser=PlainBelow(self._state.routing.base_path.encode() + b"/_tunnel/", H11_PARSER),
+            error_responder=_error_answer,
+            half_close_answers=self._state.half_close_answers,
+            dates=Dates(),
+        )
+
+    def _current_context(self) -> ssl.SSLContext:
+        context = self._state.context
+        assert context is not None
+        return context
+
+    def _look_up(self, session: ServerSession) -> None:
+        def found(name: str) -> None:
+            session.host_name = name
+
+        self.names.look_up(session.peer.forwarded_for or session.peer.address, found)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def run(self, task_status: TaskStatus[list[str]]) -> None:
+        try:
+            with self._scope:
+                await self._run_all(task_status)
+        except ExceptionGroup as failures:
+            # One part failed (a transport that cannot listen, say); the others were cancelled for that alone.
+            raise _first_of(failures) from None
+
+    async def _run_all(self, task_status: TaskStatus[list[str]]) -> None:
+        async with anyio.create_task_group() as group:
+            await group.start(self.timers.run)
+            await group.start(self.names.run)
+            for transport in self._state.transports.values():
+                await group.start(self._listen, transport)
+            if self.admin is not None:
+                await group.start(self.admin.serve, self._serve_admin)
+            await group.start(self.listener.serve, self._serve_caller)
+            task_status.started(self.urls)
+            await anyio.sleep_forever()
+
+    async def _listen(self, transport: Transport, *, task_status: TaskStatus[None]) -> None:
+        await transport.listen(self.table.offer, task_status=task_status)
+
+    def stop(self) -> None:
+        """End all sessions with a word, then everything else in a moment: links may stand on connections of the
+        front, which are broken off once the word is out."""
+        self.close()
+        self.front.drain()
+        self.table.end_all("server_closing")
+        self.table.all_left(self._break_off)
+
+    def _break_off(self) -> None:
+        self.front.abort()
+        self.admin_front.abort()
+        self._scope.cancel()
+
+    def close(self) -> None:
+        self.listener.close()
+        if self.admin is not None:
+            self.admin.close()
+
+    def drain(self) -> None:
+        self.gateway.drain()
+        self.front.drain()
+        self.table.drain()
+
+    def relist(self, gone: frozenset[bytes]) -> None:
+        """The configuration was read again, and does not hold ``gone`` (digests of tokens) any more."""
+        self.registry.relist(self._state.listed, listed_only=self._state.listed_only)
+        self.table.end_tokens(gone, "token_withdrawn")
+        for digest in gone:
+            self.gateway.execute(self.registry.withdraw(digest, anyio.current_time()))
+
+    # -- connections ---------------------------------------------------------------------------
+
+    async def _serve_caller(self, stream: ByteStream) -> None:
+        peer = _peer_of(stream)
+        with self.crowd.place(peer.address) as there_is_one:
+            if there_is_one:
+                await self.front.serve_connection(stream, peer)
+            else:
+                stream.abort()
+
+    async def _serve_admin(self, stream: ByteStream) -> None:
+        await self.admin_front.serve_connection(stream, _peer_of(stream))
+
+    async def _dispatch(self, request: FrontRequest) -> None:
+        where = route(request.head, self._state.routing)
+        self._mark_forwarded(request)
+        if isinstance(where, ToTunnel):
+            await self._to_tunnel(request, where)
+        elif isinstance(where, Reserved) and where.name == "_tunnel":
+            await self._to_transport(request, where)
+        elif isinstance(where, Reserved):
+            self.pages.answer(request, where)
+        elif isinstance(where, NotFound):
+            refuse(request, 404, "no_tunnel", where.detail)
+        else:
+            refuse(request, 404, "no_tunnel", "this route is not switched on")
+
+    async def _to_tunnel(self, request: FrontRequest, where: ToTunnel) -> None:
+        if self.gateway.draining:
+            refuse(request, 503, "draining", "the server is shutting down", retry_after=1)
+        elif answers_itself(request.head):
+            self.pages.options(request)
+        else:
+            await self.gateway.handle(request, where)
+
+    async def _to_transport(self, request: FrontRequest, where: Reserved) -> None:
+        path = where.rest.decode("ascii", "replace")
+        request.be_link()
+        for transport in self._state.transports.values():
+            below = _below(transport.mount_path(), path)
+            if below is not None:
+                await transport.mounted(Mounted(request, below), self.table.offer)
+                return
+        refuse(request, 404, "unknown_transport", "no transport is mounted here")
+
+    async def _dispatch_admin(self, request: FrontRequest) -> None:
+        where = route(request.head, self._state.routing)
+        if isinstance(where, Reserved) and where.name in ("_health_check", "_stats"):
+            self.pages.answer(request, where, admin=True)
+        else:
+            refuse(request, 404, "not_found", "the admin listener has /_health_check and /_stats")
+
+    def _mark_forwarded(self, request: FrontRequest) -> None:
+        """Behind trusted proxies the address that counts is not the socket's."""
+        peer, trusts = request.peer, self._state.trusts
+        if trusts(peer.address):
+            address = client_address(request.head.fields, peer.address, trusts)
+            request.peer = replace(peer, forwarded_for=address)
+
+
+def _below(mount: str | None, path: str) -> str | None:
+    """What of ``path`` lies below a transport's mount path; None when it is not the transport's."""
+    if mount is None or not path.startswith(mount):
+        return None
+    below = path[len(mount) :]
+    return below if not below or (mount and below.startswith("/")) else None
+
+
+def _peer_of(stream: ByteStream) -> Peer:
+    address, port = stream.peer_address
+    return Peer(
+        address=address, port=port, tls=stream.tls, certificate=stream.peer_certificate, forwarded_for=address
+    )
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _error_answer(head: RequestHead | None, error: HeadError) -> tuple[ResponseHead, bytes]:
+    return problem(error.status, error.code, error.detail, head)
