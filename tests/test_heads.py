@@ -26,6 +26,7 @@ from tunnelkit.heads import (
     field_values,
     list_items,
     split_target,
+    switches_as_offered,
     validate_fields,
     validate_request,
     validate_response,
@@ -216,11 +217,31 @@ def test_size_is_that_on_the_wire() -> None:
 
 # -- responses ---------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    ("taken", "is_one"),
+    [
+        ([b"b/1"], True),
+        ([b"A, B/1"], True),
+        ([b"a", b"b/1"], True),
+        ([b"b"], False),
+        ([b"a, c"], False),
+        ([b""], False),
+        ([], False),
+    ],
+)
+def test_a_switch_is_to_what_was_offered(taken: list[bytes], is_one: bool) -> None:
+    offer = [(b"Upgrade", b"A"), (b"upgrade", b"b/1, ")]
+    head = ResponseHead(101, [(b"Upgrade", value) for value in taken])
+    assert switches_as_offered(head, offer) is is_one
+
+
 GOOD_RESPONSES = {
     "plain": ResponseHead(200, [], b"OK"),
     "reason with obs-text": ResponseHead(404, [(b"Server", b"x")], b"pas trouv\xe9"),
     "no reason": ResponseHead(100, []),
-    "unusual status": ResponseHead(999, []),
+    "largest status": ResponseHead(599, []),
+    "an interim status that nobody knows": ResponseHead(199, []),
     "1.0": ResponseHead(200, [(CL, b"5")], b"OK", b"1.0"),
     "chunked": ResponseHead(200, [(TE, b"chunked")]),
     "cookies": ResponseHead(200, [(b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2")]),
@@ -228,7 +249,8 @@ GOOD_RESPONSES = {
 }
 BAD_RESPONSES = {
     "status too small": ResponseHead(99, []),
-    "status too large": ResponseHead(1000, []),
+    "status too large": ResponseHead(600, []),
+    "a status of some library's own": ResponseHead(999, []),
     "version": ResponseHead(200, [], b"", b"2.0"),
     "reason with CR": ResponseHead(200, [], b"OK\rX"),
     "value with LF": ResponseHead(200, [(b"A", b"b\nc")]),

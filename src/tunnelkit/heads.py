@@ -36,6 +36,7 @@ __all__ = [
     "is_interim",
     "list_items",
     "split_target",
+    "switches_as_offered",
     "validate_fields",
     "validate_request",
     "validate_response",
@@ -80,6 +81,13 @@ def field_values(fields: Fields, name: bytes) -> list[bytes]:
 def list_items(values: Iterable[bytes]) -> list[bytes]:
     """The members of a comma-separated list field (RFC 9110 5.6.1), in lower case, without empty ones."""
     return [item for value in values for part in value.split(b",") if (item := part.strip(b" \t").lower())]
+
+
+def switches_as_offered(head: ResponseHead, offer: Fields) -> bool:
+    """Whether a 101 says which protocols it changes to, and each of them is one that the request with the fields
+    ``offer`` offered (RFC 9110 7.8, 15.2.2). Names are compared without case."""
+    taken = list_items(field_values(head.fields, b"upgrade"))
+    return bool(taken) and set(taken) <= set(list_items(field_values(offer, b"upgrade")))
 
 
 def content_length(fields: Fields) -> int | None:
@@ -257,8 +265,8 @@ def _valid_odd_target(target: bytes, method: bytes) -> bool:
 
 def _check_status_line(head: ResponseHead) -> None:
     _check_version(head.version)
-    if not 100 <= head.status <= 999:
-        raise HeadError(400, "bad_request", "the status is not a number from 100 to 999")
+    if not 100 <= head.status <= 599:  # RFC 9110 15: any other is to be treated as a failure of the server
+        raise HeadError(400, "bad_request", "the status is not a number from 100 to 599")
     if head.reason.translate(None, _VALUE_BYTES):
         raise HeadError(400, "bad_request", "the reason phrase holds a control character")
 

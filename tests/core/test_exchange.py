@@ -376,6 +376,19 @@ def test_bad_trailers() -> None:
 
 
 @pytest.mark.parametrize(
+    "taken", [[], [(b"Upgrade", b"websocket, x")], [(b"Upgrade", b"x"), (b"Connection", b"upgrade")]]
+)
+def test_a_switch_to_what_was_not_offered(taken: Fields) -> None:
+    """RFC 9110 7.8 and 15.2.2: to a protocol that was offered, and which it is must be said."""
+    pair = Pair()
+    pair.request(get(*OFFER))
+    with pytest.raises(RemoteProtocolError, match="not offered"):
+        pair.server.receive_head(encode_response(ResponseHead(101, taken)))
+    with pytest.raises(LocalProtocolError, match="not offered"):
+        pair.client.send_response(ResponseHead(101, taken))
+
+
+@pytest.mark.parametrize(
     ("request_head", "fin"), [(get(), False), (get(), True), (get(*OFFER), True), (get(*OFFER, length(5)), False)]
 )
 def test_101_must_have_been_asked_for(request_head: RequestHead, fin: bool) -> None:

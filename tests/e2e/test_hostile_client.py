@@ -104,6 +104,7 @@ LENGTH = [(b"Content-Length", b"5")]
         pytest.param([data(2, b"x")], 502, id="a body without a head"),
         pytest.param([data(2, fin=True)], 502, id="an end without a head"),
         pytest.param([head(2, 101)], 502, id="a switch that nobody asked for"),
+        pytest.param([head(2, 600, fin=True)], 502, id="a status that is none"),
         pytest.param([head(2, 200, [(b"A", b"b\rc")], fin=True)], 502, id="a carriage return"),
         pytest.param([head(2, 200, [(b"A", b"b\0c")], fin=True)], 502, id="a NUL"),
         pytest.param([head(2, 200, [(b"A b", b"c")], fin=True)], 502, id="a name with a space"),

@@ -71,6 +71,17 @@ async def test_a_refused_upgrade_leaves_the_connection_to_http() -> None:
         await caller.until(b"hello")
 
 
+@pytest.mark.parametrize("fields", [b"Connection: Upgrade\r\nUpgrade: other\r\n", b"Connection: Upgrade\r\n"])
+async def test_a_switch_to_what_was_not_offered(fields: bytes) -> None:
+    async with open_by_hand() as (ends, origin), caller_side(ends) as caller:
+        await caller.send(ASK % b"echo, more/2")
+        peer = await origin.accept()
+        await peer.head()
+        await peer.send(b"HTTP/1.1 101 Switching Protocols\r\n" + fields + b"\r\nraw")
+        assert (await caller.head()).startswith(b"HTTP/1.1 502 ")
+        await peer.broken()
+
+
 @pytest.mark.parametrize("head", [
     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
     b"Upgrade: echo\r\n",

@@ -413,6 +413,13 @@ def test_upgrade() -> None:
     assert not codec.keep_alive
 
 
+@pytest.mark.parametrize("fields", [b"", b"Upgrade: y\r\n", b"Upgrade: x, y\r\n"])
+def test_a_switch_to_what_was_not_offered(fields: bytes) -> None:
+    """RFC 9110 7.8: a server must not. What followed would be taken for another protocol than the caller's."""
+    request = RequestHead(b"GET", b"/", [HOST, (b"Upgrade", b"x"), (b"Connection", b"Upgrade")])
+    assert failure(client(request), b"HTTP/1.1 101 \r\n" + fields + b"\r\nearly") == (502, "bad_response")
+
+
 def test_two_cores_joined() -> None:
     """What a client writes is what a server reads, and the other way round."""
     near, far = client_codec(), server()

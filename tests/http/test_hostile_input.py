@@ -81,6 +81,7 @@ REFUSED_BODIES: list[tuple[str, bytes, int]] = [
     ("LF in an extension", b"1;a\nb\r\na\r\n0\r\n\r\n", 400),
     ("CR in an extension", b"1;a\rb\r\na\r\n0\r\n\r\n", 400),
     ("an extension without an end", b"1;" + b"a" * 5000, 400),
+    ("extensions without an end", (b"1;" + b"a" * 4000 + b"\r\na\r\n") * 5, 400),
     ("a size line that ends with LF", b"1\na\r\n0\r\n\r\n", 400),
     ("a chunk that is longer than its size", b"1\r\nab\r\n0\r\n\r\n", 400),
     ("a chunk that ends with LF", b"1\r\na\n0\r\n\r\n", 400),

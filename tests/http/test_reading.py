@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError
-from tunnelkit.http.reading import ChunkDecoder, HeadScanner, Input
+from tunnelkit.http.reading import CHUNK_EXCESS_LIMIT, ChunkDecoder, HeadScanner, Input
 
 
 @given(st.lists(st.one_of(st.binary(max_size=8), st.integers(0, 10))))
@@ -69,6 +69,26 @@ def test_chunks_decode_to_what_was_encoded(pieces: list[bytes], data: st.DataObj
     assert decoder.done
     assert decoder.trailers == [(b"A", b"b")]
     assert source.peek() == b"rest"
+
+
+def test_extensions_are_bounded_in_sum() -> None:
+    """Not by the chunk: signed uploads have one in each, beside their data."""
+    chunk = b"1;" + b"a" * 1016 + b"\r\nx\r\n"  # 1,000 beyond the usual
+    source, decoder = Input(), ChunkDecoder(DEFAULT_LIMITS)
+    source.feed(chunk * (CHUNK_EXCESS_LIMIT // 1000))
+    assert len(decoder.decode(source, 100)) == CHUNK_EXCESS_LIMIT // 1000
+    source.feed(chunk)
+    with pytest.raises(HeadError) as caught:
+        decoder.decode(source, 100)
+    assert (caught.value.status, caught.value.code) == (400, "bad_chunk")
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"40;chunk-signature=" + b"0" * 64 + b"\r\n" + b"x" * 64 + b"\r\n"])
+def test_what_is_usual_is_not_counted(chunk: bytes) -> None:
+    source, decoder = Input(), ChunkDecoder(DEFAULT_LIMITS)
+    source.feed(chunk * 1000)
+    assert set(decoder.decode(source, 100_000)) == set(b"x")
+    assert not source
 
 
 def test_chunks_are_joined_up_to_what_is_asked() -> None:

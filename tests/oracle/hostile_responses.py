@@ -84,6 +84,8 @@ REFUSED = [
         "a status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
         "status 0": b"HTTP/1.1 000 X\r\n\r\n",
         "status 99": b"HTTP/1.1 099 X\r\n\r\n",
+        "status 600": b"HTTP/1.1 600 X\r\nContent-Length: 0\r\n\r\n",  # RFC 9110 15: as if it were 5xx
+        "status 999": b"HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n",
         "a status that is no number": b"HTTP/1.1 2x0 OK\r\n\r\n",
         "length beside chunks": SIZED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "two lengths": SIZED + b"Content-Length: 6\r\n\r\nhello!",

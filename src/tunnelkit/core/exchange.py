@@ -31,6 +31,7 @@ from ..heads import (
     encode_trailers,
     field_values,
     is_interim,
+    switches_as_offered,
     validate_request,
     validate_response,
     validate_trailers,
@@ -214,6 +215,7 @@ class Exchange:
         "_in",
         "_interim",
         "_limits",
+        "_offer",
         "_out",
         "_sent",
         "method",
@@ -232,6 +234,7 @@ class Exchange:
         self._limits = limits
         self._earlier = earlier
         self._interim = 0  # heads
+        self._offer: Fields = []  # the fields of a request that offers an upgrade
         self._sent = True  # until ``fail`` says otherwise
         self._broken_off = False
         self.method = b""
@@ -327,6 +330,8 @@ class Exchange:
         # An upgrade's half stays open for the raw bytes; with FIN on the head there could be none.
         offer = not fin and b"\nupgrade\n" in lowered and upgrade_of(head) is not None
         half.move(Move.OFFER if offer else Move.HEAD)
+        if offer:
+            self._offer = head.fields
         self.response.move(Move.ASKED)
         self.method = head.method
         half.expected = expected
@@ -341,7 +346,7 @@ class Exchange:
             if self._interim > INTERIM_LIMIT:
                 raise half.error(f"more than {INTERIM_LIMIT} interim responses", code="bad_exchange")
         elif head.status == 101:
-            self._switch(half)
+            self._switch(half, head)
         else:
             half.move(Move.FINAL)
             self.request.move(Move.REFUSE)
@@ -351,9 +356,11 @@ class Exchange:
         if fin:
             half.end()
 
-    def _switch(self, half: _Half) -> None:
+    def _switch(self, half: _Half, head: ResponseHead) -> None:
         if not self.request.allows(Move.SWITCH):
             raise half.error("101 without an offer to upgrade", code="bad_exchange")
+        if not switches_as_offered(head, self._offer):
+            raise half.error("101 to a protocol that was not offered", code="bad_exchange")
         half.move(Move.SWITCH)
         self.request.move(Move.SWITCH)
         self.request.expected = None  # raw bytes have no length, whatever the head said

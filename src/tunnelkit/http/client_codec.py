@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
-from ..heads import RequestHead, ResponseHead, validate_response
+from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response
 from ..net.stream import READ_AHEAD
 from .codec import Codec, Event, HeadParser, Move, Signal, State
 from .framing import CHUNKED, CODING_FIELDS, UNTIL_CLOSE, framing_fields, persists, response_length, without
@@ -19,7 +19,7 @@ class ClientCodec(Codec[ResponseHead]):
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
         super().__init__(parser, limits, padded_chunks=True)
         self._method = b""
-        self._asks_upgrade = False
+        self._offer: Fields | None = None  # the fields of a request that asks for an upgrade
 
     def encode_head(self, head: RequestHead, *, has_body: bool = False) -> bytes:
         """A request. Its framing is Content-Length where the head has one; else chunked when it ``has_body``."""
@@ -36,7 +36,7 @@ class ClientCodec(Codec[ResponseHead]):
         block = encode_block(first, fields)
         self._writing.move(Move.HEAD)
         self._method = head.method
-        self._asks_upgrade = found.upgrade
+        self._offer = fields if found.upgrade else None
         self._persists = not found.close
         self._writer = BodyWriter(CHUNKED if chunked else found.content_length)
         return block
@@ -53,7 +53,7 @@ class ClientCodec(Codec[ResponseHead]):
         head = self._parser.parse_response(block)
         validate_response(head, self._limits)
         if head.status == 101:
-            self._switch()
+            self._switch(head)
         elif head.status < 200:
             self._reading.move(Move.INFO)
         else:
@@ -63,9 +63,11 @@ class ClientCodec(Codec[ResponseHead]):
             self._reading.move(Move.HEAD)
         return head
 
-    def _switch(self) -> None:
-        if not self._asks_upgrade:
+    def _switch(self, head: ResponseHead) -> None:
+        if self._offer is None:
             raise HeadError(502, "bad_response", "101 came without a request to upgrade")  # RFC 9110 15.2.2
+        if not switches_as_offered(head, self._offer):
+            raise HeadError(502, "bad_response", "101 came for a protocol that was not offered")  # RFC 9110 7.8
         self._reading.move(Move.SWITCH)
 
     def _closed(self) -> Signal:

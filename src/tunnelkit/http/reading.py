@@ -15,9 +15,13 @@ from ..config import Limits
 from ..errors import HeadError
 from ..heads import Fields
 
-__all__ = ["ChunkDecoder", "HeadScanner", "Input"]
+__all__ = ["CHUNK_EXCESS_LIMIT", "ChunkDecoder", "HeadScanner", "Input"]
 
 CHUNK_LINE_LIMIT = 4096  # a chunk's size and its extensions, which are read over
+# Of a whole body: what its size lines have beyond what is usual beside so much data. Extensions are nobody's bytes,
+# and without a bound a body of none would keep its reader busy for ever.
+CHUNK_EXCESS_LIMIT = 16 * 1024
+CHUNK_LINE_USUAL = 16
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -137,13 +141,14 @@ class ChunkDecoder:
     """One chunked body (RFC 9112 7.1), with its trailers once it is ``done``. ``padded``: old origins fill the line
     of a size up with spaces, which their callers never see; in a request nothing may stand there."""
 
-    __slots__ = ("_left", "_limits", "_padded", "_stage", "trailers")
+    __slots__ = ("_excess", "_left", "_limits", "_padded", "_stage", "trailers")
 
     def __init__(self, limits: Limits, *, padded: bool = False) -> None:
         self._limits = limits
         self._padded = padded
         self._stage = _Stage.SIZE
         self._left = 0
+        self._excess = 0
         self.trailers: Fields = []
 
     @property
@@ -177,6 +182,9 @@ class ChunkDecoder:
         if match is None or (match[2] and not self._padded):
             raise HeadError(400, "bad_chunk", "a chunk's size is not a hexadecimal number")
         self._left = int(match[1], 16)
+        self._excess = max(0, self._excess + end - CHUNK_LINE_USUAL - 2 * self._left)
+        if self._excess > CHUNK_EXCESS_LIMIT:
+            raise HeadError(400, "bad_chunk", "the chunks have more extensions than data")
         self._stage = _Stage.DATA if self._left else _Stage.TRAILERS
         return True
 
