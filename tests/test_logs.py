@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import pickle
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -65,7 +68,22 @@ def test_the_four_lines(kept: Kept) -> None:
     ]
     assert [record.levelname for record in kept.records] == ["INFO", "DEBUG", "DEBUG", "INFO"]
     assert {record.name for record in kept.records} == {"tunnelkit.access"}
-    assert {record.filename for record in kept.records} == {"test_logs.py"}
+
+
+def test_a_request_line_is_a_whole_record(kept: Kept) -> None:
+    """Handlers and formatters of others find in it what they find in any record."""
+    before = time.time()
+    follow_a_request()
+    usual = logging.makeLogRecord({"msg": "x"})
+    record = kept.records[-1]
+    assert record.__dict__.keys() - {"message"} == usual.__dict__.keys() | {"event", "fields"}
+    assert before <= record.created <= time.time()
+    assert record.msecs == int((record.created - int(record.created)) * 1000)
+    assert record.relativeCreated == pytest.approx((record.created - usual.created) * 1000 + usual.relativeCreated)
+    assert (record.threadName, record.process, record.filename) == (usual.threadName, usual.process, "logs.py")
+    assert pickle.loads(pickle.dumps(copy.copy(record))).getMessage() == record.getMessage()
+    formatter = logging.Formatter("{levelname} {name} {message} {event}", style="{")
+    assert formatter.format(record).startswith("INFO tunnelkit.access HTTP RET   ")
 
 
 def test_the_fields_are_structured_too(kept: Kept) -> None:
@@ -213,6 +231,16 @@ def test_text_lines_start_with_time_and_level(kept: Kept) -> None:
     time, level, message = kept.lines(TextFormatter())[0].split()
     assert len(time) == len("2026-11-21T02:21:58+0000")
     assert (level, message) == ("INFO", "hello")
+
+
+def test_each_second_has_its_own_time(kept: Kept) -> None:
+    formatter = TextFormatter()
+    for created in (1000.25, 1000.75, 1001.0):
+        SERVER.info("x")
+        kept.records[-1].created = created
+    lines = kept.lines(formatter)
+    assert lines[0] == lines[1] != lines[2]
+    assert lines == [TextFormatter().format(record) for record in kept.records]
 
 
 def test_json_of_an_event(kept: Kept) -> None:

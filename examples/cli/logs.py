@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,19 @@ class _AsInfo(logging.Filter):
         if record.levelno == logging.DEBUG:
             record.levelno, record.levelname = logging.INFO, "INFO"
         return True
+
+
+class _RotatedFile(logging.handlers.WatchedFileHandler):
+    """Looks once a second, not for every line, whether something rotated the file: what is written until then stands
+    at the end of the old one."""
+
+    _looked = 0.0
+
+    def reopenIfNeeded(self) -> None:
+        now = time.monotonic()
+        if now - self._looked >= 1:
+            self._looked = now
+            super().reopenIfNeeded()
 
 
 @contextmanager
@@ -66,7 +80,7 @@ def _file(path: Path) -> logging.Handler:
     """Its owner's alone, and opened again when something rotates it."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-        return logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        return _RotatedFile(path, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--logfile: cannot write {path}: {error.strerror}") from None
 

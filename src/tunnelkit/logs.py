@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from time import time
 from typing import Final, TypeAlias
 
 __all__ = [
@@ -40,6 +41,7 @@ MAX_LINE = 16 * 1024  # characters of a message that did not come from here
 MAX_LINES = 200  # of a traceback
 
 _BARE = re.compile(r"[^\s\"=\\]*\Z")
+_PLAIN_ASCII = re.compile(r"[!#-<>-\[\]-~]{0,1024}\Z").match  # bare, printable and short: most values are
 _QUOTED = {"\\": "\\\\", '"': '\\"'}
 # The first path segment after /_token/ is a secret, whoever sent it and whether or not it is known.
 _TOKEN_PATH = re.compile(r"(/_token/)([^/?#\s]*)")
@@ -63,7 +65,10 @@ def printable(value: Value, limit: int = MAX_VALUE) -> str:
 
 def _quoted(value: Value) -> str:
     """``printable``, in quotes and with escapes where it could be taken for something else on its line."""
-    text, rest = _cut(value, MAX_VALUE)
+    text = value if type(value) is str else _text(value)
+    if _PLAIN_ASCII(text):
+        return text
+    text, rest = _cut(text, MAX_VALUE)
     if _BARE.match(text) and text.isprintable():
         return text + rest
     escaped = (_QUOTED.get(char) or (char if char.isprintable() else _escape(char)) for char in text)
@@ -72,14 +77,16 @@ def _quoted(value: Value) -> str:
 
 def _cut(value: Value, limit: int) -> tuple[str, str]:
     """The text of a value, at most ``limit`` characters of it, and how many were left out."""
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else _plain(value)
+    text = _text(value)
     cut = len(text) - limit
     return (text[:limit], f"[+{cut}]") if cut > 0 else (text, "")
 
 
-def _plain(value: str | float | bool | None) -> str:
+def _text(value: Value) -> str:
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, float):
         return f"{value:.1f}"
     return str(value)
@@ -95,6 +102,8 @@ def _escape(char: str) -> str:
 def mask_target(target: str | bytes) -> str:
     """A request target with the token in its path masked: its first 8 characters, never more than half of it."""
     text = target.decode("latin-1") if isinstance(target, bytes) else target
+    if "/_token/" not in text:
+        return text
     return _TOKEN_PATH.sub(lambda match: f"{match[1]}{match[2][: min(8, len(match[2]) // 2)]}...", text)
 
 
@@ -102,8 +111,10 @@ def mask_userinfo(url: str | bytes) -> str | bytes:
     """A URL, or what somebody gave for one, without what stands before "@": there may be a password in it."""
     text = url.decode("latin-1") if isinstance(url, bytes) else url
     before, at, rest = text.rpartition("@")
+    if not at:
+        return url
     scheme = re.match("[A-Za-z]{1,8}://", before)
-    return f"{scheme[0] if scheme else ''}...@{rest}" if at else url
+    return f"{scheme[0] if scheme else ''}...@{rest}"
 
 
 # -- events with fields -----------------------------------------------------------------------
@@ -126,23 +137,38 @@ class _Line:
 def log_event(logger: logging.Logger, level: int, event: str, /, **fields: Value) -> None:
     """Log ``event`` with ``fields``, which stand in the message and, structured, in the record."""
     if logger.isEnabledFor(level):
-        _emit(logger, level, event, fields, depth=3)
+        logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields}, stacklevel=2)
 
 
-def _emit(logger: logging.Logger, level: int, event: str, fields: Fields, *, depth: int) -> None:
-    """``depth`` is that of the caller to be named in the record, counted from here."""
-    logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields}, stacklevel=depth)
+class _AccessRecord(logging.LogRecord):
+    """One of the four lines of a request: they are written for every request, and logging's own way to a record
+    (a walk up the stack for the caller's line, a dozen look-ups of what never changes) cost more than the request's
+    way through both ends. ``always`` is what all of them have in common."""
+
+    def __init__(self, always: Mapping[str, object], started: float, event: str, fields: Fields) -> None:
+        self.__dict__.update(always)
+        now = time()
+        self.created = now
+        self.msecs = int(now % 1 * 1000) + 0.0
+        self.relativeCreated = (now - started) * 1000
+        self.msg = _Line(event, fields)
+        self.event = event
+        self.fields = fields
 
 
 class AccessLog:
     """The lines HTTP RCV, WS SND, WS RCV and HTTP RET of one end. Tokens are given masked.
 
-    The outer two are INFO, the inner two DEBUG. Each costs one check when its level is off.
+    The outer two are INFO, the inner two DEBUG. Each costs one check when its level is off. To be made in the thread
+    that writes them, whose name stands in the records.
     """
 
     def __init__(self, pkg: str = "tunnelkit.server", logger: logging.Logger = ACCESS) -> None:
         self._pkg = pkg
         self._logger = logger
+        self._always = {level: _always(logger.name, level) for level in (logging.INFO, logging.DEBUG)}
+        record = logging.makeLogRecord({})
+        self._started = record.created - record.relativeCreated / 1000
 
     @property
     def details(self) -> bool:
@@ -189,7 +215,16 @@ class AccessLog:
             self._write(logging.INFO, "HTTP RET", id, token, fields)
 
     def _write(self, level: int, event: str, id: int, token: str, fields: Fields) -> None:
-        _emit(self._logger, level, event, {"pkg": self._pkg, "token": token, "id": id, **fields}, depth=4)
+        fields = {"pkg": self._pkg, "token": token, "id": id, **fields}
+        self._logger.handle(_AccessRecord(self._always[level], self._started, event, fields))
+
+
+def _always(name: str, level: int) -> dict[str, object]:
+    """What all records of one logger and level have in common; as the place that they come from, this module."""
+    always = logging.LogRecord(name, level, __file__, 0, "", (), None).__dict__
+    if "taskName" in always:  # from Python 3.12 on: a request's lines come from several
+        always["taskName"] = None
+    return always
 
 
 # -- formatters for programs that have none of their own ------------------------------------------
@@ -198,10 +233,15 @@ class AccessLog:
 class TextFormatter(logging.Formatter):
     """One line a record: time, level, message. A traceback follows indented, so that no line of it looks like one."""
 
+    _second = (0, "")  # the last one that was formatted, and how: all lines of a second begin the same
+
     def format(self, record: logging.LogRecord) -> str:
         # logging's own format() keeps a traceback's text in the record, as another handler's formatter made it.
-        time = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
-        lines = [f"{time} {record.levelname:<7} {printable(record.getMessage(), MAX_LINE)}"]
+        second, text = self._second
+        if second != int(record.created):
+            text = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
+            self._second = int(record.created), text
+        lines = [f"{text} {record.levelname:<7} {printable(record.getMessage(), MAX_LINE)}"]
         if record.exc_info:
             lines += [f"    {line}" for line in _printable_lines(self.formatException(record.exc_info))]
         return "\n".join(lines)
