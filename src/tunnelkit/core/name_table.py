@@ -1,0 +1,100 @@
+"""Whose a name is: bound to the digest of the token that claimed it, as long as that is known (design, section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ..config import Limits
+from ..errors import LocalProtocolError
+
+__all__ = ["NameTable"]
+
+_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class _Holder:
+    token: bytes
+    claims: int = 0  # sessions, and openings of some
+    served: bool = False  # one of them had a connection
+    until: float = 0.0  # without a claim: when others may have it
+
+
+class NameTable:
+    """Synchronous, without clock. A claim is made before a session comes to life, and released once.
+
+    A name outlives its claims by ``Limits.known_token_time`` if it was ever served, so that nobody takes it over
+    while its client restarts; of such names ``Limits.known_tokens`` are kept, and the one left first goes first.
+    """
+
+    def __init__(self, limits: Limits, *, bound: Mapping[str, bytes] = _NONE) -> None:
+        """``bound``: names that the configuration gives to tokens (their digests), which no other may ever have."""
+        self._limits = limits
+        self._bound = bound
+        self._holders: dict[str, _Holder] = {}
+        self._left: dict[str, None] = {}  # names without claims, in the order in which they were left
+
+    def __repr__(self) -> str:
+        return f"<NameTable names={len(self._holders)} bound={len(self._bound)}>"
+
+    def owner(self, name: str, now: float) -> bytes | None:
+        """The digest of the token that has ``name``."""
+        if name in self._bound:
+            return self._bound[name]
+        holder = self._holders.get(name)
+        return holder.token if holder is not None and (holder.claims or holder.until > now) else None
+
+    def claim(self, name: str, token: bytes, now: float) -> bool:
+        """One more session or opening of ``token`` wants ``name``. False: it is another's."""
+        owner = self.owner(name, now)
+        if owner is not None and owner != token:
+            return False
+        holder = self._holders.get(name)
+        if holder is None or holder.token != token:
+            holder = self._holders[name] = _Holder(token)
+        self._left.pop(name, None)
+        holder.claims += 1
+        return True
+
+    def serve(self, name: str) -> None:
+        """A session that claimed ``name`` is attached."""
+        self._claimed(name).served = True
+
+    def release(self, name: str, now: float) -> None:
+        """A session or opening that claimed ``name`` is over."""
+        holder = self._claimed(name)
+        holder.claims -= 1
+        if holder.claims:
+            return
+        if not holder.served:
+            del self._holders[name]
+            return
+        holder.until = now + self._limits.known_token_time
+        self._left[name] = None
+        self._forget(now)
+
+    def withdraw(self, token: bytes) -> None:
+        """The token is not served any more: what it left is free. Its sessions were ended before."""
+        for name in [name for name in self._left if self._holders[name].token == token]:
+            self._drop(name)
+
+    def _claimed(self, name: str) -> _Holder:
+        holder = self._holders.get(name)
+        if holder is None or not holder.claims:
+            raise LocalProtocolError("this name was never claimed, or was released")
+        return holder
+
+    def _forget(self, now: float) -> None:
+        """The one that was left just now stays, whatever the limits."""
+        while self._is_old(oldest := next(iter(self._left)), now):
+            self._drop(oldest)
+
+    def _is_old(self, name: str, now: float) -> bool:
+        return len(self._left) > self._limits.known_tokens or self._holders[name].until <= now
+
+    def _drop(self, name: str) -> None:
+        del self._left[name]
+        del self._holders[name]
