@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz full lint format types coverage docs build demo clean
+.PHONY: help venv test test-all fuzz full lint format types coverage docs bench build demo clean
 
 # The newest tested Python that is there; say PYTHON=/path/to/python for another one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -57,6 +57,9 @@ coverage: $(READY)  ## every core module: 100 % of its branches from its own tes
 
 docs: $(READY)  ## links and anchors of all documents, and the code blocks marked "run"
 	$(BIN)/python scripts/check_docs.py
+
+bench: $(READY)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 build: $(READY)  ## wheel and sdist, each installed alone in a clean environment, with the examples run against it
 	rm -rf dist

@@ -1,0 +1,60 @@
+"""Measure, and print one table and what of the targets is reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+
+from .bench import run
+from .options import Options, parse_options
+from .origin import find_program
+from .programs import raise_open_files
+from .table import markdown, rows_of_table
+from .targets import judged
+from .ways import DIRECT, DIRECT_TLS, Spec, Tunnel
+from .wrk import MISSING
+
+
+def specs_of(options: Options) -> list[Spec]:
+    tunnels = [Tunnel(variant) for variant in options.variants]
+    secure = [DIRECT_TLS] if any(variant.tls for variant in options.variants) else []
+    return [DIRECT, *secure, *tunnels]
+
+
+def machine() -> str:
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    origin = "nginx" if find_program("nginx") else "the benchmarks' own"
+    return (
+        f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
+        f"origin {origin}; load of the machine before: {load}"
+    )
+
+
+def say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    options = parse_options()
+    if find_program("wrk") is None:
+        print(MISSING, file=sys.stderr)
+        return 1
+    raise_open_files()
+    print(f"{machine()}\n{options.settings}\n", flush=True)
+    specs = specs_of(options)
+    results = run(options.rows, specs, options.settings, say)
+    beside = {spec.name: spec.beside for spec in specs}
+    print(markdown(list(rows_of_table(results, options.rows, beside.__getitem__))))
+    print(f"\n{markdown(list(judged(results)))}")
+    for (row, way), why in results.failures.items():
+        print(f"\nnot measured: {row}, {way}: {why}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(results.to_json(), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

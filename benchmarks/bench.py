@@ -1,0 +1,98 @@
+"""One run: its settings, its origins, the ways that stay open, and the loop over rows, rounds and ways."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from .figures import Metric, Results
+from .origin import Origin, Origins
+from .programs import BenchmarkError
+from .ways import Direct, Spec, Tunnel, Way
+
+__all__ = ["MIB", "Bench", "Row", "Settings", "Wants", "run"]
+
+MIB = 1024 * 1024
+Wants: TypeAlias = Literal["files", "sink"]
+Measured: TypeAlias = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How much of everything."""
+
+    rounds: int = 3
+    seconds: float = 4.0  # of each run of small requests
+    size: int = 200_000_000  # bytes of the long bodies
+    body: int = 20_000_000  # bytes of each of the parallel bodies whose memory is measured
+    sessions: int = 1000  # idle tunnels
+    cuts: int = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some figures that are measured together. ``measure`` gives a value for each of ``metrics``, or for fewer."""
+
+    name: str
+    title: str
+    metrics: tuple[Metric, ...]
+    measure: Callable[[Bench, Spec], Measured]
+    once: bool = False  # nothing that drifts, or too long to be repeated
+    direct: bool = True  # means something without a tunnel
+    foreign: bool = True  # means something for other tunnels
+
+    def takes(self, spec: Spec) -> bool:
+        return self.direct if isinstance(spec, Direct) else self.foreign or isinstance(spec, Tunnel)
+
+
+class Bench:
+    """What the rows measure with."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.settings = settings
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunnelkit-bench-")))
+        self.origins = Origins(stack, self.folder)
+        self._stack = stack
+        self._open: dict[tuple[str, Wants], Way] = {}
+
+    def way(self, spec: Spec, wants: Wants = "files") -> Way:
+        """The way that stays open until the end of the run; ``wants`` names the origin behind it."""
+        if (spec.name, wants) not in self._open:
+            self._open[spec.name, wants] = spec.open(self._stack, self.origins, self._origin(wants), self.folder)
+        return self._open[spec.name, wants]
+
+    @contextmanager
+    def fresh(self, spec: Spec, wants: Wants = "files") -> Iterator[Way]:
+        """A way that nothing has gone through yet, and that ends with the context."""
+        with ExitStack() as stack:
+            yield spec.open(stack, self.origins, self._origin(wants), self.folder)
+
+    def _origin(self, wants: Wants) -> Origin:
+        return self.origins.files if wants == "files" else self.origins.sink
+
+
+def run(rows: Sequence[Row], specs: Sequence[Spec], settings: Settings, say: Callable[[str], None]) -> Results:
+    """Measure. In each round every way has its turn, so that what else the machine does meets all of them."""
+    results = Results()
+    with ExitStack() as stack:
+        bench = Bench(settings, stack)
+        for row in rows:
+            for number in range(1 if row.once else settings.rounds):
+                say(f"{row.title}, round {number + 1}")
+                for spec in specs:
+                    if row.takes(spec) and (row.name, spec.name) not in results.failures:
+                        _measure(bench, row, spec, results)
+    return results
+
+
+def _measure(bench: Bench, row: Row, spec: Spec, results: Results) -> None:
+    try:
+        results.add(row.name, spec.name, row.measure(bench, spec))
+    except (BenchmarkError, OSError) as error:
+        results.fail(row.name, spec.name, str(error))
+        print(f"{row.name}, {spec.name}: {error}", file=sys.stderr, flush=True)

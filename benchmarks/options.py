@@ -1,0 +1,74 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from .bench import Row, Settings
+from .rows import ALL_ROWS, choose_rows
+from .variants import Variant, parse_variants
+
+__all__ = ["Options", "parse_options"]
+
+T = TypeVar("T")
+
+DEFAULT_VARIANTS = "asyncio,uvloop,trio,asyncio-bare,asyncio-strict,asyncio-streamed,asyncio-tls"
+QUICK = Settings(rounds=1, seconds=1, size=20_000_000, body=2_000_000, sessions=200, cuts=10)
+NORMAL = Settings()
+FULL = Settings(rounds=5, seconds=4, size=1_000_000_000, body=100_000_000, sessions=5000)
+
+
+@dataclass(frozen=True)
+class Options:
+    rows: list[Row]
+    variants: list[Variant]
+    settings: Settings
+    json: Path | None
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    given = make_parser().parse_args(arguments)
+    base = QUICK if given.quick else FULL if given.full else NORMAL
+    sizes = {name: getattr(given, name) or getattr(base, name) for name in vars(base)}
+    return Options(given.rows, given.variants, Settings(**sizes), given.json)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure tunnels beside the direct way to their origin, and beside other tunnels that "
+        "TUNNELKIT_BENCH_* names. docs/performance.md explains everything.",
+    )
+    add = parser.add_argument
+    names = ", ".join(row.name for row in ALL_ROWS)
+    add("--rows", type=kind(choose_rows), default="all", help=f"names with commas between: {names}")
+    add("--variants", type=kind(parse_variants), default=DEFAULT_VARIANTS, help="as in asyncio,trio-strict-tls-bare")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="one short round of everything: a few minutes")
+    sizes.add_argument(
+        "--full", action="store_true", help="five rounds, bodies of 1 GB, 5000 sessions: an hour or two"
+    )
+    add("--rounds", type=int, help="of each row; the table shows their median")
+    add("--seconds", type=float, help="that each run of small requests takes")
+    add("--size", type=int, help="bytes of a long body")
+    add("--body", type=int, help="bytes of each of the parallel bodies whose memory is measured")
+    add("--sessions", type=int, help="idle tunnels whose memory is measured")
+    add("--cuts", type=int, help="after which the time to resume is measured")
+    add("--json", type=Path, metavar="FILE", help="write all figures there too")
+    return parser
+
+
+def kind(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """argparse shows the message of this error alone."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed

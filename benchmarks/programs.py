@@ -1,0 +1,135 @@
+"""Programs that are measured: started, waited for, asked what they used, and ended by their own process id."""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ROOT", "BenchmarkError", "Program", "Usage", "raise_open_files"]
+
+ROOT = Path(__file__).resolve().parent.parent
+TICK = os.sysconf("SC_CLK_TCK")
+SAY_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+
+
+class BenchmarkError(Exception):
+    """A figure that cannot be had, and why. The others go on."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a program has used since it began, all its threads together."""
+
+    seconds: float  # of processor time
+    switches: int  # voluntary context switches of the main thread: how often it went to sleep
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.seconds - other.seconds, self.switches - other.switches)
+
+
+class Program:
+    """One child process. Its standard output is read line by line; its standard error goes to ``errors``."""
+
+    def __init__(self, command: Sequence[str], *, errors: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.command = list(command)
+        self.errors = errors
+        with errors.open("ab") as sink:
+            self._popen = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+                bufsize=1,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+            )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def said(self, start: str, timeout: float = SAY_TIMEOUT) -> str:
+        """The rest of the next line, which must begin with ``start``. Waits for it."""
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            line = "nothing"
+        if not line.startswith(start):
+            raise BenchmarkError(f"{self.command} said {line!r} and not {start!r}: {self.last_words()}")
+        return line.removeprefix(start).strip()
+
+    def tell(self, line: str) -> None:
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(line + "\n")
+
+    def last_words(self) -> str:
+        return self.errors.read_text(errors="replace")[-500:]
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def usage(self) -> Usage:
+        fields = self._proc("stat").rpartition(")")[2].split()
+        return Usage((int(fields[11]) + int(fields[12])) / TICK, self._status("voluntary_ctxt_switches"))
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory now."""
+        return self._status("VmRSS") * 1024
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of memory since the start, or since ``forget_peak``."""
+        return self._status("VmHWM") * 1024
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _status(self, name: str) -> int:
+        for line in self._proc("status").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+        raise BenchmarkError(f"/proc/{self.pid}/status has no {name}")
+
+    def _proc(self, name: str) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/{name}").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            raise BenchmarkError(f"{self.command[0]} ended: {self.last_words()}") from None
+
+    def close(self) -> None:
+        self._popen.terminate()
+        try:
+            self._popen.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        self._reader.join()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def raise_open_files() -> int:
+    """Let this process and its children open as many files as the machine permits; how many that is."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most

@@ -1,0 +1,79 @@
+"""wrk, which makes the small requests: its command line, and what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+
+from .origin import find_program
+from .programs import BenchmarkError
+from .ways import Address
+
+__all__ = ["MISSING", "Wrk", "parse_wrk", "run_wrk", "wrk_command"]
+
+MISSING = "wrk is not installed: it makes the requests (Debian and Ubuntu: apt-get install wrk)"
+SLACK = 30.0  # seconds beyond its own time, after which it hangs
+SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+# A request that takes longer counts as failed. wrk's own 2 s are less than what a stalled way may take.
+TIMEOUT = 20
+
+
+@dataclass(frozen=True)
+class Wrk:
+    """What a run said. Times in seconds."""
+
+    requests: int
+    rate: float  # requests a second
+    p50: float
+    p99: float
+
+
+def wrk_command(
+    wrk: str, address: Address, path: str, *, connections: int, seconds: float, fields: tuple[str, ...] = ()
+) -> list[str]:
+    headers = [f"{name}: {value}" for name, value in address.headers(path)]
+    carried = [part for header in (*headers, *fields) for part in ("-H", header)]
+    whole = max(round(seconds), 1)  # wrk knows whole seconds only
+    return [
+        *(wrk, "-t1", f"-c{connections}", f"-d{whole}s", "--latency", "--timeout", f"{TIMEOUT}s"),
+        *carried,
+        address.url(path),
+    ]
+
+
+def run_wrk(address: Address, path: str, *, connections: int, seconds: float, fields: tuple[str, ...] = ()) -> Wrk:
+    """Raises BenchmarkError, also when one request failed."""
+    wrk = find_program("wrk")
+    if wrk is None:
+        raise BenchmarkError(MISSING)
+    command = wrk_command(wrk, address, path, connections=connections, seconds=seconds, fields=fields)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SLACK)
+    if run.returncode:
+        raise BenchmarkError(f"wrk: {run.stderr.strip() or run.stdout.strip()}")
+    return parse_wrk(run.stdout)
+
+
+def parse_wrk(text: str) -> Wrk:
+    """Raises BenchmarkError for a run in which requests failed: its figures mean nothing."""
+    for failure in (r"Non-2xx or 3xx responses: \d+", r"Socket errors: .*"):
+        if (found := re.search(failure, text)) is not None:
+            raise BenchmarkError(f"wrk: {found[0]}")
+    requests = int(_find(r"(\d+) requests in", text))
+    if not requests:
+        raise BenchmarkError("wrk: no request was answered")
+    rate = float(_find(r"Requests/sec:\s+([\d.]+)", text))
+    return Wrk(requests, rate, _percentile(50, text), _percentile(99, text))
+
+
+def _percentile(percent: int, text: str) -> float:
+    value = _find(rf"^\s*{percent}%\s+([\d.]+[a-z]+)", text)
+    number = value.rstrip("umsh")
+    return float(number) * SECONDS[value.removeprefix(number)]
+
+
+def _find(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None:
+        raise BenchmarkError(f"wrk said nothing like {pattern!r}: {text[-300:]!r}")
+    return found[1]
