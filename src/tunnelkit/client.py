@@ -31,6 +31,7 @@ from .errors import ConfigError, LocalProtocolError, RegistrationRefused, Sessio
 from .events import Closed, Events, EventStream
 from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
+from .http.parsers import find_parser
 from .lifetime import run_beside, run_to_the_end
 from .net.contexts import ClientCertificate, client_context
 from .net.dial import Dial
@@ -76,6 +77,9 @@ class TunnelClient(AsyncContextManagerMixin):
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
         Dial from the first of these that is free, where a firewall lets only some ports out.
+    ``parser``
+        What reads the heads of the origin's answers: "auto" (httptools where it is installed, else h11), "httptools"
+        or "h11".
 
     Raises ConfigError naming the argument. Use it as ``async with`` or by ``await group.start(client.run)``.
     """
@@ -101,6 +105,7 @@ class TunnelClient(AsyncContextManagerMixin):
         instance: str | None = None,
         local_ports: Sequence[int] = (),
         limits: Limits = DEFAULT_LIMITS,
+        parser: str = "auto",
     ) -> None:
         check_token(token)
         self.limits = limits
@@ -117,6 +122,7 @@ class TunnelClient(AsyncContextManagerMixin):
         if origin is None and not allow:
             raise ConfigError("origin", "there is nothing to serve", "give origin, or allow for callers' X-Host")
         self._host = host
+        self._parser = find_parser(parser)
         self._keeper = IdleKeeper(logger)
         self._origin = self._make_origin(OriginUrl.parse(origin)) if isinstance(origin, str) else origin
         permits = is_public if refuse_private else None
@@ -255,6 +261,7 @@ class TunnelClient(AsyncContextManagerMixin):
             ssl_context=self._origin_tls,
             keeper=self._keeper,
             permits=permits,
+            parser=self._parser,
         )
 
 

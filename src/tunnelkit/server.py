@@ -21,6 +21,7 @@ from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError
 from .lifetime import run_beside, run_to_the_end
+from .http.parsers import find_parser
 from .net.contexts import TlsFiles
 from .server_session import ServerSession
 from .serving import ServerState, Serving
@@ -58,7 +59,9 @@ class TunnelServer(AsyncContextManagerMixin):
     ``half_close``
         "gone": a caller that ends its sending half has left; "answer": it still gets its answer.
     ``authorise``
-        An async function asked at each registration and resume: None, or a ``Refusal``.
+        An async function asked at each registration and resume: ``Granted``, or a ``Refusal`` (``registration``).
+    ``parser``
+        What reads the heads of requests: "auto" (httptools where it is installed, else h11), "httptools" or "h11".
 
     Raises ConfigError naming the argument. Use it as ``async with`` or by ``await group.start(server.run)``.
     """
@@ -87,6 +90,7 @@ class TunnelServer(AsyncContextManagerMixin):
         self.limits = limits
         self._tls = tls
         self._passwords = passwords
+        parser: str = "auto",
         self._named_tokens = frozenset(token_digest(token) for token in known_tokens)
         self._admin_source = admin_password
         self._key = secrets.token_bytes(32)
@@ -122,6 +126,7 @@ class TunnelServer(AsyncContextManagerMixin):
     @property
     def urls(self) -> list[str]:
         """One a listener, with the base path: known once the server runs."""
+            parser=find_parser(parser),
         return list(self._urls)
 
     @property

@@ -28,9 +28,8 @@ from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
 from .http.dates import Dates
+from .http.codec import HeadParser
 from .http.front import Front
-from .http.h11_codec import H11_PARSER
-from .http.mounted import Mounted
 from .http.plain_codec import PlainBelow
 from .logs import AccessLog
 from .names import HostNames
@@ -69,6 +68,7 @@ class ServerState:
 
     @property
     def listed(self) -> frozenset[bytes]:
+    parser: HeadParser
         """Digests of the tokens in the configuration."""
         return self.admission.listed
 
@@ -150,7 +150,7 @@ class Serving:
             timers=self.timers,
             limits=self._state.limits,
             # A poll and a post for every answer: theirs are most of the heads where clients come by long-poll.
-            parser=PlainBelow(self._state.routing.base_path.encode() + b"/_tunnel/", H11_PARSER),
+            parser=PlainBelow(self._state.routing.base_path.encode() + b"/_tunnel/", self._state.parser),
             error_responder=_error_answer,
             half_close_answers=self._state.half_close_answers,
             dates=Dates(),

@@ -15,12 +15,13 @@ from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.client_codec import ClientCodec
 from tunnelkit.http.codec import Body, End, Signal
 from tunnelkit.http.front import ErrorResponder, Front, Handler, plain_error
-from tunnelkit.http.h11_codec import H11_PARSER
 from tunnelkit.http.keeper import IdleKeeper
 from tunnelkit.http.server_codec import ServerCodec
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers
+
+from .. import parsers
 
 __all__ = [
     "Served",
@@ -38,12 +39,12 @@ Read: TypeAlias = "RequestHead | ResponseHead | Body | End | Signal | tuple[int,
 
 
 def server(limits: Limits = DEFAULT_LIMITS) -> ServerCodec:
-    return ServerCodec(H11_PARSER, limits)
+    return ServerCodec(parsers.used, limits)
 
 
 def client(request: RequestHead | None = None, limits: Limits = DEFAULT_LIMITS) -> ClientCodec:
     """One that has sent ``request``."""
-    codec = ClientCodec(H11_PARSER, limits)
+    codec = ClientCodec(parsers.used, limits)
     codec.encode_head(request or RequestHead(b"GET", b"/", [(b"Host", b"a")]))
     codec.encode_end()
     return codec

@@ -11,10 +11,11 @@ from tunnelkit.errors import HeadError
 from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.client_codec import ClientCodec
 from tunnelkit.http.codec import Body, HeadParser, Signal
-from tunnelkit.http.h11_codec import H11_PARSER
+from tunnelkit.http.parsers import find_parser
 from tunnelkit.http.plain_codec import PLAIN_PARSER
 from tunnelkit.http.server_codec import ServerCodec
 
+from ..parsers import NAMES
 from .hostile_requests import CASES
 from .hostile_responses import ANSWERS
 from .reader import Request, Response, read_requests, read_responses
@@ -54,6 +55,10 @@ def damaged(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
     return draw(st.sampled_from(changed))
 
 
+def parser_of(name: str) -> HeadParser:
+    return PLAIN_PARSER if name == "plain" else find_parser(name)
+
+
 def by_codec(parser: HeadParser, data: bytes, step: int) -> list[Request]:
     codec, found, body = ServerCodec(parser, DEFAULT_LIMITS), list[Request](), b""
     pieces = [data[start : start + step] for start in range(0, len(data), step)]
@@ -81,14 +86,14 @@ def by_codec(parser: HeadParser, data: bytes, step: int) -> list[Request]:
         return found
 
 
-@pytest.mark.parametrize("parser", [H11_PARSER, PLAIN_PARSER], ids=["h11", "plain"])
+@pytest.mark.parametrize("name", [*NAMES, "plain"])
 @given(
     data=damaged(st.one_of(messages(LINES), st.sampled_from([case.wire for case in CASES]))),
     step=st.sampled_from([1, 7, 9999]),
 )
-def test_requests(parser: HeadParser, data: bytes, step: int) -> None:
+def test_requests(name: str, data: bytes, step: int) -> None:
     wanted = read_requests(data).messages
-    for ours, reading in zip(by_codec(parser, data, step), [*wanted, None], strict=False):
+    for ours, reading in zip(by_codec(parser_of(name), data, step), [*wanted, None], strict=False):
         assert reading is not None, ours
         assert (ours.method, ours.target, ours.body) == (reading.method, reading.target, reading.body)
         assert [(name, value.lower()) for name, value in ours.fields] == [
@@ -122,15 +127,15 @@ def answer_by_codec(parser: HeadParser, data: bytes, method: bytes, *, ended: bo
         return None
 
 
-@pytest.mark.parametrize("parser", [H11_PARSER, PLAIN_PARSER], ids=["h11", "plain"])
+@pytest.mark.parametrize("name", [*NAMES, "plain"])
 @given(
     data=damaged(st.one_of(messages(STATUS_LINES), st.sampled_from([answer.data for answer in ANSWERS]))),
     method=st.sampled_from([b"GET", b"HEAD"]),
     then=st.sampled_from(Then),
 )
-def test_responses(parser: HeadParser, data: bytes, method: bytes, then: Then) -> None:
+def test_responses(name: str, data: bytes, method: bytes, then: Then) -> None:
     ended = then is Then.ENDS
-    ours = answer_by_codec(parser, data, method, ended=ended)
+    ours = answer_by_codec(parser_of(name), data, method, ended=ended)
     if ours is not None:
         wanted = read_responses(data, [method], ended=ended).messages
         assert wanted, ours

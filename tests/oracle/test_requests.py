@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from ..e2e.ways import Way
+from ..parsers import NAMES
 from .hostile_requests import CASES, PREFIX, Case
 from .reader import Ending, Fields, Request, Response, items, read_requests, read_responses, values
 from .recorder import told
@@ -29,9 +30,9 @@ NO_TRAILERS = SECRET | HOP | frozenset(b"authorization cookie set-cookie".split(
 CARRIED = [case for case in CASES if case.answers[0] < 300 or b"chunked\r\n\r\n" in case.data.lower()]
 
 
-@pytest.fixture(scope="module")
-async def by_websocket(anyio_backend: object) -> AsyncIterator[Tunnel]:
-    async with open_tunnel(Way.WEBSOCKET) as tunnel:
+@pytest.fixture(scope="module", params=NAMES)
+async def by_websocket(anyio_backend: object, request: pytest.FixtureRequest) -> AsyncIterator[Tunnel]:
+    async with open_tunnel(Way.WEBSOCKET, request.param) as tunnel:
         yield tunnel
 
 

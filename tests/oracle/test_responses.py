@@ -23,9 +23,12 @@ HOP = frozenset(b"connection content-length date transfer-encoding trailer".spli
 NEVER = frozenset(b"keep-alive proxy-authenticate tunnelkit-session upgrade x-hop x-token".split())
 
 
-@pytest.fixture(scope="module", params=[Way.WEBSOCKET, Way.LONGPOLL], ids=str)
+# The way makes no difference to the parser.
+@pytest.fixture(
+    scope="module", params=[(Way.WEBSOCKET, "h11"), (Way.WEBSOCKET, "auto"), (Way.LONGPOLL, "auto")], ids=str
+)
 async def tunnel(anyio_backend: object, request: pytest.FixtureRequest) -> AsyncIterator[Tunnel]:
-    async with open_tunnel(request.param) as tunnel:
+    async with open_tunnel(*request.param) as tunnel:
         yield tunnel
 
 

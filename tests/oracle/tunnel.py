@@ -44,10 +44,11 @@ class Tunnel:
 
 
 @asynccontextmanager
-async def open_tunnel(way: Way) -> AsyncIterator[Tunnel]:
+async def open_tunnel(way: Way, parser: str = "auto") -> AsyncIterator[Tunnel]:
+    """``parser``: of both ends."""
     async with (
         serve_recorder() as recorder,
-        TunnelServer("127.0.0.1:0", half_close="answer", trusted_proxies=["127.0.0.1"]) as server,
+        TunnelServer("127.0.0.1:0", half_close="answer", trusted_proxies=["127.0.0.1"], parser=parser) as server,
         TunnelClient(
             server.url.replace("http", "ws", 1),
             token=TOKEN,
@@ -55,6 +56,7 @@ async def open_tunnel(way: Way) -> AsyncIterator[Tunnel]:
             host="preserve",
             allow=["http://10\\.0\\.0\\.2"],
             transport=way.transport(DEFAULT_LIMITS),
+            parser=parser,
         ) as client,
     ):
         await client.wait_ready(10)

@@ -9,7 +9,7 @@ from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
 from .client_codec import ClientCodec
 from .codec import Body, End, HeadParser, Signal, State
-from .h11_codec import H11_PARSER
+from .parsers import DEFAULT_PARSER
 from .writing import GATHER, Outgoing
 
 __all__ = ["OriginConnection", "simple_request"]
@@ -23,7 +23,7 @@ class OriginConnection:
     """
 
     def __init__(
-        self, stream: ByteStream, *, limits: Limits = DEFAULT_LIMITS, parser: HeadParser = H11_PARSER
+        self, stream: ByteStream, *, limits: Limits = DEFAULT_LIMITS, parser: HeadParser = DEFAULT_PARSER
     ) -> None:
         self.stream = stream
         self.exchanges = 0  # begun on this connection
@@ -161,7 +161,7 @@ async def simple_request(
     *,
     limits: Limits = DEFAULT_LIMITS,
     max_body: int = READ_AHEAD,
-    parser: HeadParser = H11_PARSER,
+    parser: HeadParser = DEFAULT_PARSER,
 ) -> tuple[ResponseHead, bytes]:
     """One request and its final response, of at most ``max_body`` bytes, on a fresh stream.
 

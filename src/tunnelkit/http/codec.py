@@ -1,6 +1,6 @@
 """HTTP/1.1 messages over bytes, sans-IO: what the server's and the client's end of a connection share.
 
-A parser (h11, later httptools) only turns one complete head into fields, behind ``HeadParser``. Where messages
+A parser (``parsers`` has the choice) only turns one complete head into fields, behind ``HeadParser``. Where messages
 begin and end, what may follow what, and what is too large is decided here, the same for every parser.
 
 Call order: ``receive_data`` what the stream gave (``b""`` for its end), then ``next_event`` until it gives a

@@ -23,7 +23,7 @@ from ..net.timers import Timers
 from .caller import CallerConnection, FrontRequest
 from .codec import HeadParser, Signal
 from .dates import Dates
-from .h11_codec import H11_PARSER
+from .parsers import DEFAULT_PARSER
 
 __all__ = ["ErrorResponder", "Front", "Handler", "plain_error"]
 
@@ -55,7 +55,7 @@ class Front:
         *,
         timers: Timers,
         limits: Limits = DEFAULT_LIMITS,
-        parser: HeadParser = H11_PARSER,
+        parser: HeadParser = DEFAULT_PARSER,
         error_responder: ErrorResponder = plain_error,
         half_close_answers: bool = False,
         dates: Dates | None = None,

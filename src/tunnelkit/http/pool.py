@@ -12,8 +12,8 @@ from ..net.stream import ByteStream
 from ..net.timers import Timer
 from .client import OriginConnection
 from .codec import HeadParser
-from .h11_codec import H11_PARSER
 from .keeper import IdleKeeper
+from .parsers import DEFAULT_PARSER
 
 __all__ = ["SWEEP", "OriginPool"]
 
@@ -33,7 +33,7 @@ class OriginPool:
         *,
         keeper: IdleKeeper,
         limits: Limits = DEFAULT_LIMITS,
-        parser: HeadParser = H11_PARSER,
+        parser: HeadParser = DEFAULT_PARSER,
     ) -> None:
         self._dial = dial
         self._keeper = keeper

@@ -18,8 +18,9 @@ from ..errors import ConfigError, DialError, HeadError, StreamBroken
 from ..forwarding import forward_response, with_origin_host
 from ..heads import RequestHead, ResponseHead
 from ..http.client import OriginConnection
-from ..http.codec import Body, End
+from ..http.codec import Body, End, HeadParser
 from ..http.keeper import IdleKeeper
+from ..http.parsers import DEFAULT_PARSER
 from ..http.pool import OriginPool
 from ..net.dial import Dial, connect_unix
 from ..net.stream import ByteStream
@@ -116,7 +117,8 @@ def _prefix(path: str, rest: str, field: str, url: str) -> bytes:
 
 class UrlOrigin(Origin):
     """One origin. ``host``: None for the origin's own Host, "preserve" for the caller's, anything else is sent.
-    ``keeper`` closes connections that are not used any more. ``permits`` judges the addresses of its name."""
+    ``keeper`` closes connections that are not used any more. ``permits`` judges the addresses of its name. ``parser``
+    reads the heads of its answers."""
 
     def __init__(
         self,
@@ -127,13 +129,14 @@ class UrlOrigin(Origin):
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         keeper: IdleKeeper,
         permits: Callable[[str], bool] | None = None,
+        parser: HeadParser = DEFAULT_PARSER,
     ) -> None:
         self.url = url
         self._limits = limits
         self._host = host
         self._ssl_context = ssl_context
         self._permits = permits
-        self._pool = OriginPool(self._dial, keeper=keeper, limits=limits)
+        self._pool = OriginPool(self._dial, keeper=keeper, limits=limits, parser=parser)
         self._logged_at = -FAILURE_LOG_INTERVAL
 
     def __repr__(self) -> str:
