@@ -36,23 +36,26 @@ USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
 # Of a test's time limit, after which its event loop ends it. The rest is for fixtures and the tidying up.
 HANG_SHARE = 0.8
 
+# Markers of tests that take minutes.
+ONLY_ASKED_FOR = ("full", "faults")
+
 # A proxy of the machine that runs the tests must not carry what they send to themselves.
 _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
 @pytest.hookimpl(trylast=True)  # after hypothesis has marked its tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``-m``, the full sizes are left out: they take minutes. So does `deep`, which gets them."""
+    """Without ``-m``, full sizes and faults are left out: they take minutes. So does `deep`, which gets them."""
     if PROFILE == "deep":
         for item in items:
             if item.get_closest_marker("hypothesis"):
                 item.add_marker(pytest.mark.timeout(DEEP_TIMEOUT))
     if config.option.markexpr:
         return
-    full = [item for item in items if item.get_closest_marker("full")]
-    if full:
-        config.hook.pytest_deselected(items=full)
-        items[:] = [item for item in items if item not in full]
+    long = [item for item in items if any(item.get_closest_marker(name) for name in ONLY_ASKED_FOR)]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -278,9 +278,9 @@ async def send_text(stream: SocketStream, text: str, *, bodiless: bool = False) 
 
 
 @asynccontextmanager
-async def serve_origin(port: int = 0) -> AsyncIterator[TestOrigin]:
+async def serve_origin(port: int = 0, origin: TestOrigin | None = None) -> AsyncIterator[TestOrigin]:
     """Serve on loopback while the context lasts."""
-    origin = TestOrigin()
+    origin = TestOrigin() if origin is None else origin
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
     origin.port = listener.extra(SocketAttribute.local_port)
 

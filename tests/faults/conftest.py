@@ -1,0 +1,28 @@
+"""The short forms: a tunnel with short clocks for the faults of a module, as processes, on each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..e2e.tunnel import SHORT
+from ..e2e.ways import Way
+from .ends import Tunnel, only_linux, open_tunnel
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = only_linux()
+    for item in items:
+        if reason and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def tunnel(anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
+    """Over a websocket, on loopback."""
+    backend, _ = anyio_backend
+    with open_tunnel(backend, Way.WEBSOCKET, tmp_path_factory.mktemp("ends"), limits=SHORT) as made:
+        yield made

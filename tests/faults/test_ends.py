@@ -1,0 +1,30 @@
+"""What the fault tests stand on: processes that are measured from outside, and callers that check bytes."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from .callers import Pace, crowd, traffic
+from .ends import Tunnel
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_traffic_leaves_nothing_behind(tunnel: Tunnel) -> None:
+    with anyio.fail_after(40):
+        await crowd(tunnel)
+        start = await tunnel.at_rest()
+        async with traffic(tunnel, Pace(time=0.5)) as callers:
+            await callers.whole_again(0)
+        assert set(callers.told()) == {"whole"}
+        await tunnel.back_at(start)
+
+
+async def test_what_stays_is_seen(tunnel: Tunnel) -> None:
+    with anyio.fail_after(40):
+        start = await tunnel.at_rest()
+        stream = tunnel.server.place.connect(tunnel.port)
+        with stream, pytest.raises(AssertionError, match="but at the start"):
+            await tunnel.back_at(start, timeout=0.5)
+        await tunnel.back_at(start)
