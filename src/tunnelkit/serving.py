@@ -30,6 +30,7 @@ from .http.caller import FrontRequest
 from .http.dates import Dates
 from .http.codec import HeadParser
 from .http.front import Front
+from .http.mounted import Mounted
 from .http.plain_codec import PlainBelow
 from .logs import AccessLog
 from .names import HostNames
