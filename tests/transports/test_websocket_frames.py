@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
-import sys
 
 import pytest
 import wsproto.events
@@ -15,6 +13,7 @@ from wsproto.events import BytesMessage, CloseConnection
 from wsproto.frame_protocol import XorMaskerSimple
 
 from tunnelkit.transports.websocket import frames as websocket_frames
+from tunnelkit.transports.websocket import masking
 from tunnelkit.transports.websocket.frames import (
     MAX_MESSAGE,
     PAUSE,
@@ -345,13 +344,14 @@ def test_an_overlong_close_reason_is_cut_between_characters() -> None:
 # -- masking -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["plain", "websockets"])
+@pytest.fixture(params=["wsproto", "websockets"])
 def mask_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "plain":
-        monkeypatch.setitem(sys.modules, "websockets.speedups", None)  # as if it was not installed
+    if request.param == "websockets":
+        pytest.importorskip("websockets.speedups", reason="websockets is not installed")
+        mask = masking.find_mask()
     else:
-        importlib.import_module("websockets.speedups")
-    monkeypatch.setattr(websocket_frames, "_mask", websocket_frames.find_mask())
+        mask = masking.mask_by_wsproto
+    monkeypatch.setattr(websocket_frames, "_mask", mask)
 
 
 @pytest.mark.usefixtures("mask_with")

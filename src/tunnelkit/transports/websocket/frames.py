@@ -10,7 +10,7 @@ import os
 import struct
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from wsproto.frame_protocol import (
     LOCAL_ONLY_CLOSE_REASONS,
@@ -29,6 +29,7 @@ from wsproto.frame_protocol import (
 
 from ...errors import RemoteProtocolError
 from ...net.stream import READ_AHEAD, Buffer
+from .masking import DEFAULT_MASK, PieceMasker
 
 __all__ = [
     "MAX_MESSAGE",
@@ -90,40 +91,7 @@ class FrameError(RemoteProtocolError):
         super().__init__(message, code="websocket_frame")
 
 
-# -- masking -------------------------------------------------------------------------------------
-
-
-class _Mask(Protocol):
-    def __call__(self, data: Buffer, mask: bytes, /) -> bytes: ...
-
-
-def _mask_plain(data: Buffer, mask: bytes) -> bytes:
-    return bytes(XorMaskerSimple(mask).process(bytearray(data)))
-
-
-def find_mask() -> _Mask:
-    """websockets' C masker where it is installed (extra ``speed``): 50 times faster on large messages."""
-    try:
-        from websockets.speedups import apply_mask
-    except ImportError:
-        return _mask_plain
-    return apply_mask
-
-
-_mask = find_mask()
-
-
-class _FastMasker(XorMaskerSimple):
-    """What wsproto's decoder calls for each piece of a payload, by way of ``_mask``."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def process(self, data: bytearray) -> bytearray:
-        turn = len(data) % 4
-        masked = bytearray(_mask(data, self._key))
-        self._key = self._key[turn:] + self._key[:turn]
-        return masked
+_mask = DEFAULT_MASK
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -145,7 +113,7 @@ class _BoundedDecoder(FrameDecoder):
             self._judge(self.header)
         if isinstance(self.masker, XorMaskerSimple):
             # Masking zeros gives the key, which wsproto keeps to itself.
-            self.masker = _FastMasker(bytes(self.masker.process(bytearray(4))))
+            self.masker = PieceMasker(_mask, bytes(self.masker.process(bytearray(4))))
         return True
 
     def _judge(self, header: Header) -> None:
