@@ -88,22 +88,23 @@ class Program:
 
     def usage(self) -> Usage:
         fields = self._proc("stat").rpartition(")")[2].split()
-        return Usage((int(fields[11]) + int(fields[12])) / TICK, self._status("voluntary_ctxt_switches"))
+        return Usage((int(fields[11]) + int(fields[12])) / TICK, self.status("voluntary_ctxt_switches"))
 
     @property
     def resident(self) -> int:
         """Bytes of memory now."""
-        return self._status("VmRSS") * 1024
+        return self.status("VmRSS") * 1024
 
     @property
     def peak(self) -> int:
         """The most bytes of memory since the start, or since ``forget_peak``."""
-        return self._status("VmHWM") * 1024
+        return self.status("VmHWM") * 1024
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
-    def _status(self, name: str) -> int:
+    def status(self, name: str) -> int:
+        """A number of /proc/PID/status."""
         for line in self._proc("status").splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1])

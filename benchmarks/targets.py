@@ -100,7 +100,7 @@ TARGETS: Final = [
         "times without",
         3.0,
         1.5,
-        worst(("beside", "bulk", "asyncio"), ("beside", "stalled", "asyncio")),
+        worst(("beside16", "bulk", "asyncio"), ("beside16", "stalled", "asyncio")),
         more_is_better=False,
     ),
     Target(

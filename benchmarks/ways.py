@@ -35,8 +35,12 @@ class Address:
     def headers(self, path: str) -> list[tuple[str, str]]:
         return [(name, value.replace("{path}", path)) for name, value in self.fields]
 
+    @property
+    def base_url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
+
     def url(self, path: str) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.target(path)}"
+        return self.base_url + self.target(path)
 
 
 @dataclass

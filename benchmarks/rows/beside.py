@@ -1,0 +1,71 @@
+"""Small requests beside what should not concern them: a bulk transfer, and callers that read nothing."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from ..bench import Bench, Row
+from ..callers import download, paced_download, stalled
+from ..figures import Metric
+from ..ways import Spec, Way
+from ..wrk import run_wrk
+
+__all__ = ["ROWS"]
+
+SHARE = 0.5  # of the most that a bulk transfer reaches by itself
+BODY = 1_000_000_000  # more than any buffer holds, and than is read meanwhile
+CROWD = 300
+
+METRICS = (
+    Metric("alone", "p99 alone", "ms", digits=2),
+    Metric("beside-bulk", "p99 beside a download held to half its maximum", "ms", digits=2),
+    Metric("beside-stalled", "p99 beside a caller that reads nothing", "ms", digits=2),
+    Metric("bulk", "times alone, beside the download", "", digits=2),
+    Metric("stalled", "times alone, beside the one that reads nothing", "", digits=2),
+)
+CROWD_METRICS = (
+    Metric("alone", "p99 alone", "ms", digits=2),
+    Metric("beside", f"p99 beside {CROWD} callers that read nothing", "ms", digits=2),
+    Metric("times", "times alone", "", digits=2),
+)
+
+
+def p99(bench: Bench, way: Way, connections: int) -> float:
+    """Milliseconds."""
+    done = run_wrk(way.address, "/small", connections=connections, seconds=bench.settings.seconds)
+    return done.p99 * 1000
+
+
+def p99_beside(bench: Bench, way: Way, connections: int, other: AbstractContextManager[None]) -> float:
+    with other:
+        return p99(bench, way, connections)
+
+
+def beside_one(connections: int, bench: Bench, spec: Spec) -> dict[str, float]:
+    way = bench.way(spec)
+    size, seconds = download(way.address, bench.origins.path_of(bench.settings.size))
+    alone = p99(bench, way, connections)
+    path = bench.origins.path_of(BODY)
+    bulk = p99_beside(bench, way, connections, paced_download(way.address, path, SHARE * size / seconds))
+    still = p99_beside(bench, way, connections, stalled(way.address, path))
+    return {
+        "alone": alone,
+        "beside-bulk": bulk,
+        "beside-stalled": still,
+        "bulk": bulk / alone,
+        "stalled": still / alone,
+    }
+
+
+def beside_crowd(bench: Bench, spec: Spec) -> dict[str, float]:
+    way = bench.way(spec)
+    alone = p99(bench, way, 16)
+    beside = p99_beside(bench, way, 16, stalled(way.address, bench.origins.path_of(BODY), CROWD))
+    return {"alone": alone, "beside": beside, "times": beside / alone}
+
+
+ROWS = [
+    Row("beside1", "one caller with small GETs", METRICS, lambda bench, spec: beside_one(1, bench, spec)),
+    Row("beside16", "16 callers with small GETs", METRICS, lambda bench, spec: beside_one(16, bench, spec)),
+    Row("crowd", "16 callers with small GETs", CROWD_METRICS, beside_crowd),
+]
