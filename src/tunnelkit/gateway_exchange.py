@@ -205,9 +205,9 @@ class GatewayExchange:
         self._withdraw_or_reset(ResetCode.CANCEL)
         self._fail(rejected.status, rejected.code, rejected.detail, retry_after=rejected.retry_after)
 
-    def _again(self, *, full: bool = False) -> None:
+    def _again(self, *, full: bool = False, refused: bool = False) -> None:
         gateway = self._gateway
-        gateway.execute(gateway.registry.again(self, anyio.current_time(), full=full))
+        gateway.execute(gateway.registry.again(self, anyio.current_time(), full=full, refused=refused))
 
     def _withdraw_or_reset(self, code: int) -> None:
         stream, self._stream = self._stream, None
@@ -391,8 +391,7 @@ class GatewayExchange:
         ):
             if self._timer is not None:
                 self._timer.cancel()
-            # One that refuses is asked again in a while, not at once: it could refuse for ever.
-            self._again(full=code == ResetCode.REFUSED)
+            self._again(refused=code == ResetCode.REFUSED)
         elif self._exchange.outcome is Delivery.NEVER_SENT:
             self._fail(502, "refused", "the tunnel client did not take the request")
         elif code == ResetCode.SESSION_GONE:

@@ -96,10 +96,13 @@ def test_pool_takes_the_least_loaded_and_asks_for_ties_only() -> None:
     assert asked == [2]
 
 
-@pytest.mark.parametrize(("load", "full", "has_room"), [(0, False, True), (0, True, False), (1, False, False)])
-def test_room(load: int, full: bool, has_room: bool) -> None:
+@pytest.mark.parametrize(
+    ("load", "full", "refuses", "has_room"),
+    [(0, False, False, True), (0, True, False, False), (1, False, False, False), (0, False, True, False)],
+)
+def test_room(load: int, full: bool, refuses: bool, has_room: bool) -> None:
     place = make_place(make_queue(), max_streams=1)
-    place.load, place.full = load, full
+    place.load, place.full, place.refuses = load, full, refuses
     assert place.has_room is has_room
 
 

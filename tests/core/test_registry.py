@@ -9,6 +9,7 @@ from tunnelkit.config import Limits
 from tunnelkit.core.queueing import Place, PlaceState
 from tunnelkit.core.registry import (
     FULL_RETRY,
+    REFUSED_RETRY_CAP,
     RETRY_AFTER,
     Admitted,
     Dispatch,
@@ -327,6 +328,62 @@ def test_a_session_without_room_is_tried_again_later() -> None:
     assert registry.again("a", NOW + 1, full=True) == []
     assert registry.room("s", NOW + 1) == [Dispatch("a", "s")]
     assert registry.next_timer() == NOW + LIMITS.queue_timeout
+
+
+def refuse_all(registry: Tested, now: float) -> None:
+    for exchange in ("a", "b"):
+        registry.sent(exchange)
+    for exchange in ("a", "b"):
+        assert registry.again(exchange, now, refused=True) == []
+
+
+def test_a_client_that_refuses_is_asked_ever_more_rarely() -> None:
+    """Each round asks once for all that wait, and the rounds double apart."""
+    registry = make(replace(LIMITS, queue_timeout=3600.0))
+    registry.attach(TOKEN, "s", NOW)
+    now = NOW
+    for exchange in ("a", "b"):
+        registry.submit(TOKEN, exchange, now)
+    delays = []
+    for _ in range(9):
+        refuse_all(registry, now)
+        assert registry.cancel("nobody", now) == []
+        due = registry.next_timer()
+        assert due is not None
+        delays.append(round(due - now, 3))
+        now = due
+        assert registry.expire(now) == [Dispatch("a", "s"), Dispatch("b", "s")]
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert delays[0] == FULL_RETRY
+    assert delays[-1] == REFUSED_RETRY_CAP
+    now += 2 * REFUSED_RETRY_CAP  # taken, as it seems: it begins anew
+    refuse_all(registry, now)
+    assert registry.next_timer() == now + FULL_RETRY
+
+
+def test_a_client_that_refuses_is_asked_no_sooner_for_an_end_or_a_lack_of_room() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW, max_streams=4)
+    for exchange in ("a", "b", "c", "d"):
+        registry.submit(TOKEN, exchange, NOW)
+    for exchange in ("a", "b"):
+        registry.sent(exchange)
+    assert registry.again("a", NOW, refused=True) == []
+    assert registry.cancel("b", NOW) == []
+    assert registry.again("c", NOW + 0.05, full=True) == []
+    assert registry.next_timer() == NOW + FULL_RETRY
+    assert registry.expire(NOW + FULL_RETRY) == [Dispatch("a", "s"), Dispatch("c", "s")]
+
+
+def test_another_client_is_asked_at_once() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW)
+    registry.submit(TOKEN, "a", NOW)
+    registry.sent("a")
+    registry.attach(TOKEN, "t", NOW)
+    assert registry.again("a", NOW, refused=True) == [Dispatch("a", "t")]
+    registry.sent("a")
+    assert registry.again("a", NOW, refused=True) == []  # both have refused
 
 
 def test_a_session_without_room_that_is_gone_is_not_tried_again() -> None:

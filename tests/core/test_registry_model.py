@@ -79,7 +79,8 @@ class Stories(RuleBasedStateMachine):
             self.no_room.discard(session)
             self.on[exchange] = None
             # The runtime finds out while it carries out a list of decisions: the rest of that still stands.
-            self.execute(self.registry.again(exchange, self.now, full=True))
+            full = exchange % 2 == 0
+            self.execute(self.registry.again(exchange, self.now, full=full, refused=not full))
 
     def leave(self, exchange: int) -> None:
         assert exchange not in self.left, "each exchange leaves exactly once"

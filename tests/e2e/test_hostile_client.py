@@ -16,6 +16,7 @@ from tunnelkit.core.frames import (
     HEAD,
     HEAD_FIN,
     HEAD_MORE,
+    ResetCode,
     encode_credit,
     encode_goaway,
     encode_open,
@@ -142,6 +143,23 @@ async def test_a_bad_answer_costs_its_exchange(
         assert await there.bad.asked(2) == [2, 4]
         await there.bad.say(head(4, 200, LENGTH), data(4, b"12345", fin=True))
         assert await call.status() == 200
+
+
+async def refuse(bad: ScriptedClient) -> None:
+    refused = 0
+    while True:
+        asked = await bad.asked(refused + 1)
+        await bad.say(*[encode_reset(stream_id, ResetCode.REFUSED) for stream_id in asked[refused:]])
+        refused = len(asked)
+
+
+async def test_who_refuses_everything_is_asked_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    """Of 20 requests that wait for a second, each goes out at 0, 0.1, 0.3 and 0.7 s."""
+    async with scene(caplog, replace(DEFAULT_LIMITS, queue_timeout=1.0)) as there:
+        calls = [there.call() for _ in range(20)]
+        there.group.start_soon(refuse, there.bad)
+        assert {await call.status() for call in calls} == {504}
+        assert len(await there.bad.asked()) <= 20 * 4
 
 
 @pytest.mark.parametrize(

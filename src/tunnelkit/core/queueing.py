@@ -127,11 +127,14 @@ class Place(Generic[S, E]):
     state: PlaceState = PlaceState.NEW
     load: int = 0  # streams in use
     full: bool = False  # it said so itself: there is no room though load is below max_streams
+    refuses: bool = False  # its client refused an exchange, and is not asked until ``registry`` says so
+    patience: float = 0.0  # how long it was left alone when it last refused
+    asked: float = float("-inf")  # when that was over
     unsent: dict[E, Entry[S, E]] = field(default_factory=dict, repr=False)  # in order
 
     @property
     def has_room(self) -> bool:
-        return self.load < self.max_streams and not self.full
+        return self.load < self.max_streams and not self.full and not self.refuses
 
     def advance(self, move: str) -> None:
         try:

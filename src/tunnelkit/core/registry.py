@@ -52,6 +52,9 @@ RETRY_AFTER = 1.0
 # A session that had no room for a stream is tried again after this, should nothing of its own end before: the room
 # may have been taken by others (``Limits.max_buffered_bytes`` is the whole server's).
 FULL_RETRY = 0.1
+# A session whose client refuses what it is given is left alone for as long, then for twice that, up to this: it could
+# refuse for ever, and all that wait at once.
+REFUSED_RETRY_CAP = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +210,17 @@ class Registry(Generic[S, E]):
         del entry.place.unsent[exchange]
         self._deadlines.cancel(exchange)
 
-    def again(self, exchange: E, now: float, *, full: bool = False) -> list[Decision[S, E]]:
-        """It is to be dispatched once more: its session had no room for it (``full``), or the peer refused it, or it
-        was lost and may be repeated. It takes the place in the queue that its arrival gives it, and, when it was
-        sent, its old deadline back. Its stream counts as closed.
+    def again(self, exchange: E, now: float, *, full: bool = False, refused: bool = False) -> list[Decision[S, E]]:
+        """It is to be dispatched once more: its session had no room for it (``full``), or the peer refused it
+        (``refused``), or it was lost and may be repeated. It takes the place in the queue that its arrival gives it,
+        and, when it was sent, its old deadline back. Its stream counts as closed.
         """
         entry = self._entry(exchange)
         place = entry.place
+        if (full or refused) and place is not None and place.state is not PlaceState.REMOVED:
+            self._rest(place, now, refused=refused)
         decisions = entry.queue.put_back(entry, now, full=full)
         self._deadlines.add(entry.until, exchange)
-        if full and place is not None and place.state is not PlaceState.REMOVED:
-            self._retries.add(now + FULL_RETRY, place.session)
         self._hurry(entry.queue, now)
         return decisions
 
@@ -282,7 +285,7 @@ class Registry(Generic[S, E]):
         """A session that was full has room again."""
         place = self._place(session)
         self._retries.cancel(session)
-        place.full = False
+        place.full = place.refuses = False
         return place.queue.settle(now)
 
     # -- time and configuration --------------------------------------------------------------------
@@ -324,6 +327,18 @@ class Registry(Generic[S, E]):
         if len(self._strangers) >= self._limits.startup_waiting:
             return _FULL
         return None
+
+    def _rest(self, place: Place[S, E], now: float, *, refused: bool) -> None:
+        """Try ``place`` again in a while. Many refusals at once are one."""
+        if place.refuses:
+            return
+        delay = FULL_RETRY
+        if refused:
+            place.refuses = True
+            if now - place.asked < 2 * REFUSED_RETRY_CAP:
+                delay = min(2 * place.patience, REFUSED_RETRY_CAP)
+            place.patience, place.asked = delay, now + delay
+        self._retries.add(now + delay, place.session)
 
     def _until(self, now: float, deadline: float | None, wait: float | None) -> float:
         until = now + self._limits.queue_timeout if deadline is None else deadline
