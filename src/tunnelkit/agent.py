@@ -286,6 +286,8 @@ class AgentExchange(OriginExchange):
         if not self._exchange_over:
             self._stream.send_head(self._exchange.send_response(head, fin=fin), fin=fin)
             self._over = fin
+            if self.answered:
+                self._stream.fault_code = ResetCode.BROKEN_OFF
 
     def send_body(self, data: Buffer) -> None:
         if not self._exchange_over:

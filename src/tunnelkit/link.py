@@ -405,7 +405,7 @@ class Link:
         except Exception:
             self._logger.exception("a stream's handler failed")
             if stream.open:
-                stream.reset(ResetCode.INTERNAL)
+                stream.reset(stream.fault_code)
                 self._call(stream, stream.handler.on_reset, ResetCode.INTERNAL)
 
     def _hand_over(self, stream: Stream, event: Event) -> None:

@@ -9,6 +9,7 @@ from collections.abc import MutableSequence
 from enum import IntEnum
 from typing import Protocol
 
+from .core.frames import ResetCode
 from .core.multiplexer import Multiplexer
 from .net.stream import Buffer
 
@@ -61,13 +62,14 @@ class StreamOwner(Protocol):
 class Stream:
     """A handler's grip on one stream of a link."""
 
-    __slots__ = ("_owner", "_withdrawn", "handler", "id", "open")
+    __slots__ = ("_owner", "_withdrawn", "fault_code", "handler", "id", "open")
 
     def __init__(self, owner: StreamOwner, stream_id: int, handler: StreamHandler) -> None:
         self._owner = owner
         self.id = stream_id
         self.handler = handler
         self.open = True
+        self.fault_code = ResetCode.INTERNAL  # what the peer is told should the handler fail
         self._withdrawn = False
 
     @property

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tunnelkit import TunnelClient
-from tunnelkit.agent import WORKERS_KEPT
+from tunnelkit.agent import WORKERS_KEPT, AgentExchange
 from tunnelkit.config import KIB
 from tunnelkit.core.frames import DATA, ResetCode, StreamKind, pack_header
 from tunnelkit.errors import HeadError, StreamBroken
@@ -198,6 +198,35 @@ async def test_an_origin_that_fails(begun: bool, error: Exception) -> None:
             status, body = await caller.answer()
             assert status == 502
             assert b"origin_failed" in body
+        await both_clean(there, client)
+
+
+@pytest.mark.parametrize(("begun", "code"), [(False, ResetCode.INTERNAL), (True, ResetCode.BROKEN_OFF)])
+async def test_a_fault_of_ours_says_whether_an_answer_had_begun(
+    begun: bool, code: ResetCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head may be dropped with all else that waits: without a word the request would count as unanswered."""
+    taken = anyio.Event()
+
+    async def begins(exchange: OriginExchange) -> None:
+        exchange.send_head(ResponseHead(200 if begun else 103, []))
+        news = News(exchange)
+        taken.set()
+        while not exchange.gone:
+            await news.wait()
+
+    def faulty(exchange: AgentExchange, data: bytes, fin: bool) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(AgentExchange, "on_data", faulty)
+    async with tunnel() as there, there.client(Answering(begins)) as client:
+        await client.wait_ready(10)
+        opener = Silent()
+        stream = server_link(there).open_stream(StreamKind.HTTP, opener)
+        stream.send_head(REQUEST)
+        await taken.wait()
+        stream.send_data(b"a body")
+        await opener.until(lambda: ("reset", code) in opener.heard)
         await both_clean(there, client)
 
 
