@@ -26,6 +26,7 @@ __all__ = [
     "mask_target",
     "mask_userinfo",
     "printable",
+    "quoted",
 ]
 
 Value: TypeAlias = str | bytes | int | float | bool | None
@@ -63,7 +64,7 @@ def printable(value: Value, limit: int = MAX_VALUE) -> str:
     return text + rest
 
 
-def _quoted(value: Value) -> str:
+def quoted(value: Value) -> str:
     """``printable``, in quotes and with escapes where it could be taken for something else on its line."""
     text = value if type(value) is str else _text(value)
     if _PLAIN_ASCII(text):
@@ -130,7 +131,7 @@ class _Line:
         self.fields = fields
 
     def __str__(self) -> str:
-        pairs = [f"{key}={_quoted(value)}" for key, value in self.fields.items()]
+        pairs = [f"{key}={quoted(value)}" for key, value in self.fields.items()]
         return " ".join([f"{self.event:<{_EVENT_WIDTH}}" if pairs else self.event, *pairs])
 
 

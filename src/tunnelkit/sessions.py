@@ -22,6 +22,7 @@ from .errors import ConnectionLost, RemoteProtocolError
 from .granted_offer import GrantedOffer
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
+from .logs import quoted
 from .net.peer import Peer
 from .net.timers import Timers
 from .proof import FIRST_EPOCH, Purpose, epoch_key, verify
@@ -359,6 +360,6 @@ def log_attached(session: ServerSession, connection: Connection, is_first: bool)
         session.tag,
         session.peer.forwarded_for or session.peer.address,
         connection.transport,
-        session.client_version,
+        quoted(session.client_version),
         session.id[:8],
     )

@@ -141,6 +141,15 @@ async def test_callers(log: pytest.LogCaptureFixture) -> None:
     check(log)
 
 
+async def test_a_clients_name_for_itself_forges_no_field(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnelkit.client._USER_AGENT", 'x" token=other session=1')
+    async with open_ends() as ends, ends.join(transport="longpoll"):
+        [line] = [record.getMessage() for record in log.records if record.getMessage().startswith("registered ")]
+    assert 'client="x\\" token=other session=1"' in line
+
+
 async def test_clients(log: pytest.LogCaptureFixture) -> None:
     async with open_ends() as ends:
         for name in ("Tunnelkit-Client", "Tunnelkit-Instance", "User-Agent", "Tunnelkit-Token"):
