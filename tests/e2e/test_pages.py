@@ -173,6 +173,42 @@ async def test_guessing_the_admin_password_is_slow() -> None:
         assert (await page(tunnel.port, "/_stats", host="a.example"))[0] == 200  # without a password: no guess
 
 
+GUESSED = replace(DEFAULT_LIMITS, failed_registrations_per_minute=3)
+
+
+async def guess(port: int, address: str) -> None:
+    for _ in range(3):
+        await page(port, "/_stats", basic("wrong"), f"X-Forwarded-For: {address}", host="a.example")
+
+
+async def test_behind_a_proxy_that_is_not_declared_guesses_count_together() -> None:
+    """Who asks is not to be told apart there, and the password has nothing else to be counted by: rather nobody sees
+    the details that way than somebody guesses on. The ways that need no password stay."""
+    options = {"admin_password": PASSWORD, "admin_listen": "127.0.0.1:0"}
+    async with open_tunnel(server_options=options, limits=GUESSED) as tunnel:
+        await guess(tunnel.port, "192.0.2.1")
+        other = "X-Forwarded-For: 192.0.2.2"
+        assert (await page(tunnel.port, "/_stats", basic(PASSWORD), other, host="a.example"))[0] == 429
+        assert b"tunnel00_" in (await page(tunnel.port, "/_stats", basic("wrong")))[2]
+        admin_port = int(tunnel.server.admin_urls[0].rpartition(":")[2])
+        assert b"tunnel00_" in (await page(admin_port, "/_stats", other, host="a.example"))[2]
+
+
+async def test_behind_a_declared_proxy_each_guesses_alone() -> None:
+    options = {"admin_password": PASSWORD, "trusted_proxies": ["127.0.0.1"]}
+    async with open_tunnel(server_options=options, limits=GUESSED) as tunnel:
+        await guess(tunnel.port, "192.0.2.1")
+        for address, status in (("192.0.2.1", 429), ("192.0.2.2", 200)):
+            asked = page(tunnel.port, "/_stats", basic(PASSWORD), f"X-Forwarded-For: {address}", host="a.example")
+            assert (await asked)[0] == status
+
+
+async def test_right_passwords_never_count() -> None:
+    async with open_tunnel(server_options={"admin_password": PASSWORD}, limits=GUESSED) as tunnel:
+        for _ in range(5):
+            assert (await page(tunnel.port, "/_stats", basic(PASSWORD), host="a.example"))[0] == 200
+
+
 async def test_an_empty_admin_password_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^admin_password: must not be empty"):
         TunnelServer("127.0.0.1:0", admin_password="")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -212,6 +213,15 @@ async def test_a_name_that_no_certificate_can_have() -> None:
 
 
 # -- failures of proxies -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way", [{"proxy": "http://proxy.test:1"}, {"environ": {"HTTP_PROXY": "http://proxy.test:1"}}]
+)
+def test_addresses_that_are_judged_are_not_left_to_a_proxy(way: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^proxy: .*judged"):
+        Dial(permits=lambda address: True, **way)
+    Dial(permits=lambda address: True, proxy="")
 
 
 async def test_a_proxy_that_refuses_connections() -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import anyio
 
 from ..config import DEFAULT_LIMITS
-from ..errors import DialError, ProxyError
+from ..errors import ConfigError, DialError, ProxyError
 from ..heads import Fields
 from .proxy import Proxy, choose_proxy
 from .proxy_handshake import connect_through
@@ -30,7 +30,7 @@ class Dial:
     the environment counts; by default it does not). ``ssl_context`` is for the server (default: verifying, with the
     system's authorities), ``proxy_ssl_context`` for an ``https://`` proxy. ``timeout`` covers the whole way.
     ``local_ports``: dial from the first of these that is free. ``permits`` judges the addresses that a name resolves
-    to, on a direct way (``connect_tcp``); what a proxy resolves is out of sight.
+    to (``connect_tcp``); what a proxy resolves is out of sight, so ConfigError where there may be one.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class Dial:
         local_ports: Sequence[int] = (),
         permits: Callable[[str], bool] | None = None,
     ) -> None:
+        if permits is not None and (proxy or environ):
+            raise ConfigError("proxy", "resolves names itself, so that no address can be judged", "leave it out")
         self._ssl_context = ssl_context
         # Parsed here, so that a mistake in it shows at once.
         self._proxy = Proxy.parse(proxy) if isinstance(proxy, str) and proxy else proxy
