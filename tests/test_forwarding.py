@@ -11,6 +11,7 @@ from tunnelkit.forwarding import (
     client_address,
     forward_request,
     forward_response,
+    scheme_told,
     set_host,
     upgrade_of,
     with_origin_host,
@@ -239,6 +240,22 @@ def test_client_address(peer: str, chain: list[bytes], address: str) -> None:
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_client_address_takes_any_bytes(chain: list[bytes]) -> None:
     client_address([(b"X-Forwarded-For", value) for value in chain], "10.0.0.1", lambda hop: True)
+
+
+@pytest.mark.parametrize(
+    ("values", "scheme"),
+    [
+        ([b"https"], "https"),
+        ([b"HTTP"], "http"),
+        ([b"https, http"], "https"),
+        ([b"http", b"https"], "http"),
+        ([b"ftp"], ""),
+        ([b""], ""),
+        ([], ""),
+    ],
+)
+def test_the_scheme_that_a_proxy_tells(values: list[bytes], scheme: str) -> None:
+    assert scheme_told([(b"X-Forwarded-Proto", value) for value in values]) == scheme
 
 
 # -- single fields -----------------------------------------------------------------------------

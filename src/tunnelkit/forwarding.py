@@ -30,6 +30,7 @@ __all__ = [
     "client_address",
     "forward_request",
     "forward_response",
+    "scheme_told",
     "set_host",
     "upgrade_of",
     "with_origin_host",
@@ -267,6 +268,12 @@ def client_address(fields: Fields, peer_address: str, trusted: Callable[[str], b
     while hops and trusted(address) and (hop := _parse_node(hops.pop())) is not None:
         address = hop
     return address
+
+
+def scheme_told(fields: Fields) -> str:
+    """ "http" or "https" by the word of a proxy that is trusted; "" where it says nothing that can be understood."""
+    values = list_items(field_values(fields, b"x-forwarded-proto"))
+    return values[0].decode() if values[:1] in ([b"http"], [b"https"]) else ""
 
 
 def _parse_node(item: bytes) -> str | None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tunnelkit.core.allowlist import X_HOST_LIMIT
 from tunnelkit.core.frames import encode_fields
+from tunnelkit.core.naming import BaseDomain
 from tunnelkit.core.routing import (
     NotFound,
     Reserved,
@@ -17,6 +18,7 @@ from tunnelkit.core.routing import (
     ToName,
     ToTunnel,
     details_allowed,
+    is_named,
     normalise_base_path,
     route,
     without_token,
@@ -267,7 +269,7 @@ def test_the_configuration_checks_itself() -> None:
 
 # -- names -------------------------------------------------------------------------------------
 
-DOMAIN = "tunnel.example.com"
+DOMAIN = BaseDomain("tunnel.example.com")
 
 
 @pytest.mark.parametrize(
@@ -285,6 +287,31 @@ def test_names(host: bytes, name: str) -> None:
     assert to(b"/_stats", x_host, host=host, base_domain=DOMAIN) == ToName(name, b"/_stats", b"http://h")
     assert to(b"http://" + host + b"/a", base_domain=DOMAIN) == ToName(name, b"/a")
     assert isinstance(to(b"/a", host=host), NotFound)
+    assert is_named(RequestHead(b"GET", b"/", [(b"Host", host)]), RoutingConfig(base_domain=DOMAIN))
+
+
+@pytest.mark.parametrize(
+    "target", [b"/_tunnel", b"/_tunnel/x", b"/_health_check", b"/_stats", b"/_metrics", b"/request"]
+)
+def test_on_a_names_host_no_path_is_the_servers_own(target: bytes) -> None:
+    answer = to(
+        target, X_TOKEN, host=b"app.tunnel.example.com", base_domain=DOMAIN, metrics=True, wsp_path="/request"
+    )
+    assert answer == ToName("app", target)
+    assert to(PATH + target, host=b"app.tunnel.example.com", base_domain=DOMAIN) == ToName("app", PATH + target)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1.nip.io", "com"])
+def test_names_need_no_list_of_public_suffixes(host: str) -> None:
+    assert to(b"/", host=f"app.{host}:8080".encode(), base_domain=BaseDomain(host)) == ToName("app", b"/")
+    assert to(b"/_stats", host=f"{host}:8080".encode(), base_domain=BaseDomain(host)) == Reserved("_stats")
+
+
+def test_the_servers_own_host_may_lie_below_the_base_domain() -> None:
+    domain = BaseDomain("example.com")
+    assert to(b"/_stats", host=b"tunnel.example.com", base_domain=domain) == ToName("tunnel", b"/_stats")
+    own = to(b"/_stats", host=b"Tunnel.example.com.:80", base_domain=domain, own_host="tunnel.example.com")
+    assert own == Reserved("_stats")
 
 
 @pytest.mark.parametrize(
@@ -304,6 +331,7 @@ def test_names(host: bytes, name: str) -> None:
 )
 def test_hosts_that_are_no_names(host: bytes) -> None:
     assert to(b"/_stats", host=host, base_domain=DOMAIN) == Reserved("_stats")
+    assert not is_named(RequestHead(b"GET", b"/", [(b"Host", host)]), RoutingConfig(base_domain=DOMAIN))
 
 
 # -- wsp ---------------------------------------------------------------------------------------

@@ -80,6 +80,31 @@ def test_no_field(field: bytes) -> None:
         response(PLAIN_PARSER, b"HTTP/1.1 200 OK\r\n" + field + b"\r\n\r\n")
 
 
+class Recorder:
+    """Stands in for the other parser."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bytes] = []
+
+    def parse_request(self, block: bytes) -> RequestHead:
+        self.blocks.append(block)
+        return H11_PARSER.parse_request(block)
+
+    def parse_response(self, block: bytes) -> ResponseHead:
+        return H11_PARSER.parse_response(block)
+
+
+def test_what_lies_below_the_path_but_is_passed_on_is_read_by_the_other() -> None:
+    other = Recorder()
+    parser = PlainBelow(b"/_tunnel/", other, passed_on=lambda head: (b"Host", b"app.example") in head.fields)
+    ours = b"POST /_tunnel/x HTTP/1.1\r\nHost: example\r\n\r\n"
+    passed_on = b"POST /_tunnel/x HTTP/1.1\r\nHost: app.example\r\n\r\n"
+    elsewhere = b"POST /x HTTP/1.1\r\nHost: example\r\n\r\n"
+    for block in (ours, passed_on, elsewhere):
+        assert parser.parse_request(block) == H11_PARSER.parse_request(block)
+    assert other.blocks == [passed_on, elsewhere]
+
+
 def outcome(parse: Callable[[HeadParser, bytes], object], parser: HeadParser, block: bytes) -> object:
     try:
         return parse(parser, block)

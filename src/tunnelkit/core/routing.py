@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from ..errors import ConfigError, HeadError
 from ..heads import Fields, RequestHead, effective_host, field_values, split_target
 from .allowlist import X_HOST_LIMIT
+from .naming import BaseDomain, is_label
 from .tokens import check_token, is_token
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ToTunnel",
     "details_allowed",
     "is_loopback",
+    "is_named",
     "normalise_base_path",
     "route",
     "without_token",
@@ -102,7 +104,8 @@ class RoutingConfig:
     transports: bool = True
     token_path: bool = True
     token_header: bool = True
-    base_domain: str | None = None  # <name>.<base domain>
+    base_domain: BaseDomain | None = None  # <name>.<base domain>
+    own_host: str = ""  # below the base domain, and no name: where the server itself is reached
     wsp_path: str | None = None  # "/request"
     wsp_token: str | None = None  # the tunnel of such requests without X-Token
 
@@ -113,7 +116,8 @@ class RoutingConfig:
             check_token(self.wsp_token)
 
     def __repr__(self) -> str:
-        return f"<RoutingConfig base_path={self.base_path!r} base_domain={self.base_domain!r}>"
+        domain = self.base_domain.host if self.base_domain is not None else None
+        return f"<RoutingConfig base_path={self.base_path!r} base_domain={domain!r}>"
 
     def reserves(self, name: str) -> bool:
         return {
@@ -252,8 +256,6 @@ def without_token(fields: Fields, base_path: str) -> Fields:
 
 # -- hosts -------------------------------------------------------------------------------------
 
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-
 
 def _host_name(head: RequestHead) -> str:
     """The host in lower case, without port, brackets and trailing dot."""
@@ -263,11 +265,18 @@ def _host_name(head: RequestHead) -> str:
     return host.partition(":")[0].removesuffix(".")
 
 
+def is_named(head: RequestHead, config: RoutingConfig) -> bool:
+    """Whether the request is for a name's host, on which nothing is the server's own."""
+    return _name_of(head, config) is not None
+
+
 def _name_of(head: RequestHead, config: RoutingConfig) -> str | None:
+    """What cannot be a name ("a.b", "_x") is none: such a host is the server's own, as any other."""
     if config.base_domain is None:
         return None
-    name = _host_name(head).removesuffix(f".{config.base_domain}")
-    return name if _LABEL.fullmatch(name) and name != _host_name(head) else None
+    host = _host_name(head)
+    name = config.base_domain.name_of(host)
+    return name if name is not None and is_label(name) and host != config.own_host else None
 
 
 _ADDED_BY_PROXIES = frozenset({b"forwarded", b"via", b"x-real-ip"})

@@ -7,6 +7,7 @@ judges names, values, framing and limits afterwards, whoever parsed.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from ..errors import HeadError
@@ -38,14 +39,22 @@ class PlainParser:
 
 
 class PlainBelow:
-    """``PLAIN_PARSER`` for POST requests to paths that begin with ``path``, ``other`` for the rest."""
+    """``PLAIN_PARSER`` for POST requests to paths that begin with ``path``, ``other`` for the rest, and for those
+    below it that are passed on after all (``passed_on``: by their host, say)."""
 
-    def __init__(self, path: bytes, other: HeadParser) -> None:
+    def __init__(
+        self, path: bytes, other: HeadParser, *, passed_on: Callable[[RequestHead], bool] = lambda head: False
+    ) -> None:
         self._start = b"POST " + path
         self._other = other
+        self._passed_on = passed_on
 
     def parse_request(self, block: bytes) -> RequestHead:
-        return (PLAIN_PARSER if block.startswith(self._start) else self._other).parse_request(block)
+        if block.startswith(self._start):
+            head = PLAIN_PARSER.parse_request(block)
+            if not self._passed_on(head):
+                return head
+        return self._other.parse_request(block)
 
     def parse_response(self, block: bytes) -> ResponseHead:
         return self._other.parse_response(block)

@@ -17,3 +17,4 @@ class Peer:
     tls: bool = False
     certificate: Mapping[str, object] | None = field(default=None, repr=False)
     forwarded_for: str = ""  # the address that counts for limits and logs after trusted proxies; else = address
+    scheme: str = ""  # "http" or "https" as the other end sees it, where a trusted proxy said so
