@@ -114,7 +114,7 @@ KNOWERS: dict[str, tuple[str, ...]] = {
     "python_socks": ("net",),
     "sniffio": ("net",),
     "websockets": ("transports",),
-    "wsproto": ("transports",),
+    "wsproto": ("http", "transports"),
 }
 
 
