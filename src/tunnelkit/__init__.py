@@ -6,14 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "AsgiOrigin",
     "ClientCertificate",
     "ConfigError",
+    "Granted",
+    "HandlerOrigin",
     "Limits",
+    "Refusal",
+    "Registration",
     "RegistrationRefused",
+    "Request",
+    "Response",
     "TlsFiles",
     "TunnelClient",
     "TunnelServer",
     "TunnelkitError",
+    "WsgiOrigin",
     "__version__",
     "check_token",
     "mask_token",
@@ -30,18 +38,30 @@ if TYPE_CHECKING:
     from .core.tokens import check_token, mask_token
     from .errors import ConfigError, RegistrationRefused, TunnelkitError
     from .net.contexts import ClientCertificate, TlsFiles
+    from .origins.asgi import AsgiOrigin
+    from .origins.handler import HandlerOrigin, Request, Response
+    from .origins.wsgi import WsgiOrigin
+    from .registration import Granted, Refusal, Registration
     from .server import TunnelServer
 
 # Imported when they are asked for: whoever needs one end, or only the core, does not pay for the rest.
 _HOMES = {
+    "AsgiOrigin": "origins.asgi",
     "ClientCertificate": "net.contexts",
     "ConfigError": "errors",
+    "Granted": "registration",
+    "HandlerOrigin": "origins.handler",
     "Limits": "config",
+    "Refusal": "registration",
+    "Registration": "registration",
     "RegistrationRefused": "errors",
+    "Request": "origins.handler",
+    "Response": "origins.handler",
     "TlsFiles": "net.contexts",
     "TunnelClient": "client",
     "TunnelServer": "server",
     "TunnelkitError": "errors",
+    "WsgiOrigin": "origins.wsgi",
     "check_token": "core.tokens",
     "mask_token": "core.tokens",
     "parse_password_lines": "core.credentials",

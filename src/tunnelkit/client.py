@@ -9,7 +9,7 @@ import secrets
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -25,6 +25,7 @@ from .agent import Agent
 from .config import DEFAULT_LIMITS, Limits
 from .core.addresses import is_public
 from .core.allowlist import Compiled, HostAllowlist
+from .core.naming import check_name
 from .core.routing import normalise_base_path
 from .core.tokens import check_token, mask_token
 from .errors import ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
@@ -36,6 +37,7 @@ from .lifetime import run_beside, run_to_the_end
 from .net.contexts import ClientCertificate, client_context
 from .net.dial import Dial
 from .origins.base import Origin
+from .origins.choose import App, app_origin
 from .origins.url import NamedOrigins, OriginUrl, UrlOrigin
 from .supervisor import Supervisor, Way
 from .transports.base import Transport
@@ -46,6 +48,7 @@ __all__ = ["TunnelClient"]
 logger = logging.getLogger("tunnelkit.client")
 
 CLOSE_TIMEOUT = 1.0
+_TOKEN_PATH: Final = "/_token/"
 
 # What transport="auto" means, the best first.
 AUTO_TRANSPORTS: Final = ("websocket", "longpoll")
@@ -60,7 +63,9 @@ class TunnelClient(AsyncContextManagerMixin):
     ``token``, ``password``
         The rendezvous key, and the password where the server asks for one.
     ``origin``
-        A URL (``http://``, ``https://``, ``unix:``) or an ``Origin``. Optional with ``allow``.
+        A URL (``http://``, ``https://``, ``unix:``); an app that is served in this process, without a port: ASGI 3,
+        WSGI, or an asynchronous function from ``Request`` to ``Response``; or an ``Origin``, such as ``AsgiOrigin``
+        with options. Optional with ``allow``.
     ``allow``
         Regular expressions that match, whole, the origins that callers may name in X-Host.
     ``refuse_private``
@@ -68,6 +73,10 @@ class TunnelClient(AsyncContextManagerMixin):
         another place that is not on the public Internet (``core.addresses``). A name is resolved once, each of its
         addresses is judged, and only those judged are connected to. ``origin`` itself is not judged: it is the word
         of whoever runs the client.
+    ``name``
+        The name that callers are to reach the origin by, where the server gives names: "myapp" for
+        ``myapp.tunnel.example.com``. None for one that is made from the token. ``RegistrationRefused`` with the code
+        ``name_taken`` ends the client when the name is another's.
     ``host``
         The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one.
     ``transport``
@@ -90,9 +99,10 @@ class TunnelClient(AsyncContextManagerMixin):
         *,
         token: str,
         password: str | None = None,
-        origin: str | Origin | None = None,
+        origin: str | Origin | App | None = None,
         allow: Sequence[str] = (),
         refuse_private: bool = False,
+        name: str | None = None,
         host: str | None = None,
         transport: str | Transport | Sequence[str | Transport] = "auto",
         proxy: str | None = None,
@@ -124,7 +134,7 @@ class TunnelClient(AsyncContextManagerMixin):
         self._host = host
         self._parser = find_parser(parser)
         self._keeper = IdleKeeper(logger)
-        self._origin = self._make_origin(OriginUrl.parse(origin)) if isinstance(origin, str) else origin
+        self._origin = self._find_origin(origin)
         permits = is_public if refuse_private else None
         self._named = NamedOrigins(lambda url: self._make_origin(url, permits), limits=limits)
         self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
@@ -135,6 +145,7 @@ class TunnelClient(AsyncContextManagerMixin):
             authorization=authorization,
             client_version=_USER_AGENT,
             instance=instance or secrets.token_hex(16),
+            name=check_name(name) if name is not None else None,
         )
         _check_handshake(announce)
         self._supervisor = Supervisor(
@@ -166,12 +177,21 @@ class TunnelClient(AsyncContextManagerMixin):
 
     @property
     def url(self) -> str:
-        """Where callers reach the origin. It holds the token: do not log it; ``masked_url`` is for showing."""
-        return f"{self._server}/_token/{self._token}/"
+        """Where callers reach the origin. It may hold the token: do not log it; ``masked_url`` is for showing. What
+        the server says of it is known once the client was connected."""
+        return self._url_with(self._token)
 
     @property
     def masked_url(self) -> str:
-        return f"{self._server}/_token/{mask_token(self._token)}/"
+        """``url`` with the token masked; the URL of a name holds none."""
+        return self._url_with(mask_token(self._token))
+
+    def _url_with(self, token: str) -> str:
+        grant = self._supervisor.grant
+        told = grant.public_url if grant is not None else ""
+        if told.endswith(_TOKEN_PATH):
+            return f"{told}{token}/"
+        return told or f"{self._server}{_TOKEN_PATH}{token}/"
 
     @property
     def transport(self) -> str | None:
@@ -189,14 +209,17 @@ class TunnelClient(AsyncContextManagerMixin):
         """Serve until cancelled, closed or refused for good.
 
         Raises RegistrationRefused, plain, when the server's word is final; everything else is tried again for ever.
-        Cancelled, it ends the session, for which it takes at most a second. An object serves once: RuntimeError.
+        Raises AppError when the origin is an ASGI app that does not start: before that it does not count as started.
+        Cancelled, it ends the session, for which it takes at most a second; an app then gets the limits'
+        ``app_shutdown_timeout`` for its shutdown. An object serves once: RuntimeError.
         """
         if self._begun:
             raise RuntimeError("this TunnelClient runs or ran already: make another")
         self._begun = True
-        task_status.started()
         try:
-            await run_to_the_end(self._work, stop=self._supervisor.close, timeout=CLOSE_TIMEOUT)
+            async with nullcontext() if self._origin is None else self._origin.lifespan():
+                task_status.started()
+                await run_to_the_end(self._work, stop=self._supervisor.close, timeout=CLOSE_TIMEOUT)
         except RegistrationRefused as error:
             self._refusal = error
             raise
@@ -252,6 +275,13 @@ class TunnelClient(AsyncContextManagerMixin):
         """Connect to the origin once. Raises DialError when it cannot be reached."""
         if isinstance(self._origin, UrlOrigin):
             await self._origin.check()
+
+    def _find_origin(self, origin: str | Origin | App | None) -> Origin | None:
+        if isinstance(origin, str):
+            return self._make_origin(OriginUrl.parse(origin))
+        if origin is None:
+            return None
+        return app_origin(origin, host=None if self._host == "preserve" else self._host, limits=self.limits)
 
     def _make_origin(self, url: OriginUrl, permits: Callable[[str], bool] | None = None) -> UrlOrigin:
         return UrlOrigin(

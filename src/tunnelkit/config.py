@@ -111,6 +111,13 @@ class Limits:
     origin_connections_idle: int = 100
     origins_named: int = 100  # by X-Host, whose connections are kept; the one used longest ago is let go
 
+    # -- apps in the client's own process (origins/) --------------------------------------------
+    app_calls: int = 1000  # that run at once, those whose callers left included
+    app_websocket_message: int = MIB  # received; characters of a text message
+    app_startup_timeout: float = 60.0  # ASGI's lifespan
+    app_shutdown_timeout: float = 10.0
+    wsgi_threads: int = 40
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 __all__ = [
     "AnsweredByOther",
+    "AppError",
+    "CallerGone",
     "ConfigError",
     "ConnectionLost",
     "DialError",
@@ -41,6 +43,15 @@ class ConfigError(TunnelkitError, ValueError):
         self.problem = problem
         self.fix = fix
         super().__init__(f"{field}: {problem}" + (f"; {fix}" if fix else ""))
+
+
+class AppError(TunnelkitError):
+    """An app or handler that a tunnel client serves in its own process broke the rules of its interface, or did not
+    start. Raised where the app called, so that its traceback shows the place."""
+
+
+class CallerGone(TunnelkitError, OSError):
+    """An app or handler reads from or sends to a caller who has left. An OSError, as ASGI 2.4 asks for."""
 
 
 class ProtocolError(TunnelkitError):

@@ -59,6 +59,7 @@ CODES = MappingProxyType(
         "internal_error": Code(500, "proxy_internal_error", "Something went wrong here"),
         "method_not_implemented": Code(501, "http_request_denied", "The method is not implemented"),
         "transfer_coding": Code(501, "http_request_error", "The transfer coding is not implemented"),
+        "upgrade_not_implemented": Code(501, "http_upgrade_failed", "The protocol to upgrade to is not implemented"),
         "bad_answer": Code(502, "http_protocol_error", "The tunnel client's answer cannot be passed on"),
         "bad_response": Code(502, "http_protocol_error", "The origin's response is malformed"),
         "no_response": Code(502, "http_response_incomplete", "The origin closed without a response"),
@@ -92,6 +93,7 @@ CODES = MappingProxyType(
         "unknown_session": Code(410, "http_request_denied", "The session is not known here"),
         "length_required": Code(411, "http_request_denied", "The request must tell its length"),
         "too_large": Code(413, "http_request_denied", "The message is too large"),
+        "authorisation_failed": Code(503, "proxy_internal_error", "Whether this may register is not known"),
         "rate_limited": Code(429, "http_request_denied", "Too many failed attempts"),
         "too_many_clients": Code(429, "http_request_denied", "The tunnel has as many clients as it may"),
     }

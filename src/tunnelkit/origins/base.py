@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 from ..core.allowlist import HostOrigin
 from ..heads import Fields, RequestHead, ResponseHead
@@ -87,6 +88,12 @@ class Origin(ABC):
     @abstractmethod
     async def serve(self, exchange: OriginExchange) -> None:
         """Answer one request. What it raises becomes a 502, or breaks off an answer that has begun."""
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Around the client's life: entered before it registers, left after its session. What entering raises comes
+        out of the client's start."""
+        yield
 
     @abstractmethod
     async def aclose(self) -> None:
