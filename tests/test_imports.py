@@ -49,7 +49,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "serving": (*BELOW_THE_RUNTIME, "admission", "server_session", "sessions", "names", "gateway", "pages"),
     "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "server_session", "stats", "serving"),
     "events": BELOW_THE_RUNTIME,
-    "origins": BELOW_THE_RUNTIME,
+    "origins": (*BELOW_THE_RUNTIME, "lifetime"),
     "guarded_tasks": (),
     "client_session": (*BELOW_THE_RUNTIME, "link"),
     "attaching": (*BELOW_THE_RUNTIME, "link"),
