@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,6 +29,7 @@ __all__ = ["Call", "Kind", "Pace", "Traffic", "crowd", "seen", "served_again", "
 
 # Gone in the middle, whatever the kernel or the origin made of it.
 ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead, ConnectionError)
+KINDS = 4  # small requests, downloads, uploads, streams of events
 PIECES = 40  # in which a paced body is read or written
 
 
@@ -48,7 +49,8 @@ class Pace:
     size: int = 2_000_000  # bytes of a body
     time: float = 1.0  # seconds in which a caller moves one
     events: int = 10
-    pause: float = 0.02  # between two small requests
+    pause: float = 0.02  # between two requests of a caller
+    each: int = 1  # callers of every kind
     patience: float = 150.0  # a call that takes longer hangs
 
 
@@ -70,6 +72,11 @@ class Call:
         """For comparisons and for people: ``whole``, ``broken``, ``502 tunnel_lost sent`` ..."""
         assert self.kind is not None
         return f"{self.status} {self.code} {self.outcome}" if self.kind is Kind.TOLD else self.kind.value
+
+    @property
+    def refused(self) -> bool:
+        """An error without an outcome is for what was never taken (docs/errors.md)."""
+        return self.kind is Kind.TOLD and self.outcome in ("", "never_sent")
 
     # -- the exchange itself -------------------------------------------------------------------
 
@@ -180,9 +187,9 @@ class Traffic:
         """Nothing new; what runs goes on to its end."""
         self._stopped = True
 
-    def loops(self) -> list[Callable[[], Coroutine[None, None, None]]]:
+    def loops(self) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
         pace = self.pace
-        return [
+        return pace.each * [
             partial(self._repeat, "/echo", ask),
             partial(self._repeat, f"/bytes/{pace.size}", partial(download, pace=pace)),
             partial(self._repeat, "/sink", partial(upload, pace=pace)),
@@ -207,13 +214,17 @@ class Traffic:
     # -- what is waited for and checked --------------------------------------------------------
 
     async def amid_bodies(self) -> list[Call]:
-        """Wait until a download, an upload and a stream of events are on their way; these calls."""
+        """Wait until all downloads, uploads and streams of events are on their way; these calls."""
 
         def amid() -> list[Call]:
-            return [call for call in self.running if call.done and not call.target.startswith("/echo")]
+            return [call for call in self.running if call.done and call.kind is None]
 
-        await until(lambda: len(amid()) == 3, 30)
+        await until(lambda: len(amid()) == self.pace.each * (KINDS - 1), 30)
         return amid()
+
+    async def over(self, calls: list[Call]) -> None:
+        """Wait until these have ended, however."""
+        await until(lambda: all(call.kind for call in calls), self.pace.patience)
 
     async def whole_again(self, since: float, timeout: float = 30) -> None:
         """Wait until one of every kind that began after ``since`` succeeded."""
@@ -221,7 +232,7 @@ class Traffic:
         def paths() -> set[str]:
             return {_path(call) for call in self.ended if call.kind is Kind.WHOLE and call.began >= since}
 
-        await until(lambda: len(paths()) == len(self.loops()), timeout)
+        await until(lambda: len(paths()) == KINDS, timeout)
 
     def told(self) -> Counter[str]:
         """How often callers were told what."""
@@ -233,7 +244,7 @@ class Traffic:
         for call in self.ended:
             times = counts[call.target]
             assert times <= (1 if call.target.startswith("/sink") else 2), (call, times)
-            if call.outcome == "never_sent" or call.kind is Kind.UNREACHED:
+            if call.refused or call.kind is Kind.UNREACHED:
                 assert not times, call
             if call.kind is Kind.WHOLE:
                 assert times, call
@@ -253,7 +264,20 @@ async def traffic(tunnel: Tunnel, pace: Pace) -> AsyncIterator[Traffic]:
             group.start_soon(loop)
         yield made
         made.stop()
-    made.check_truth((await seen(tunnel))["arrived"])
+    made.check_truth(await _quiet_origin(tunnel))
+
+
+async def _quiet_origin(tunnel: Tunnel) -> list[str]:
+    """Wait until nothing runs at the origin: whose caller has its answer, or has left, runs there no more. All that
+    arrived."""
+    arrived: list[str] = []
+    with anyio.fail_after(30):
+        while True:
+            now = await seen(tunnel)
+            arrived += now["arrived"]
+            if not now["running"]:
+                return arrived
+            await anyio.sleep(0.1)  # between two looks
 
 
 async def seen(tunnel: Tunnel) -> dict[str, list[str]]:

@@ -10,7 +10,9 @@ import pytest
 
 from ..e2e.tunnel import SHORT
 from ..e2e.ways import Way
-from .ends import Tunnel, only_linux, open_tunnel
+from .callers import crowd
+from .ends import Figures, Tunnel, only_linux, open_tunnel
+from .places import Link, linked_places, no_namespaces
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,3 +28,23 @@ def tunnel(anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.T
     backend, _ = anyio_backend
     with open_tunnel(backend, Way.WEBSOCKET, tmp_path_factory.mktemp("ends"), limits=SHORT) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def linked(
+    anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Tunnel, Link]]:
+    """The ends in network namespaces of their own, and the link between them."""
+    if reason := no_namespaces():
+        pytest.skip(reason)
+    backend, _ = anyio_backend
+    folder = tmp_path_factory.mktemp("linked")
+    with linked_places() as link, open_tunnel(backend, Way.WEBSOCKET, folder, limits=SHORT, link=link) as made:
+        yield made, link
+
+
+@pytest.fixture(scope="module")
+async def start(tunnel: Tunnel) -> dict[str, Figures]:
+    """What the tunnel needs when it does nothing."""
+    await crowd(tunnel)
+    return await tunnel.at_rest()

@@ -20,7 +20,7 @@ from tunnelkit import Limits
 from tunnelkit.config import DEFAULT_LIMITS
 
 from ..e2e.ways import Way
-from .places import ROOT, Place
+from .places import ROOT, Link, Place
 
 __all__ = ["TOKEN", "End", "Figures", "Tunnel", "only_linux", "open_tunnel"]
 
@@ -227,17 +227,16 @@ def open_tunnel(
     folder: Path,
     *,
     limits: Limits = DEFAULT_LIMITS,
-    server_place: Place | None = None,
-    client_place: Place | None = None,
+    link: Link | None = None,
     server_flags: Sequence[str] = (),
     client_flags: Sequence[str] = (),
 ) -> Iterator[Tunnel]:
     """A tunnel that is up. What its processes say on standard error is kept in files in ``folder``.
 
+    ``link``: between the places of the two ends; without one, both are on loopback. The origin is beside the client.
     ``limits``: of both ends, where they differ from the default and no flag of theirs sets them.
     """
-    here = Place()
-    server_place, client_place = server_place or here, client_place or here
+    server_place, client_place = (link.server, link.client) if link is not None else (Place(), Place())
     changed = ALWAYS | _changed(limits)
     common = ["--backend", backend, "--log-level", "warning"]
     program, transport = CLIENTS[way]
