@@ -39,15 +39,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
     "splice": (*BELOW_THE_RUNTIME, "tunnel_stream"),
-    "admission": BELOW_THE_RUNTIME,
-    "server_session": (*BELOW_THE_RUNTIME, "link"),
+    "registration": BELOW_THE_RUNTIME,
+    "admission": (*BELOW_THE_RUNTIME, "registration"),
+    "server_session": (*BELOW_THE_RUNTIME, "link", "registration"),
     "granted_offer": (*BELOW_THE_RUNTIME, "link", "server_session"),
-    "sessions": (*BELOW_THE_RUNTIME, "link", "admission", "server_session", "granted_offer"),
+    "sessions": (*BELOW_THE_RUNTIME, "link", "registration", "admission", "server_session", "granted_offer"),
     "names": (),
     "gateway": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "server_session"),
     "pages": (*BELOW_THE_RUNTIME, "stats", "server_session", "gateway"),
     "serving": (*BELOW_THE_RUNTIME, "admission", "server_session", "sessions", "names", "gateway", "pages"),
-    "server": (*BELOW_THE_RUNTIME, "lifetime", "admission", "server_session", "stats", "serving"),
+    "server": (*BELOW_THE_RUNTIME, "lifetime", "registration", "admission", "server_session", "stats", "serving"),
     "events": BELOW_THE_RUNTIME,
     "origins": (*BELOW_THE_RUNTIME, "lifetime"),
     "guarded_tasks": (),
@@ -66,7 +67,18 @@ FLOORS: dict[str, tuple[str, ...]] = {
 WINGS = {"gateway_exchange": "gateway"}
 
 SERVER_SIDE = {
-    *("admission", "server_session", "granted_offer", "sessions", "names", "gateway", "stats", "pages", "serving"),
+    *(
+        "registration",
+        "admission",
+        "server_session",
+        "granted_offer",
+        "sessions",
+        "names",
+        "gateway",
+        "stats",
+        "pages",
+        "serving",
+    ),
     "server",
 }
 CLIENT_SIDE = {

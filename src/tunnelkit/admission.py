@@ -6,25 +6,27 @@ operator's own hook agrees. A resume passes here again: a token withdrawn since,
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+import logging
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
 
 from .config import Limits
 from .core.credentials import Credentials, FailureLimiter, NeedsHash, Refused, verify_hash
-from .core.tokens import check_token, token_digest
+from .core.policies import POOLS, Policies, policy_named
+from .core.tokens import check_token, token_digest, token_tag
 from .errors import ConfigError
 from .handshake import Handshake, Refusal
 from .net.peer import Peer
+from .registration import Authorise, Granted, Permit, Registration
 
-__all__ = ["UNLISTED", "Admission", "Authorise"]
+__all__ = ["UNLISTED", "Admission"]
+
+logger = logging.getLogger("tunnelkit.server")
 
 # Hashing a password takes 87 ms of a core and 16 MiB: never more than this many at a time (design, section 11).
 HASHES_AT_ONCE = 2
-
-Authorise: TypeAlias = Callable[[Handshake, Peer], Awaitable[Refusal | None]]
 
 
 class Admission:
@@ -38,33 +40,36 @@ class Admission:
         listed: frozenset[bytes],
         listed_only: bool,
         trusts_proxies: bool,
+        policies: Policies = POOLS,
         authorise: Authorise | None = None,
     ) -> None:
         self.credentials = credentials
         self.listed = listed
         self.listed_only = listed_only
+        self.policies = policies
         self._trusts_proxies = trusts_proxies
         self._authorise = authorise
         self._failures = FailureLimiter(limits.failed_registrations_per_minute)
         self._hashing = anyio.CapacityLimiter(HASHES_AT_ONCE)
 
-    def replace(self, credentials: Credentials, *, listed: frozenset[bytes]) -> None:
+    def replace(self, credentials: Credentials, *, listed: frozenset[bytes], policies: Policies = POOLS) -> None:
         """The configuration was read again. Sessions are not touched by it."""
         self.credentials = credentials
+        self.policies = policies
         self.listed = listed
 
-    async def check(self, handshake: Handshake, peer: Peer) -> Refusal | None:
-        """None when the handshake may have a session, else the refusal. May take a while (hashing, the hook)."""
+    async def check(self, handshake: Handshake, peer: Peer) -> Permit | Refusal:
+        """Whether the handshake may have a session. May take a while (hashing, the hook)."""
         try:
             check_token(handshake.token)
         except ConfigError as error:
             return Refusal(status=400, code="bad_request", detail=error.problem)
         digest = token_digest(handshake.token)
         source = self._source(peer, digest)
-        refusal = self._blocked(source) or await self._judge(handshake, peer, digest, source)
-        if refusal is not None and refusal.code != "rate_limited":
+        answer = self._blocked(source) or await self._judge(handshake, peer, digest, source)
+        if isinstance(answer, Refusal) and answer.code not in _NOT_COUNTED:
             self._failures.failed(source, anyio.current_time())
-        return refusal
+        return answer
 
     def _blocked(self, source: str) -> Refusal | None:
         wait = self._failures.blocked(source, anyio.current_time())
@@ -80,7 +85,7 @@ class Admission:
             return "token " + digest.hex()
         return address
 
-    async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes, source: str) -> Refusal | None:
+    async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes, source: str) -> Permit | Refusal:
         if self.listed_only and digest not in self.listed:
             return UNLISTED
         plan = self.credentials.check_plan(handshake.token, handshake.password)
@@ -88,9 +93,29 @@ class Admission:
             refusal = await self._verify(plan, source)
         else:
             refusal = _WRONG_PASSWORD if isinstance(plan, Refused) else None
-        if refusal is None and self._authorise is not None:
-            return await self._authorise(handshake, peer)
-        return refusal
+        if refusal is not None:
+            return refusal
+        secret = self.credentials.required(handshake.token)
+        own = self.policies.of(digest, named=True) if handshake.name is not None else None
+        if self._authorise is None:
+            return Permit(policy=own, secret=secret)
+        return await self._ask(self._authorise, Registration.of(handshake, peer), Permit(policy=own, secret=secret))
+
+    async def _ask(self, authorise: Authorise, registration: Registration, permit: Permit) -> Permit | Refusal:
+        try:
+            answer = await authorise(registration)
+            if isinstance(answer, Refusal):
+                return answer
+            if not isinstance(answer, Granted):  # nothing, say: an end forgotten is no permission
+                raise TypeError(f"an authorisation hook must answer with Granted or Refusal, not {answer!r:.40}")
+        except Exception:
+            logger.exception("the authorisation hook failed: token=%s", token_tag(registration.token))
+            return _UNDECIDED
+        if answer.policy is None:
+            return replace(permit, name=answer.name)
+        # Who grants "replace" has decided that the client may take others' place.
+        secret = permit.secret or answer.policy == "replace"
+        return Permit(policy=policy_named(answer.policy), name=answer.name, secret=secret)
 
     async def _verify(self, plan: NeedsHash, source: str) -> Refusal | None:
         async with self._hashing:
@@ -107,3 +132,8 @@ class Admission:
 
 UNLISTED = Refusal(status=403, code="forbidden", detail="this token is not listed at the server")
 _WRONG_PASSWORD = Refusal(status=401, code="unauthorized", detail="wrong or missing password for this token")
+_UNDECIDED = Refusal(
+    status=503, code="authorisation_failed", detail="the server could not decide whether this may register"
+)
+# Failures that are not the client's.
+_NOT_COUNTED = frozenset({"rate_limited", "authorisation_failed"})

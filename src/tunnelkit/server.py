@@ -13,16 +13,18 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskStatus
 
-from .admission import Admission, Authorise
+from .admission import Admission
 from .config import DEFAULT_LIMITS, Limits
 from .core.credentials import Credentials, password_table, withdrawn
+from .core.policies import Policies, parse_policies
 from .core.routing import RoutingConfig, normalise_base_path
 from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError
-from .lifetime import run_beside, run_to_the_end
 from .http.parsers import find_parser
+from .lifetime import run_beside, run_to_the_end
 from .net.contexts import TlsFiles
+from .registration import Authorise
 from .server_session import ServerSession
 from .serving import ServerState, Serving
 from .stats import ServerSnapshot
@@ -58,6 +60,10 @@ class TunnelServer(AsyncContextManagerMixin):
         function that reads it and is asked again at ``reload``.
     ``half_close``
         "gone": a caller that ends its sending half has left; "answer": it still gets its answer.
+    ``policy``, ``policies``
+        How several clients share a token: "pool", "replace" (which needs a password, or the hook's word), "reject" or
+        "standby"; by default "pool", and "reject" for those that ask for a name. ``policies`` has it for single
+        tokens, or is a function that reads it, which is asked again at ``reload``.
     ``authorise``
         An async function asked at each registration and resume: ``Granted``, or a ``Refusal`` (``registration``).
     ``parser``
@@ -81,7 +87,10 @@ class TunnelServer(AsyncContextManagerMixin):
         admin_password: str | Callable[[], str] | None = None,
         transports: str | Transport | Sequence[str | Transport] = ("websocket", "longpoll"),
         half_close: str = "gone",
+        policy: str | None = None,
+        policies: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         authorise: Authorise | None = None,
+        parser: str = "auto",
     ) -> None:
         if half_close not in ("gone", "answer"):
             raise ConfigError("half_close", f"{half_close!r} is unknown", 'give "gone" or "answer"')
@@ -90,10 +99,12 @@ class TunnelServer(AsyncContextManagerMixin):
         self.limits = limits
         self._tls = tls
         self._passwords = passwords
-        parser: str = "auto",
         self._named_tokens = frozenset(token_digest(token) for token in known_tokens)
         self._admin_source = admin_password
         self._key = secrets.token_bytes(32)
+        self._policy = policy
+        self._policies = policies
+        self._authorise = authorise
         credentials = self._read_passwords()
         trusts = TrustedProxies(trusted_proxies)
         self._state = ServerState(
@@ -110,10 +121,12 @@ class TunnelServer(AsyncContextManagerMixin):
                 listed_only=known_tokens_only,
                 listed=self._named_tokens | credentials.tokens,
                 trusts_proxies=bool(trusts),
+                policies=self._read_policies(credentials),
                 authorise=authorise,
             ),
             admin_password=self._read_admin_password(),
             half_close_answers=half_close == "answer",
+            parser=find_parser(parser),
         )
         self._urls: list[str] = []
         self._running: Serving | None = None
@@ -126,7 +139,6 @@ class TunnelServer(AsyncContextManagerMixin):
     @property
     def urls(self) -> list[str]:
         """One a listener, with the base path: known once the server runs."""
-            parser=find_parser(parser),
         return list(self._urls)
 
     @property
@@ -182,12 +194,13 @@ class TunnelServer(AsyncContextManagerMixin):
         """
         context = self._read_context()
         credentials = self._read_passwords()
+        policies = self._read_policies(credentials)
         admin_password = self._read_admin_password()
         state = self._state
         gone = withdrawn(state.admission.credentials, credentials) - self._named_tokens
         state.context = context
         state.admin_password = admin_password
-        state.admission.replace(credentials, listed=self._named_tokens | credentials.tokens)
+        state.admission.replace(credentials, listed=self._named_tokens | credentials.tokens, policies=policies)
         if self._running is not None:
             self._running.relist(gone)
         logger.info("reloaded: %d tokens have passwords, %d withdrawn", len(credentials.tokens), len(gone))
@@ -209,6 +222,13 @@ class TunnelServer(AsyncContextManagerMixin):
     def _read_passwords(self) -> Credentials:
         passwords = self._passwords() if callable(self._passwords) else self._passwords
         return Credentials(password_table(passwords or {}), key=self._key)
+
+    def _read_policies(self, credentials: Credentials) -> Policies:
+        by_token = self._policies() if callable(self._policies) else self._policies
+        policies = parse_policies(self._policy, by_token or {})
+        if self._authorise is None:  # it may grant to whom it likes
+            policies.check(credentials.tokens)
+        return policies
 
     def _read_admin_password(self) -> str | None:
         password = self._admin_source() if callable(self._admin_source) else self._admin_source

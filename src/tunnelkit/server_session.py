@@ -7,6 +7,7 @@ from .handshake import Handshake
 from .link import Link
 from .net.peer import Peer
 from .net.timers import Timer
+from .registration import Permit
 
 __all__ = ["ServerSession"]
 
@@ -14,8 +15,12 @@ __all__ = ["ServerSession"]
 class ServerSession:
     """See the module. What happens to it is ``sessions.SessionTable``'s to say."""
 
-    def __init__(self, session_id: str, handshake: Handshake, peer: Peer, link: Link, resume_key: bytes) -> None:
+    def __init__(
+        self, session_id: str, handshake: Handshake, peer: Peer, link: Link, resume_key: bytes, permit: Permit
+    ) -> None:
         self.id = session_id
+        self.permit = permit
+        self.replaces = False  # when it attaches, all others of its token are superseded
         self.digest = token_digest(handshake.token)
         self.masked = mask_token(handshake.token)
         self.tag = token_tag(handshake.token)  # for logs

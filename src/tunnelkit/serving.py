@@ -27,8 +27,8 @@ from .forwarding import answers_itself, client_address
 from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
-from .http.dates import Dates
 from .http.codec import HeadParser
+from .http.dates import Dates
 from .http.front import Front
 from .http.mounted import Mounted
 from .http.plain_codec import PlainBelow
@@ -66,10 +66,10 @@ class ServerState:
     admission: Admission
     admin_password: str | None
     half_close_answers: bool
+    parser: HeadParser
 
     @property
     def listed(self) -> frozenset[bytes]:
-    parser: HeadParser
         """Digests of the tokens in the configuration."""
         return self.admission.listed
 
@@ -92,6 +92,7 @@ class Serving:
             pick=random.randrange,
             listed=state.listed,
             listed_only=state.listed_only,
+            policies=state.admission.policies,
         )
         self.gateway = Gateway(
             limits=limits,
@@ -219,6 +220,7 @@ class Serving:
     def relist(self, gone: frozenset[bytes]) -> None:
         """The configuration was read again, and does not hold ``gone`` (digests of tokens) any more."""
         self.registry.relist(self._state.listed, listed_only=self._state.listed_only)
+        self.gateway.execute(self.registry.follow(self._state.admission.policies, anyio.current_time()))
         self.table.end_tokens(gone, "token_withdrawn")
         for digest in gone:
             self.gateway.execute(self.registry.withdraw(digest, anyio.current_time()))
@@ -264,7 +266,8 @@ class Serving:
         for transport in self._state.transports.values():
             below = _below(transport.mount_path(), path)
             if below is not None:
-                await transport.mounted(Mounted(request, below), self.table.offer)
+                mounted = Mounted(request, below)
+                await transport.mounted(mounted, mounted.while_there(self.table.offer))
                 return
         refuse(request, 404, "unknown_transport", "no transport is mounted here")
 

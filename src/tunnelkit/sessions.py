@@ -17,8 +17,9 @@ from .config import Limits
 from .core.budget import Budget
 from .core.opening import OpeningResult
 from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
+from .core.superseded import Superseded, Taken
 from .core.tokens import token_digest, token_tag
-from .errors import ConnectionLost, RemoteProtocolError
+from .errors import TERMINAL_CODES, ConnectionLost, RemoteProtocolError
 from .granted_offer import GrantedOffer
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
@@ -26,6 +27,7 @@ from .logs import quoted
 from .net.peer import Peer
 from .net.timers import Timers
 from .proof import FIRST_EPOCH, Purpose, epoch_key, verify
+from .registration import Permit
 from .server_session import ServerSession
 from .transports.base import Accepted, Connection
 
@@ -66,6 +68,7 @@ class SessionTable:
         self._started = started
         self._sessions: dict[str, ServerSession] = {}
         self._by_token: dict[bytes, list[ServerSession]] = {}
+        self._superseded = Superseded()
         self._openings: set[GrantedOffer] = set()
         self._made = 0  # sessions and openings of new ones
         self._served = 0  # connections
@@ -96,14 +99,37 @@ class SessionTable:
         # A resume is welcome to the end: what runs on the session may finish.
         if self.draining and handshake.resume is None:
             return _DRAINING
-        refusal = await self.admission.check(handshake, peer)
-        if refusal is not None:
-            return refusal
+        permit = await self.admission.check(handshake, peer)
+        if isinstance(permit, Refusal):
+            self._end_refused(handshake, permit)
+            return permit
+        if self._is_superseded(handshake):
+            return _SUPERSEDED
         if handshake.gives_up is not None:
             self._give_up(handshake)
         if handshake.resume is not None:
             return self._offer_resume(handshake, handshake.resume)
-        return await self._offer_new(handshake, peer)
+        return await self._offer_new(handshake, peer, permit)
+
+    def _end_refused(self, handshake: Handshake, refusal: Refusal) -> None:
+        """Who may not resume will not: nothing is to wait for it."""
+        if handshake.resume is not None and refusal.code in TERMINAL_CODES:
+            session = self._proven(handshake, handshake.resume, Purpose.RESUME)
+            if session is not None:
+                self.end(session, refusal.code)
+
+    def _is_superseded(self, handshake: Handshake) -> bool:
+        """Whether it goes on with, or gives up, a session whose place another client took: it had its turn."""
+        for named, purpose in ((handshake.resume, Purpose.RESUME), (handshake.gives_up, Purpose.GIVE_UP)):
+            taken = self._superseded.find(named.session_id) if named is not None else None
+            if (
+                named is not None
+                and taken is not None
+                and taken.digest == token_digest(handshake.token)
+                and _is_right(named, purpose, taken.resume_key)
+            ):
+                return True
+        return False
 
     def _offer_resume(self, handshake: Handshake, resume: Resume) -> Accepted | Refusal:
         session = self._proven(handshake, resume, Purpose.RESUME)
@@ -118,8 +144,7 @@ class SessionTable:
         session = self._sessions.get(resume.session_id)
         if session is None or session.digest != token_digest(handshake.token):
             return None
-        key = epoch_key(session.resume_key, resume.epoch)
-        return session if verify(resume.proof, key, purpose, session.id, resume.epoch) else None
+        return session if _is_right(resume, purpose, session.resume_key) else None
 
     def _give_up(self, handshake: Handshake) -> None:
         assert handshake.gives_up is not None
@@ -127,18 +152,20 @@ class SessionTable:
         if session is not None:
             self.end(session, "given_up")
 
-    async def _offer_new(self, handshake: Handshake, peer: Peer) -> Accepted | Refusal:
+    async def _offer_new(self, handshake: Handshake, peer: Peer, permit: Permit) -> Accepted | Refusal:
         digest = token_digest(handshake.token)
-        self._supersede(handshake, digest)
-        if (refusal := await self._refuse_newcomer(digest)) is not None:
-            return refusal
+        self._supersede_itself(handshake, digest)
+        word = await self._ask_registry(digest, permit)
+        if not isinstance(word, Admitted):
+            return UNLISTED if isinstance(word, Unlisted) else self._full(digest, word)
         if self.draining:  # it may have begun meanwhile
             return _DRAINING
         # The floor of its replay buffer is the session's to its end, so that pressure never stops it (core.replay).
         if self._made >= self.limits.max_sessions or not self._budget.reserve(self.limits.replay_floor):
             return Refusal(status=503, code="overloaded", detail="the server is full", retry_after=10)
         self._made += 1
-        session = self._make(handshake, peer)
+        session = self._make(handshake, peer, permit)
+        session.replaces = word.replaces
         return self._open(session, FIRST_EPOCH, resume_key=session.resume_key)
 
     def _unmake(self) -> None:
@@ -146,13 +173,13 @@ class SessionTable:
         self._made -= 1
         self._budget.release(self.limits.replay_floor)
 
-    def _supersede(self, handshake: Handshake, digest: bytes) -> None:
+    def _supersede_itself(self, handshake: Handshake, digest: bytes) -> None:
         """The same client object opens anew: it gave up its older sessions, whether it could say so or not. One that
         was not attached yet may never be: something in between may have swallowed ATTACH."""
         if handshake.instance:
             for session in self._of_token(digest):
                 if session.instance == handshake.instance:
-                    self.end(session, "superseded")
+                    self._supersede(session)
             for opening in self._openings_of(digest):
                 if opening.session.instance == handshake.instance:
                     opening.withdraw()
@@ -160,28 +187,31 @@ class SessionTable:
     def _of_token(self, digest: bytes) -> list[ServerSession]:
         return list(self._by_token.get(digest, ()))
 
-    async def _refuse_newcomer(self, digest: bytes) -> Refusal | None:
-        """By the registry's word, who is asked again once those in the way had to answer for their places."""
-        word = self._may_register(digest)
+    def _supersede(self, session: ServerSession) -> None:
+        """Another client has its place. Its own, should it come back, is told so."""
+        self._superseded.add(session.id, Taken(session.digest, session.resume_key))
+        self.end(session, "superseded")
+
+    async def _ask_registry(self, digest: bytes, permit: Permit) -> Admitted | Unlisted | Full[ServerSession]:
+        """Its word, asked for again once those in the way had to answer for their places."""
+        word = self._may_register(digest, permit)
         if isinstance(word, Full):
             # A client that was killed behind a proxy is not known to be gone.
             async with anyio.create_task_group() as group:
                 for session in word.sessions:
                     group.start_soon(self._ask_silent, session)
-            word = self._may_register(digest)
-        if isinstance(word, Admitted):
-            return None
-        return UNLISTED if isinstance(word, Unlisted) else self._full(digest)
+            word = self._may_register(digest, permit)
+        return word
 
-    def _may_register(self, digest: bytes) -> Admitted | Unlisted | Full[ServerSession]:
-        now = anyio.current_time()
-        return self._registry.may_register(digest, now, opening=len(self._openings_of(digest)))
+    def _may_register(self, digest: bytes, permit: Permit) -> Admitted | Unlisted | Full[ServerSession]:
+        opening = len(self._openings_of(digest))
+        return self._registry.may_register(digest, opening=opening, policy=permit.policy, secret=permit.secret)
 
     def _openings_of(self, digest: bytes) -> list[GrantedOffer]:
         """Of new sessions."""
         return [opening for opening in self._openings if opening.session.digest == digest and opening.is_new]
 
-    def _full(self, digest: bytes) -> Refusal:
+    def _full(self, digest: bytes, word: Full[ServerSession]) -> Refusal:
         # An opening has attached or died by its expiry. Of clients that live nobody knows when they leave: whoever
         # asks again has them asked again, and before those had the time to answer it would change nothing.
         expiries = [opening.expiry.when for opening in self._openings_of(digest) if opening.expiry is not None]
@@ -189,7 +219,11 @@ class SessionTable:
         return Refusal(
             status=429,
             code="too_many_clients",
-            detail=f"this token has all the clients that it may have ({self.limits.max_clients_per_token})",
+            detail=(
+                f"this token has all the clients that it may have ({self.limits.max_clients_per_token})"
+                if word.policy.admits(1, 0, secret=False)
+                else "another client serves this token, and gives its place to nobody"
+            ),
             retry_after=wait,
         )
 
@@ -204,7 +238,7 @@ class SessionTable:
             self._detached(session)
             self._tell_lost(session, failure)
 
-    def _make(self, handshake: Handshake, peer: Peer) -> ServerSession:
+    def _make(self, handshake: Handshake, peer: Peer, permit: Permit) -> ServerSession:
         link = Link(
             client=False,
             limits=self.limits,
@@ -216,7 +250,7 @@ class SessionTable:
             going_away=lambda: self._retire(session),
             ended=lambda code: self.end(session, code),
         )
-        session = ServerSession(self._make_id(), handshake, peer, link, self._make_key())
+        session = ServerSession(self._make_id(), handshake, peer, link, self._make_key(), permit)
         return session
 
     def _retire(self, session: ServerSession) -> None:
@@ -269,7 +303,10 @@ class SessionTable:
         log_attached(session, connection, is_first)
         session.link.fence(ConnectionLost("a newer connection took over"))
         greeting = opening.greeting()
-        self._execute(self._registry.attach(session.digest, session, anyio.current_time()))
+        policy = session.permit.policy if is_first else None
+        self._execute(self._registry.attach(session.digest, session, anyio.current_time(), policy=policy))
+        if is_first and session.replaces:
+            self._take_place(session)
         self._served += 1
         try:
             failure = await session.link.run(connection, opened, greeting=greeting)
@@ -285,6 +322,13 @@ class SessionTable:
                 self._detached(session)
         if session.ended is None and session.attachments == attachment:
             self._tell_lost(session, failure)
+
+    def _take_place(self, newcomer: ServerSession) -> None:
+        """Now that it is there, what was not sent on the others goes on at once."""
+        for session in self._of_token(newcomer.digest):
+            if session is not newcomer:
+                logger.warning("superseded by a client from %s: %s", newcomer.address, session.label)
+                self._supersede(session)
 
     def _tell_lost(self, session: ServerSession, failure: Exception) -> None:
         logger.info("connection lost, the session is kept for %g s: %s %s", self.limits.grace, failure, session.label)
@@ -350,6 +394,11 @@ class SessionTable:
             session.link.ring()
 
 
+def _is_right(named: Resume, purpose: Purpose, resume_key: bytes) -> bool:
+    return verify(named.proof, epoch_key(resume_key, named.epoch), purpose, named.session_id, named.epoch)
+
+
+_SUPERSEDED = Refusal(status=409, code="superseded", detail="another client has taken this one's place")
 _DRAINING = Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)
 
 

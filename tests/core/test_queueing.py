@@ -1,4 +1,4 @@
-"""The tables and the policy; whole stories are in test_registry."""
+"""The tables, and what policies change; whole stories are in test_registry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from tunnelkit.core.policies import POLICIES, POOL
 from tunnelkit.core.queueing import (
     EXCHANGE_MOVES,
     PLACE_MOVES,
@@ -15,7 +16,6 @@ from tunnelkit.core.queueing import (
     Move,
     Place,
     PlaceState,
-    Pool,
     Recall,
     TokenQueue,
 )
@@ -31,7 +31,7 @@ def first(n: int) -> int:
 
 
 def make_queue() -> TokenQueue[str, str]:
-    return TokenQueue(b"digest", Pool(), first)
+    return TokenQueue(b"digest", POOL, first)
 
 
 def make_place(queue: TokenQueue[str, str], session: str = "s", max_streams: int = 10) -> Place[str, str]:
@@ -74,29 +74,6 @@ def test_nothing_leads_out_of_the_last_states() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attached", "limit", "admitted"), [(0, 1, True), (1, 1, False), (2, 1, False), (99, 0, True)]
-)
-def test_pool_admits(attached: int, limit: int, admitted: bool) -> None:
-    assert Pool().admits(attached, limit) is admitted
-
-
-def test_pool_takes_the_least_loaded_and_asks_for_ties_only() -> None:
-    queue = make_queue()
-    places = [make_place(queue, name) for name in "abc"]
-    places[0].load = 1
-    asked: list[int] = []
-
-    def last(n: int) -> int:
-        asked.append(n)
-        return n - 1
-
-    assert Pool().choose(places, last).session == "c"
-    places[1].load = 1
-    assert Pool().choose(places, last).session == "c"
-    assert asked == [2]
-
-
-@pytest.mark.parametrize(
     ("load", "full", "refuses", "has_room"),
     [(0, False, False, True), (0, True, False, False), (1, False, False, False), (0, False, True, False)],
 )
@@ -111,9 +88,9 @@ def test_an_empty_queue_is_idle_and_finds_nothing() -> None:
     assert queue.idle
     assert queue.find() is None
     assert queue.settle(0.0) == []
-    assert queue.admits(0)
-    assert queue.admits(1)
-    assert not queue.admits(1, opening=1)
+    assert queue.admits(0, POOL)
+    assert queue.admits(1, POOL)
+    assert not queue.admits(1, POOL, opening=1)
 
 
 def test_waits_for_a_session_in_order() -> None:
@@ -237,3 +214,44 @@ def test_several_sessions_share_by_load() -> None:
         taken.append(found.session)
     assert taken == ["one", "two", "one", "two"]
     assert queue.find() is None
+
+
+# -- policies ----------------------------------------------------------------------------------
+
+
+def attached(queue: TokenQueue[str, str], *sessions: str) -> list[Place[str, str]]:
+    places = [make_place(queue, session) for session in sessions]
+    for place in places:
+        queue.attach(place, 0.0)
+    return places
+
+
+def found(queue: TokenQueue[str, str]) -> str | None:
+    place = queue.find()
+    return None if place is None else place.session
+
+
+def test_a_standby_serves_when_the_one_before_it_is_gone_and_goes_on_when_that_comes_back() -> None:
+    queue = TokenQueue[str, str](b"digest", POLICIES["standby"], first)
+    one, _ = attached(queue, "one", "two")
+    assert found(queue) == "one"
+    queue.detach(one, 0.0)
+    assert found(queue) == "two"
+    queue.attach(one, 0.0)
+    assert found(queue) == "two"
+
+
+def test_a_standby_takes_nothing_though_the_active_one_is_full() -> None:
+    queue = TokenQueue[str, str](b"digest", POLICIES["standby"], first)
+    one, _ = attached(queue, "one", "two")
+    one.full = True
+    assert found(queue) is None
+
+
+def test_another_policy_lets_those_serve_that_stood_by() -> None:
+    queue = TokenQueue[str, str](b"digest", POLICIES["standby"], first)
+    one, _ = attached(queue, "one", "two")
+    one.full = True
+    entry = make_entry(queue, "x", 1)
+    queue.enter(entry, None)
+    assert queue.follow(POOL, 0.0) == [Dispatch("x", "two")]

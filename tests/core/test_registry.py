@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tunnelkit.config import Limits
-from tunnelkit.core.queueing import Place, PlaceState
+from tunnelkit.core.policies import POLICIES, POOL, POOLS, Policies
+from tunnelkit.core.queueing import PlaceState
 from tunnelkit.core.registry import (
     FULL_RETRY,
     REFUSED_RETRY_CAP,
@@ -32,8 +33,21 @@ LIMITS = Limits(max_requests_per_tunnel=3, max_streams=2)
 Tested = Registry[str, str]
 
 
-def make(limits: Limits = LIMITS, *, listed: Iterable[bytes] = (TOKEN,), listed_only: bool = False) -> Tested:
-    return Registry(limits, started_at=0.0, pick=lambda n: 0, listed=frozenset(listed), listed_only=listed_only)
+def make(
+    limits: Limits = LIMITS,
+    *,
+    listed: Iterable[bytes] = (TOKEN,),
+    listed_only: bool = False,
+    policies: Policies = POOLS,
+) -> Tested:
+    return Registry(
+        limits,
+        started_at=0.0,
+        pick=lambda n: 0,
+        listed=frozenset(listed),
+        listed_only=listed_only,
+        policies=policies,
+    )
 
 
 def code(outcome: object) -> tuple[int, str]:
@@ -105,26 +119,6 @@ def test_the_least_loaded_session_is_taken_and_ties_are_broken_at_random() -> No
     taken = [registry.submit(TOKEN, name, NOW) for name in "abc"]
     assert taken == [Dispatch("a", "u"), Dispatch("b", "t"), Dispatch("c", "s")]
     assert asked == [3, 2]
-
-
-def test_another_policy_may_choose() -> None:
-    class Standby:
-        def admits(self, attached: int, limit: int) -> bool:
-            return True
-
-        def choose(self, places: list[Place[str, str]], pick: object) -> Place[str, str]:
-            return places[-1]
-
-    registry: Tested = Registry(
-        LIMITS,
-        started_at=0.0,
-        pick=lambda n: 0,
-        listed=frozenset({TOKEN}),
-        policy=Standby(),  # type: ignore[arg-type]
-    )
-    for session in ("s", "t"):
-        registry.attach(TOKEN, session, NOW)
-    assert [registry.submit(TOKEN, name, NOW) for name in "ab"] == [Dispatch("a", "t"), Dispatch("b", "t")]
 
 
 # -- limits and deadlines ------------------------------------------------------------------------
@@ -549,8 +543,8 @@ def test_with_listed_tokens_only_others_are_refused_at_once() -> None:
     registry = make(listed=[TOKEN], listed_only=True)
     assert code(registry.submit(OTHER, "a", 1.0)) == (404, "no_tunnel")
     assert registry.submit(TOKEN, "a", 1.0) == Queued()
-    assert registry.may_register(OTHER, 1.0) == Unlisted()
-    assert registry.may_register(TOKEN, 1.0) == Admitted()
+    assert registry.may_register(OTHER) == Unlisted()
+    assert registry.may_register(TOKEN) == Admitted()
 
 
 def test_a_reload_changes_the_list() -> None:
@@ -585,30 +579,30 @@ def test_a_withdrawn_token_takes_those_that_wait_for_it_along() -> None:
 
 def test_detached_and_retired_sessions_never_count_as_clients() -> None:
     registry = make(replace(LIMITS, max_clients_per_token=1))
-    assert registry.may_register(TOKEN, NOW) == Admitted()
+    assert registry.may_register(TOKEN) == Admitted()
     registry.attach(TOKEN, "s", NOW)
-    assert registry.may_register(TOKEN, NOW) == Full(("s",))
-    assert registry.may_register(OTHER, NOW) == Admitted()
+    assert registry.may_register(TOKEN) == Full(("s",), POOL)
+    assert registry.may_register(OTHER) == Admitted()
     registry.detach("s", NOW)
-    assert registry.may_register(TOKEN, NOW) == Admitted()
+    assert registry.may_register(TOKEN) == Admitted()
     registry.attach(TOKEN, "s", NOW)
     registry.retire("s", NOW)
-    assert registry.may_register(TOKEN, NOW) == Admitted()
+    assert registry.may_register(TOKEN) == Admitted()
 
 
 def test_clients_that_are_about_to_attach_count() -> None:
     registry = make(replace(LIMITS, max_clients_per_token=2))
-    assert registry.may_register(TOKEN, NOW, opening=1) == Admitted()
-    assert registry.may_register(TOKEN, NOW, opening=2) == Full(())
+    assert registry.may_register(TOKEN, opening=1) == Admitted()
+    assert registry.may_register(TOKEN, opening=2) == Full((), POOL)
     registry.attach(TOKEN, "s", NOW)
-    assert registry.may_register(TOKEN, NOW, opening=1) == Full(("s",))
+    assert registry.may_register(TOKEN, opening=1) == Full(("s",), POOL)
 
 
 def test_clients_are_unlimited_by_default() -> None:
     registry = make()
     for number in range(50):
         registry.attach(TOKEN, str(number), NOW)
-    assert registry.may_register(TOKEN, NOW) == Admitted()
+    assert registry.may_register(TOKEN) == Admitted()
 
 
 def test_no_secret_is_shown() -> None:
@@ -619,3 +613,25 @@ def test_no_secret_is_shown() -> None:
     assert queue.sessions(PlaceState.ATTACHED) == ["s"]
     for shown in (registry, queue.places["s"], registry._entries["a"]):
         assert repr(TOKEN) not in repr(shown)
+
+
+# -- policies ------------------------------------------------------------------------------------
+
+
+def test_a_policy_decides_who_registers_and_who_replaces() -> None:
+    registry = make(policies=Policies(POLICIES["replace"], {OTHER: POLICIES["reject"]}))
+    registry.attach(TOKEN, "s", NOW)
+    assert registry.may_register(TOKEN, secret=True) == Admitted(replaces=True)
+    assert registry.may_register(TOKEN) == Full(("s",), POLICIES["replace"])
+    assert registry.may_register(TOKEN, policy=POOL) == Admitted()
+
+
+def test_a_policy_that_was_granted_holds_for_the_token() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW, policy=POLICIES["reject"])
+    assert registry.may_register(TOKEN) == Full(("s",), POLICIES["reject"])
+    assert registry.follow(Policies(POLICIES["standby"]), NOW) == []
+    assert registry.may_register(TOKEN) == Admitted()
+    registry.attach(TOKEN, "t", NOW)
+    assert registry.submit(TOKEN, "x", NOW) == Dispatch("x", "s")
+    assert registry.submit(TOKEN, "y", NOW) == Dispatch("y", "s")

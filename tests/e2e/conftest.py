@@ -29,12 +29,14 @@ LEFT_OUT = {
 # Modules where the way can make a difference: bodies, many at once, cuts, outcomes, ends. The others are about what
 # lies above or before the link, and run as a client does by default.
 CARRIED = {
+    "test_authorisation",
     "test_curl",
     "test_cuts",
     "test_delivery",
     "test_drain",
     "test_eager_tasks",
     "test_kills",
+    "test_policies",
     "test_requests",
 }
 BOTH = (Way.WEBSOCKET, Way.LONGPOLL)

@@ -22,9 +22,8 @@ from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.credentials import hash_password
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.events import ClientEvent, Retrying
-from tunnelkit.handshake import Grant, Handshake, Refusal, Resume, to_fields
+from tunnelkit.handshake import Grant, Handshake, Resume, to_fields
 from tunnelkit.net.dial import Dial, connect_tcp
-from tunnelkit.net.peer import Peer
 from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
 from tunnelkit.server_session import ServerSession
 from tunnelkit.testing.relay import serve_relay
@@ -287,74 +286,6 @@ async def test_many_tokens_lead_to_their_own_clients() -> None:
             _, _, body = await ask(ends.port, f"/_token/{token}/echo")
             assert ["Host", f"{token}.example"] in json.loads(body)["fields"]
         assert ends.server.snapshot().tunnels == 30
-
-
-# -- the operator's hook -----------------------------------------------------------------------
-
-
-async def test_the_hook_refuses() -> None:
-    async def authorise(handshake: Handshake, peer: Peer) -> Refusal | None:
-        assert peer.address == "127.0.0.1"
-        if handshake.token == TOKEN:
-            return None
-        return Refusal(status=403, code="forbidden", detail="not in the directory")
-
-    async with open_ends(authorise=authorise) as ends, ends.join():
-        error = await refusal(ends, token=OTHER_TOKEN)
-        assert (error.status, error.code, error.detail) == (403, "forbidden", "not in the directory")
-
-
-async def test_a_slow_hook_holds_up_nobody_else() -> None:
-    asked, let_in = anyio.Event(), anyio.Event()
-
-    async def authorise(handshake: Handshake, peer: Peer) -> Refusal | None:
-        if handshake.token == OTHER_TOKEN:
-            asked.set()
-            await let_in.wait()
-        return None
-
-    async with (
-        open_ends(authorise=authorise) as ends,
-        ends.join(),
-        ends.join(token=OTHER_TOKEN, ready=False) as client,
-    ):
-        await asked.wait()
-        assert (await ends.get("/echo"))[0] == 200
-        let_in.set()
-        await client.wait_ready(10)
-
-
-async def test_a_hook_that_fails_costs_one_registration() -> None:
-    failures = iter([True, False])
-
-    async def authorise(handshake: Handshake, peer: Peer) -> Refusal | None:
-        if next(failures):
-            raise RuntimeError("the directory is down")
-        return None
-
-    async with open_ends(authorise=authorise) as ends, ends.join():
-        assert (await ends.get("/echo"))[0] == 200
-
-
-@pytest.mark.ways("websocket", "streamed")  # where a cut is a loss
-async def test_a_resume_asks_the_hook_again() -> None:
-    allowed = True
-
-    async def authorise(handshake: Handshake, peer: Peer) -> Refusal | None:
-        return None if allowed else Refusal(status=403, code="forbidden", detail="withdrawn")
-
-    async with open_ends(authorise=authorise) as ends, serve_relay(ends.port) as relay:
-
-        async def serve() -> None:
-            nonlocal allowed
-            async with ends.join(via=relay):
-                allowed = False
-                relay.cut()
-                await anyio.sleep_forever()
-
-        with pytest.raises(RegistrationRefused) as caught, anyio.fail_after(10):
-            await serve()
-        assert caught.value.detail == "withdrawn"
 
 
 # -- openings and resumes ----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tunnelkit.handshake import Grant, Handshake, Refusal, Resume
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers
 from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
+from tunnelkit.registration import Granted, Registration
 from tunnelkit.server_session import ServerSession
 from tunnelkit.sessions import SessionTable
 from tunnelkit.transports.base import Accepted
@@ -500,8 +501,9 @@ async def test_a_draining_table_takes_resumes_alone() -> None:
 async def test_a_drain_that_begins_while_an_offer_is_judged() -> None:
     async with here() as world:
 
-        async def judge(handshake: Handshake, peer: Peer) -> None:
+        async def judge(registration: Registration) -> Granted:
             world.table.drain()
+            return Granted()
 
         world.table.admission._authorise = judge
         assert await world.refused() == "draining"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from ..errors import LocalProtocolError
+from .policies import Policy
 
 __all__ = [
     "EXCHANGE_MOVES",
@@ -24,8 +25,6 @@ __all__ = [
     "Move",
     "Place",
     "PlaceState",
-    "Policy",
-    "Pool",
     "Recall",
     "TokenQueue",
 ]
@@ -162,53 +161,26 @@ class Entry(Generic[S, E]):
             raise LocalProtocolError(f"cannot {move} an exchange that is {self.state.name}") from None
 
 
-# -- several clients of a token ------------------------------------------------------------------
-
-
-class Policy(Protocol):
-    """How several clients share a token. Pure: no state of its own."""
-
-    def admits(self, clients: int, limit: int) -> bool:
-        """May one more client register beside ``clients``? ``limit`` 0 means unlimited."""
-        ...
-
-    def choose(self, places: Sequence[Place[S, E]], pick: Callable[[int], int]) -> Place[S, E]:
-        """One of ``places``, of which there is at least one and all have room. ``pick(n)`` is random in range(n)."""
-        ...
-
-
-class Pool:
-    """Every client is welcome, and the least loaded one is taken, ties at random."""
-
-    def admits(self, clients: int, limit: int) -> bool:
-        return limit == 0 or clients < limit
-
-    def choose(self, places: Sequence[Place[S, E]], pick: Callable[[int], int]) -> Place[S, E]:
-        least = min(place.load for place in places)
-        idlest = [place for place in places if place.load == least]
-        return idlest[pick(len(idlest))] if len(idlest) > 1 else idlest[0]
-
-
 # -- the queue -----------------------------------------------------------------------------------
 
 
 class TokenQueue(Generic[S, E]):
     """All of one token.
 
-    Invariant, after each method: no exchange waits, that is not past its time, while an attached session has room,
-    or, where none is attached, without a session while a detached one has room.
+    Invariant, after each method: no exchange waits, that is not past its time, while a session has room that is
+    attached and serves, or, where none is attached, without a session while a detached one has room.
     """
 
-    __slots__ = ("_attached", "_detached", "_pick", "_policy", "exchanges", "places", "token", "waiting")
+    __slots__ = ("_attached", "_detached", "_pick", "exchanges", "places", "policy", "token", "waiting")
 
     def __init__(self, token: bytes, policy: Policy, pick: Callable[[int], int]) -> None:
         self.token = token
         self.places: dict[S, Place[S, E]] = {}
         self.waiting: dict[E, Entry[S, E]] = {}  # queued and held, oldest first
         self.exchanges = 0  # not gone, wherever they are
-        self._attached: list[Place[S, E]] = []  # of places; kept, because every exchange asks
+        self._attached: Sequence[Place[S, E]] = []  # that serve; kept, because every exchange asks
         self._detached: list[Place[S, E]] = []
-        self._policy = policy
+        self.policy = policy
         self._pick = pick
 
     @property
@@ -219,10 +191,10 @@ class TokenQueue(Generic[S, E]):
     def sessions(self, state: PlaceState) -> list[S]:
         return [place.session for place in self.places.values() if place.state is state]
 
-    def admits(self, limit: int, *, opening: int = 0) -> bool:
-        """``opening`` clients are about to attach for the first time."""
+    def admits(self, limit: int, policy: Policy, *, opening: int = 0, secret: bool = False) -> bool:
+        """One more client, by ``policy``. ``opening`` clients are about to attach for the first time."""
         # Detached sessions never count: a client that was killed and started again must get in (design, section 8).
-        return self._policy.admits(len(self.sessions(PlaceState.ATTACHED)) + opening, limit)
+        return policy.admits(len(self.sessions(PlaceState.ATTACHED)) + opening, limit, secret=secret)
 
     # -- exchanges ---------------------------------------------------------------------------------
 
@@ -232,7 +204,7 @@ class TokenQueue(Generic[S, E]):
         if len(places) == 1:
             return places[0] if places[0].has_room else None
         roomy = [place for place in places if place.has_room]
-        return self._policy.choose(roomy, self._pick) if roomy else None
+        return self.policy.choose(roomy, self._pick) if roomy else None
 
     def enter(self, entry: Entry[S, E], place: Place[S, E] | None) -> None:
         """A new exchange, for which ``find`` found ``place``."""
@@ -261,6 +233,12 @@ class TokenQueue(Generic[S, E]):
         return self.settle(now)
 
     # -- sessions ----------------------------------------------------------------------------------
+
+    def follow(self, policy: Policy, now: float) -> list[Decision[S, E]]:
+        """From now on share by ``policy``."""
+        self.policy = policy
+        self._sort_out()
+        return self.settle(now)
 
     def attach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
         self._change(place, "attach")
@@ -305,11 +283,15 @@ class TokenQueue(Generic[S, E]):
 
     def _change(self, place: Place[S, E], move: str) -> None:
         place.advance(move)
-        if place.state is PlaceState.REMOVED:
+        if place.state in (PlaceState.REMOVED, PlaceState.DETACHED):
             del self.places[place.session]
-        else:
-            self.places[place.session] = place
-        self._attached = [one for one in self.places.values() if one.state is PlaceState.ATTACHED]
+        if place.state is not PlaceState.REMOVED:
+            self.places[place.session] = place  # behind the others, if it had left them
+        self._sort_out()
+
+    def _sort_out(self) -> None:
+        attached = [one for one in self.places.values() if one.state is PlaceState.ATTACHED]
+        self._attached = self.policy.serving(attached)
         self._detached = [one for one in self.places.values() if one.state is PlaceState.DETACHED]
 
     def _put(self, entry: Entry[S, E], place: Place[S, E]) -> Decision[S, E]:

@@ -17,6 +17,7 @@ from typing import Generic, TypeAlias
 from ..config import Limits
 from ..errors import LocalProtocolError
 from .deadlines import Deadlines
+from .policies import POOLS, Policies, Policy
 from .queueing import (
     Decision,
     Dispatch,
@@ -26,8 +27,6 @@ from .queueing import (
     Move,
     Place,
     PlaceState,
-    Policy,
-    Pool,
     Recall,
     S,
     TokenQueue,
@@ -82,7 +81,9 @@ class Expired(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A client may register."""
+    """A client may register. ``replaces``: when it attaches, all others of its token are superseded."""
+
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,11 @@ class Unlisted:
 
 @dataclass(frozen=True, slots=True)
 class Full(Generic[S]):
-    """As many clients are attached as a token may have. A silent one among ``sessions`` is to be pinged first."""
+    """As many clients are attached as a token may have by ``policy``. A silent one among ``sessions`` is to be pinged
+    first."""
 
     sessions: tuple[S, ...]
+    policy: Policy
 
 
 Admission: TypeAlias = Admitted | Unlisted | Full[S]
@@ -116,12 +119,12 @@ class Registry(Generic[S, E]):
         pick: Callable[[int], int],
         listed: frozenset[bytes] = frozenset(),
         listed_only: bool = False,
-        policy: Policy | None = None,
+        policies: Policies = POOLS,
     ) -> None:
         """``pick(n)`` is random in range(n); ``listed`` holds digests of tokens."""
         self._limits = limits
         self._pick = pick
-        self._policy = Pool() if policy is None else policy
+        self._policies = policies
         self._listed = listed
         self._listed_only = listed_only
         self._startup_end = started_at + limits.startup_wait
@@ -183,7 +186,7 @@ class Registry(Generic[S, E]):
         known = self.is_known(token, now)
         if not known and (refusal := self._refuse_stranger(now)) is not None:
             return refusal
-        queue = self._queues.get(token) or TokenQueue[S, E](token, self._policy, self._pick)
+        queue = self._queues.get(token) or self._new_queue(token)
         place = queue.find()
         # On an attached session it is on its way. Only what waits for one is queued, or a burst would be refused.
         ready = place is not None and place.state is PlaceState.ATTACHED
@@ -235,24 +238,38 @@ class Registry(Generic[S, E]):
 
     # -- sessions ----------------------------------------------------------------------------------
 
-    def may_register(self, token: bytes, now: float, *, opening: int = 0) -> Admission[S]:
+    def may_register(
+        self, token: bytes, *, opening: int = 0, policy: Policy | None = None, secret: bool = False
+    ) -> Admission[S]:
         """May one more client of ``token`` register, while ``opening`` others that may are about to attach? A resume
-        is never asked about."""
+        is never asked about. ``policy``: what was granted to it in place of the token's own; ``secret``: it showed
+        more than the token."""
         if self._listed_only and token not in self._listed:
             return Unlisted()
-        queue = self._queues.get(token) or TokenQueue[S, E](token, self._policy, self._pick)
-        if queue.admits(self._limits.max_clients_per_token, opening=opening):
-            return Admitted()
-        return Full(tuple(queue.sessions(PlaceState.ATTACHED)))
+        queue = self._queues.get(token) or self._new_queue(token)
+        wanted = policy or queue.policy
+        if queue.admits(self._limits.max_clients_per_token, wanted, opening=opening, secret=secret):
+            return Admitted(replaces=wanted.replaces(secret=secret))
+        return Full(tuple(queue.sessions(PlaceState.ATTACHED)), wanted)
 
-    def attach(self, token: bytes, session: S, now: float, *, max_streams: int | None = None) -> list[Decision[S, E]]:
-        """A session has a connection: a new one, one that resumed, or one whose connection was replaced."""
+    def attach(
+        self,
+        token: bytes,
+        session: S,
+        now: float,
+        *,
+        max_streams: int | None = None,
+        policy: Policy | None = None,
+    ) -> list[Decision[S, E]]:
+        """A session has a connection: a new one, one that resumed, or one whose connection was replaced. ``policy``:
+        granted to it; its token's clients share by that from now on."""
         place = self._places.get(session)
         if place is None:
             place = self._new_place(token, session, self._limits.max_streams if max_streams is None else max_streams)
         elif place.queue.token != token:
             raise LocalProtocolError("a session cannot change its token")
-        return place.queue.attach(place, now)
+        decisions = [] if policy is None else place.queue.follow(policy, now)
+        return decisions + place.queue.attach(place, now)
 
     def detach(self, session: S, now: float) -> list[Decision[S, E]]:
         """A session lost its connection and is in grace."""
@@ -305,6 +322,15 @@ class Registry(Generic[S, E]):
         self._listed = listed
         self._listed_only = listed_only
 
+    def follow(self, policies: Policies, now: float) -> list[Decision[S, E]]:
+        """The configuration was read again. What was granted to clients holds where it says the same as before."""
+        before, self._policies = self._policies, policies
+        decisions: list[Decision[S, E]] = []
+        for token, queue in self._queues.items():
+            if policies.of(token) is not before.of(token):
+                decisions += queue.follow(policies.of(token), now)
+        return decisions
+
     def withdraw(self, token: bytes, now: float) -> list[Expired[E]]:
         """A token is not served any more. Its sessions were removed before; those that wait for it leave."""
         self._recent.pop(token, None)
@@ -350,10 +376,13 @@ class Registry(Generic[S, E]):
         self._entries[exchange] = entry
         return entry
 
+    def _new_queue(self, token: bytes) -> TokenQueue[S, E]:
+        return TokenQueue(token, self._policies.of(token), self._pick)
+
     def _new_place(self, token: bytes, session: S, max_streams: int) -> Place[S, E]:
         queue = self._queues.get(token)
         if queue is None:
-            queue = self._queues[token] = TokenQueue(token, self._policy, self._pick)
+            queue = self._queues[token] = self._new_queue(token)
         self._recent.pop(token, None)
         for entry in queue.waiting.values():  # the token is known now: they wait for their own deadline
             if (until := self._strangers.pop(entry.exchange, None)) is not None:

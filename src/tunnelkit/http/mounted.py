@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import ParamSpec, TypeVar
+
+import anyio
 
 from ..errors import HeadError, StreamBroken
 from ..heads import Fields, ResponseHead
@@ -10,6 +14,9 @@ from ..net.stream import READ_AHEAD, ByteStream
 from .request import CallerRequest
 
 __all__ = ["Mounted"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Mounted:
@@ -91,6 +98,32 @@ class Mounted:
 
     def wake(self) -> None:
         self._request.wake()
+
+    def while_there(self, work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """``work``, cancelled when the caller goes, for whom it is. Raises ``StreamBroken`` then."""
+
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            results: list[T] = []
+            failures: list[Exception] = []
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch, group.cancel_scope)
+                try:
+                    results.append(await work(*args, **kwargs))
+                except Exception as error:  # to come out of here as it is, not in a group
+                    failures.append(error)
+                group.cancel_scope.cancel()
+            if failures:
+                raise failures[0]
+            if not results:
+                raise StreamBroken("the caller is gone")
+            return results[0]
+
+        return guarded
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        while not self.gone:
+            await self.wait()
+        scope.cancel()
 
     async def upgrade(self, fields: Fields) -> ByteStream:
         """Answer 101 with ``fields`` and take the connection over."""

@@ -1,0 +1,151 @@
+"""The operator's own word on who may register (design, section 8; ``tunnelkit.registration``)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+import pytest
+
+from tunnelkit import ConfigError, Granted, Refusal, Registration, RegistrationRefused
+from tunnelkit.events import Retrying
+from tunnelkit.testing.relay import serve_relay
+
+from .tunnel import SHORT, TOKEN, Ends, open_ends, until
+
+pytestmark = pytest.mark.anyio
+
+OTHER_TOKEN = "another-token-for-the-tests"
+FORBIDDEN = Refusal(status=403, code="forbidden", detail="not in the directory")
+
+
+async def refusal(ends: Ends, **options: Any) -> RegistrationRefused:
+    with pytest.raises(RegistrationRefused) as caught, anyio.fail_after(10):
+        async with ends.join(ready=False, **options):
+            await anyio.sleep_forever()
+    return caught.value
+
+
+async def test_the_hook_sees_the_registration() -> None:
+    seen: list[Registration] = []
+
+    async def authorise(registration: Registration) -> Granted:
+        seen.append(registration)
+        return Granted()
+
+    async with open_ends(authorise=authorise) as ends, ends.join(instance="one"):
+        first = seen[0]
+        assert (first.token, first.address, first.instance) == (TOKEN, "127.0.0.1", "one")
+        assert (first.name, first.certificate, first.resumes) == (None, None, False)
+        assert first.client_version.startswith("tunnelkit/")
+        assert TOKEN not in repr(first)
+
+
+async def test_the_hook_refuses() -> None:
+    async def authorise(registration: Registration) -> Granted | Refusal:
+        return Granted() if registration.token == TOKEN else FORBIDDEN
+
+    async with open_ends(authorise=authorise) as ends, ends.join():
+        error = await refusal(ends, token=OTHER_TOKEN)
+        assert (error.status, error.code, error.detail) == (403, "forbidden", "not in the directory")
+        assert (await ends.get("/echo"))[0] == 200
+
+
+async def test_what_the_hook_grants_is_what_the_token_has() -> None:
+    async def authorise(registration: Registration) -> Granted:
+        return Granted(policy="reject")
+
+    async with open_ends(authorise=authorise) as ends, ends.join(), ends.join(ready=False) as second:
+        async for event in second.events():
+            if isinstance(event, Retrying):
+                assert "too_many_clients" in event.reason
+                break
+
+
+async def test_a_slow_hook_holds_up_nobody_else() -> None:
+    asked, let_in = anyio.Event(), anyio.Event()
+
+    async def authorise(registration: Registration) -> Granted:
+        if registration.token == OTHER_TOKEN:
+            asked.set()
+            await let_in.wait()
+        return Granted()
+
+    async with (
+        open_ends(authorise=authorise) as ends,
+        ends.join(),
+        ends.join(token=OTHER_TOKEN, ready=False) as client,
+    ):
+        await asked.wait()
+        assert (await ends.get("/echo"))[0] == 200
+        let_in.set()
+        await client.wait_ready(10)
+
+
+async def test_the_hook_is_cancelled_when_the_connection_goes() -> None:
+    asked, cancelled = anyio.Event(), anyio.Event()
+
+    async def authorise(registration: Registration) -> Granted:
+        asked.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+        return Granted()
+
+    async with open_ends(authorise=authorise) as ends:
+        async with ends.join(ready=False):
+            with anyio.fail_after(10):
+                await asked.wait()
+        with anyio.fail_after(10):
+            await cancelled.wait()
+
+
+@pytest.mark.parametrize("answer", ["an exception", None])
+async def test_a_hook_that_fails_is_a_503_and_a_log_line(
+    answer: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([True, False])
+
+    async def authorise(registration: Registration) -> Granted:
+        if not next(failures):
+            return Granted()
+        if answer is not None:
+            raise RuntimeError("the directory is down")
+        return None  # type: ignore[return-value]
+
+    with caplog.at_level(logging.INFO, "tunnelkit"):
+        async with open_ends(authorise=authorise) as ends, ends.join():
+            assert (await ends.get("/echo"))[0] == 200
+    failed = next(record for record in caplog.records if "authorisation hook failed" in record.getMessage())
+    assert failed.exc_info is not None
+    assert TOKEN not in caplog.text
+    assert "status 503, code authorisation_failed" in caplog.text
+
+
+@pytest.mark.ways("websocket", "streamed")  # where a cut is a loss
+async def test_a_resume_asks_the_hook_again_and_its_refusal_ends_the_session() -> None:
+    asked: list[bool] = []
+
+    async def authorise(registration: Registration) -> Granted | Refusal:
+        asked.append(registration.resumes)
+        return FORBIDDEN if registration.resumes else Granted()
+
+    async with open_ends(authorise=authorise, limits=SHORT) as ends, serve_relay(ends.port) as relay:
+
+        async def serve() -> None:
+            async with ends.join(via=relay):
+                relay.cut()
+                await anyio.sleep_forever()
+
+        with pytest.raises(RegistrationRefused) as caught, anyio.fail_after(10):
+            await serve()
+        assert caught.value.detail == "not in the directory"
+        assert asked == [False, True]
+        await until(lambda: not ends.server.sessions(), timeout=SHORT.grace / 2)
+
+
+def test_only_a_known_policy_can_be_granted() -> None:
+    with pytest.raises(ConfigError, match=r"^policy: 'first' is unknown"):
+        Granted(policy="first")
