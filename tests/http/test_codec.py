@@ -8,7 +8,7 @@ from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError, LocalProtocolError
 from tunnelkit.heads import Fields, RequestHead, ResponseHead
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import TRANSITIONS, Body, End, Move, Signal, State
+from tunnelkit.http.codec import TRANSITIONS, Body, End, Move, Signal, State, moved
 
 from .. import parsers
 from .helpers import Read, client, failure, read_all, server, splits
@@ -250,15 +250,11 @@ def test_no_switch_within_a_request() -> None:
 def test_every_illegal_move_is_refused() -> None:
     for state in State:
         for move in Move:
-            codec = server()
-            codec._writing.state = state
             if (state, move) in TRANSITIONS:
-                codec._writing.move(move)
-                assert codec.writing is TRANSITIONS[state, move]
+                assert moved(state, move) is TRANSITIONS[state, move]
             else:
                 with pytest.raises(LocalProtocolError, match=move.name):
-                    codec._writing.move(move)
-                assert codec.writing is state
+                    moved(state, move)
 
 
 # -- the client's end ------------------------------------------------------------------------------

@@ -108,6 +108,17 @@ RESPONSE: Table = {
 }
 
 
+# Looking a member up in its enum takes twice as long as calling a function (CPython 3.11): hence names.
+_IDLE: Final = State.IDLE
+_DONE: Final = State.DONE
+_HEAD: Final = Move.HEAD
+_ASKED: Final = Move.ASKED
+_FINAL: Final = Move.FINAL
+_REFUSE: Final = Move.REFUSE
+_DATA: Final = Move.DATA
+_FIN: Final = Move.FIN
+
+
 class _Half:
     """One direction: its state, and the bytes that passed against those that Content-Length promised."""
 
@@ -117,7 +128,7 @@ class _Half:
         self.name = name
         self.table = table
         self.error = error
-        self.state = State.IDLE
+        self.state = _IDLE
         self.expected: int | None = None
         self.seen = 0
 
@@ -131,7 +142,7 @@ class _Half:
         self.state = state
 
     def data(self, size: int) -> None:
-        self.move(Move.DATA)
+        self.move(_DATA)
         self.seen += size
         if self.expected is not None and self.seen > self.expected:
             raise self.error(f"the {self.name}'s body is longer than its Content-Length", code="long_body")
@@ -139,7 +150,7 @@ class _Half:
     def end(self) -> None:
         if self.expected is not None and self.seen < self.expected:
             raise self.error(f"the {self.name}'s body is shorter than its Content-Length", code="short_body")
-        self.move(Move.FIN)
+        self.move(_FIN)
 
 
 # -- outcomes ----------------------------------------------------------------------------------
@@ -154,7 +165,13 @@ class Delivery(IntEnum):
     ANSWERED = 3
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return _NAMES[self]
+
+
+_NAMES: Final = {delivery: delivery.name.lower() for delivery in Delivery}
+_NEVER_SENT: Final = Delivery.NEVER_SENT
+_SENT: Final = Delivery.SENT
+_ANSWERED: Final = Delivery.ANSWERED
 
 
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
@@ -224,9 +241,7 @@ class Exchange:
         "status",
     )
 
-    def __init__(
-        self, *, client: bool, limits: Limits = DEFAULT_LIMITS, earlier: Delivery = Delivery.NEVER_SENT
-    ) -> None:
+    def __init__(self, *, client: bool, limits: Limits = DEFAULT_LIMITS, earlier: Delivery = _NEVER_SENT) -> None:
         incoming, outgoing = RemoteProtocolError, LocalProtocolError
         self.request = _Half("request", REQUEST, incoming if client else outgoing)
         self.response = _Half("response", RESPONSE, outgoing if client else incoming)
@@ -329,10 +344,10 @@ class Exchange:
         expected = _promised(head.fields, lowered, half.error)
         # An upgrade's half stays open for the raw bytes; with FIN on the head there could be none.
         offer = not fin and b"\nupgrade\n" in lowered and upgrade_of(head) is not None
-        half.move(Move.OFFER if offer else Move.HEAD)
+        half.move(Move.OFFER if offer else _HEAD)
         if offer:
             self._offer = head.fields
-        self.response.move(Move.ASKED)
+        self.response.move(_ASKED)
         self.method = head.method
         half.expected = expected
         if fin:
@@ -348,8 +363,8 @@ class Exchange:
         elif head.status == 101:
             self._switch(half, head)
         else:
-            half.move(Move.FINAL)
-            self.request.move(Move.REFUSE)
+            half.move(_FINAL)
+            self.request.move(_REFUSE)
             bodiless = self.method == b"HEAD" or head.status in (204, 304)
             half.expected = 0 if bodiless else expected
             self.status = head.status
@@ -375,7 +390,7 @@ class Exchange:
     @property
     def complete(self) -> bool:
         """Both halves ended as they should."""
-        return self.request.state is State.DONE and self.response.state is State.DONE
+        return self.request.state is _DONE and self.response.state is _DONE
 
     def fail(self, *, was_sent: bool, refused: bool = False, broken_off: bool = False) -> Delivery:
         """The stream was lost, withdrawn or reset. ``was_sent``: a byte of OPEN was taken by a connection;
@@ -388,17 +403,18 @@ class Exchange:
     @property
     def delivery(self) -> Delivery:
         """Of this attempt alone."""
-        if self.response.state is State.DONE:
-            return Delivery.ANSWERED
+        if self.response.state is _DONE:
+            return _ANSWERED
         if self.status is not None or self._broken_off:
             return Delivery.PARTLY
-        dispatched = self.request.state is not State.IDLE
-        return Delivery.SENT if dispatched and self._sent else Delivery.NEVER_SENT
+        dispatched = self.request.state is not _IDLE
+        return _SENT if dispatched and self._sent else _NEVER_SENT
 
     @property
     def outcome(self) -> Delivery:
         """Of all attempts: what the caller is told."""
-        return max(self._earlier, self.delivery)
+        delivery = self.delivery
+        return delivery if self._earlier is _NEVER_SENT else max(self._earlier, delivery)
 
     def may_dispatch_again(self, *, has_body: bool, body_held: bool, other_session_attached: bool) -> bool:
         """``may_dispatch_again`` for this exchange, after ``fail``."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ..errors import ConfigError, HeadError
-from ..heads import Fields, RequestHead, effective_host, field_values, split_target
+from ..heads import Fields, RequestHead, effective_host, split_target
 from .allowlist import X_HOST_LIMIT
 from .naming import BaseDomain, is_label
 from .tokens import check_token, is_token
@@ -149,16 +149,17 @@ def route(head: RequestHead, config: RoutingConfig) -> Route:
     below = _below_base(target, config.base_path.encode("ascii"))
     if below is None:
         return NotFound(f"everything here is below {config.base_path}/")
-    x_host = _x_host(head)
+    names = [name.lower() for name, _ in head.fields]
+    x_host = _x_host(head, names) if b"x-host" in names else None
     name = _name_of(head, config)
     if name is not None:  # on a name's host no path is ours
         return ToName(name, below, x_host)
-    return _reserved(below, config) or _by_token(head, below, x_host, config)
+    return _reserved(below, config) or _by_token(head, names, below, x_host, config)
 
 
-def _x_host(head: RequestHead) -> bytes | None:
+def _x_host(head: RequestHead, names: list[bytes]) -> bytes | None:
     """As it was sent: what it may name is the client's to judge. But a stream's OPEN has no room for anything."""
-    value = _only(head, b"x-host", "X-Host")
+    value = _only(head, names, b"x-host", "X-Host")
     if value is not None and len(value) > X_HOST_LIMIT:
         raise HeadError(400, "bad_x_host", "X-Host is too long")
     return value
@@ -187,12 +188,14 @@ def _reserved(target: bytes, config: RoutingConfig) -> Reserved | None:
     return Reserved(name, slash + rest, query)
 
 
-def _by_token(head: RequestHead, target: bytes, x_host: bytes | None, config: RoutingConfig) -> Route:
+def _by_token(
+    head: RequestHead, names: list[bytes], target: bytes, x_host: bytes | None, config: RoutingConfig
+) -> Route:
     if config.token_path and target.startswith(_TOKEN_PATH):
         return _by_token_path(target, x_host)
-    header = _only(head, b"x-token", "X-Token") if config.token_header else None
+    header = _only(head, names, b"x-token", "X-Token") if config.token_header else None
     if config.wsp_path is not None and target.partition(b"?")[0] == config.wsp_path.encode("ascii"):
-        return _by_destination(head, header, config)
+        return _by_destination(head, names, header, config)
     if header is None:
         return NotFound(_MISSING)
     tokens = _candidates(header)
@@ -213,8 +216,8 @@ def _by_token_path(target: bytes, x_host: bytes | None) -> Route:
     return ToTunnel(tokens, b"/" + rest, x_host) if tokens else NotFound(_UNKNOWN)
 
 
-def _by_destination(head: RequestHead, token: bytes | None, config: RoutingConfig) -> Route:
-    destination = _only(head, b"x-proxy-destination", "X-PROXY-DESTINATION")
+def _by_destination(head: RequestHead, names: list[bytes], token: bytes | None, config: RoutingConfig) -> Route:
+    destination = _only(head, names, b"x-proxy-destination", "X-PROXY-DESTINATION")
     if destination is None:
         return NotFound("the X-PROXY-DESTINATION field is missing")
     if token is None and config.wsp_token is not None:
@@ -227,25 +230,27 @@ def _by_destination(head: RequestHead, token: bytes | None, config: RoutingConfi
 
 def _candidates(raw: bytes, *, decode: bool = False) -> tuple[str, ...]:
     """The tokens that ``raw`` may mean, best first, without those that cannot be one."""
-    spellings = [raw]
+    texts = [raw.decode("latin-1")]
     if decode and b"%" in raw:
-        spellings.append(unquote_to_bytes(raw))
-    texts = [spelling.decode("latin-1") for spelling in dict.fromkeys(spellings)]
-    return tuple(text for text in texts if is_token(text))
+        decoded = unquote_to_bytes(raw).decode("latin-1")
+        if decoded != texts[0]:
+            texts.append(decoded)
+    return tuple([text for text in texts if is_token(text)])
 
 
-def _only(head: RequestHead, name: bytes, shown: str) -> bytes | None:
-    """The value of a field that may come once: two would be read differently by two readers."""
-    values = field_values(head.fields, name)
-    if len(values) > 1:
+def _only(head: RequestHead, names: list[bytes], name: bytes, shown: str) -> bytes | None:
+    """The value of a field that may come once: two would be read differently by two readers. ``names`` are those of
+    the head's fields, in lower case."""
+    count = names.count(name)
+    if count > 1:
         raise HeadError(400, "bad_request", f"there is more than one {shown} field")
-    return values[0] if values else None
+    return head.fields[names.index(name)][1] if count else None
 
 
 def without_token(fields: Fields, base_path: str) -> Fields:
     """Fields in which Referer names the page that it came from as the origin knows it: without base path and token,
     as in the target. X-Host may lead a request to an origin that is not to learn the token."""
-    if not any(_TOKEN_PATH in value for _, value in fields):
+    if _TOKEN_PATH not in b"\n".join([value for _, value in fields]):
         return fields
     pattern = rb"\A((?i:https?)://[^/?#]*)%b/_token/[^/?#]*" % re.escape(base_path.encode("ascii"))
     return [

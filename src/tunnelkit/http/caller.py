@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -22,6 +23,11 @@ from .server_codec import ServerCodec
 from .writing import GATHER, Outgoing
 
 __all__ = ["CallerConnection", "FrontRequest"]
+
+# Looked up once: see codec.
+_HEAD: Final = State.HEAD
+_BODY: Final = State.BODY
+_DONE: Final = State.DONE
 
 # Body pieces below this are joined to the next: a body that comes byte by byte must not cost an object a byte.
 SMALL_PIECE = 1024
@@ -52,6 +58,7 @@ class CallerConnection:
         self.upgraded = False  # who upgraded it knows when it is over
         self.is_link = False  # its last request was a transport's, which may wait for as long as it likes
         self.dead = False  # failed or broken off: nothing can be read or written
+        self.gone = False  # dead, or it ended its sending half and so has left
         self.late = False  # the read clock struck
         self.received = 0  # bytes, ever
         self.read_clock = Deadline(timers, self._read_late)
@@ -63,10 +70,6 @@ class CallerConnection:
     def dated(self, head: ResponseHead) -> ResponseHead:
         """A final head as it is written: with a Date, where dates are kept."""
         return head if self._dates is None else self._dates.on(head)
-
-    @property
-    def gone(self) -> bool:
-        return self.dead or (self.codec.eof and not self.answers_half_close)
 
     @property
     def unfinished(self) -> bool:
@@ -91,7 +94,10 @@ class CallerConnection:
             return True
         if data is None:
             return False
-        self.received += len(data)
+        if data:
+            self.received += len(data)
+        elif not self.answers_half_close:
+            self.gone = True
         self.codec.receive_data(data)
         return True
 
@@ -106,16 +112,17 @@ class CallerConnection:
 
     def flush(self) -> bool:
         """True when nothing is left to write (also because there is nobody to write to)."""
-        if self.dead:
+        out = self._out
+        if not out.size:  # so too when it is dead
             return True
-        before = self._out.taken
+        before = out.taken
         try:
-            done = self._out.flush(self.stream)
+            done = out.flush(self.stream)
         except StreamBroken:
             self.break_off()
             return True
         if not done or self._stalled:
-            self._watch_writing(self._out.taken - before, done)
+            self._watch_writing(out.taken - before, done)
         return done
 
     def _watch_writing(self, taken: int, done: bool) -> None:
@@ -142,7 +149,7 @@ class CallerConnection:
 
     def break_off(self) -> None:
         """RST rather than an end: what was written is seen to be incomplete."""
-        self.dead = True
+        self.dead = self.gone = True
         self._out.clear()
         self.close_clocks()
         self.stream.abort()
@@ -193,7 +200,7 @@ class FrontRequest(CallerRequest):
     @property
     def received(self) -> bool:
         """The request came whole."""
-        return self._connection.codec.reading is not State.BODY and self._failure is None
+        return self._connection.codec.reading is not _BODY and self._failure is None
 
     @property
     def gone(self) -> bool:
@@ -242,7 +249,7 @@ class FrontRequest(CallerRequest):
     @property
     def _settled(self) -> bool:
         """No more of the body will come."""
-        return self._failure is not None or self._connection.codec.reading is not State.BODY
+        return self._failure is not None or self._connection.codec.reading is not _BODY
 
     @property
     def _room(self) -> int:
@@ -264,12 +271,12 @@ class FrontRequest(CallerRequest):
     def _decode(self) -> None:
         codec = self._connection.codec
         try:
-            while isinstance(event := codec.next_event(), Body):
+            while type(event := codec.next_event()) is Body:
                 self._hold(event.data)
         except HeadError as error:
             self._failure = error
         else:
-            if isinstance(event, End):
+            if type(event) is End:
                 self.trailers = event.trailers
 
     def _hold(self, data: bytes) -> None:
@@ -284,12 +291,12 @@ class FrontRequest(CallerRequest):
     @property
     def answered(self) -> bool:
         """A final head was given."""
-        return self._connection.codec.writing is not State.HEAD
+        return self._connection.codec.writing is not _HEAD
 
     @property
     def complete(self) -> bool:
         """The response was given whole."""
-        return self._connection.codec.writing is State.DONE
+        return self._connection.codec.writing is _DONE
 
     def send_info(self, head: ResponseHead) -> None:
         connection = self._connection
@@ -353,7 +360,7 @@ class FrontRequest(CallerRequest):
             await connection.stream.wait(readable=reads, writable=writable)
         finally:
             connection.read_clock.clear()
-        if reads:
+        if reads and not self.complete:  # once it is, what comes next is not this request's
             self._read_ahead()
         if expects_body:
             self._judge_pace()

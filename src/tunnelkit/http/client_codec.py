@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response
 from ..net.stream import READ_AHEAD
-from .codec import Codec, Event, HeadParser, Move, Signal, State
+from .codec import Codec, Event, HeadParser, Move, Signal, State, moved
 from .framing import CHUNKED, CODING_FIELDS, UNTIL_CLOSE, framing_fields, persists, response_length, without
 from .writing import BodyWriter, encode_block
 
 __all__ = ["ClientCodec"]
+
+# Looked up once: see codec.
+_BY_HEAD: Final = Move.HEAD
 
 
 class ClientCodec(Codec[ResponseHead]):
@@ -34,7 +39,7 @@ class ClientCodec(Codec[ResponseHead]):
         if first.count(b" ") != 2:
             raise LocalProtocolError("the request line contains a space", code="bad_field")
         block = encode_block(first, fields)
-        self._writing.move(Move.HEAD)
+        self.writing = moved(self.writing, _BY_HEAD)
         self._method = head.method
         self._offer = fields if found.upgrade else None
         self._persists = not found.close
@@ -48,19 +53,19 @@ class ClientCodec(Codec[ResponseHead]):
             raise HeadError(502, error.code, error.detail) from error
 
     def _begin(self, block: bytes) -> ResponseHead:
-        if self._writing.state is State.HEAD:
+        if self.writing is State.HEAD:
             raise HeadError(502, "bad_response", "a response came without a request")
         head = self._parser.parse_response(block)
         validate_response(head, self._limits)
         if head.status == 101:
             self._switch(head)
         elif head.status < 200:
-            self._reading.move(Move.INFO)
+            self.reading = moved(self.reading, Move.INFO)
         else:
             found = framing_fields(head.fields)
             self._left = response_length(head, found, self._method)
             self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
-            self._reading.move(Move.HEAD)
+            self.reading = moved(self.reading, _BY_HEAD)
         return head
 
     def _switch(self, head: ResponseHead) -> None:
@@ -68,10 +73,10 @@ class ClientCodec(Codec[ResponseHead]):
             raise HeadError(502, "bad_response", "101 came without a request to upgrade")  # RFC 9110 15.2.2
         if not switches_as_offered(head, self._offer):
             raise HeadError(502, "bad_response", "101 came for a protocol that was not offered")  # RFC 9110 7.8
-        self._reading.move(Move.SWITCH)
+        self.reading = moved(self.reading, Move.SWITCH)
 
     def _closed(self) -> Signal:
-        if self._writing.state is not State.HEAD:
+        if self.writing is not State.HEAD:
             raise HeadError(502, "no_response", "the connection ended before a response")
         return super()._closed()
 

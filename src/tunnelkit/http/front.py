@@ -199,10 +199,12 @@ class Front:
         if not request.complete:
             connection.break_off()  # never completed by us: a partial answer is seen to be partial
             return False
-        await connection.drain_output()
-        if connection.codec.persists and await request.discard_rest() and connection.codec.keep_alive:
+        if not connection.flush():
+            await connection.drain_output()
+        codec = connection.codec
+        if codec.persists and (request.received or await request.discard_rest()) and codec.keep_alive:
             return not connection.gone
-        if not connection.dead and (not request.received or connection.codec.buffered):
+        if not connection.dead and (not request.received or codec.buffered):
             await self._linger(connection)
         return False
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..heads import Fields, RequestHead, ResponseHead, validate_request
-from .codec import Codec, HeadParser, Move, State
+from .codec import Codec, HeadParser, Move, State, moved
 from .framing import (
     CHUNKED,
     CODING_FIELDS,
@@ -22,6 +24,9 @@ from .framing import (
 from .writing import BodyWriter, encode_block
 
 __all__ = ["ServerCodec"]
+
+# Looked up once: see codec.
+_BY_HEAD: Final = Move.HEAD
 
 
 class ServerCodec(Codec[RequestHead]):
@@ -43,7 +48,7 @@ class ServerCodec(Codec[RequestHead]):
         self._left = request_length(found)
         self._persists = persists(head, found)
         self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
-        self._reading.move(Move.HEAD)
+        self.reading = moved(self.reading, _BY_HEAD)
         return head
 
     def _truncated(self, part: str) -> HeadError:
@@ -51,7 +56,7 @@ class ServerCodec(Codec[RequestHead]):
 
     def encode_info(self, head: ResponseHead) -> bytes:
         """An interim response; for an HTTP/1.0 caller, which knows none, nothing (RFC 9110 15.2)."""
-        self._writing.move(Move.INFO)
+        self.writing = moved(self.writing, Move.INFO)
         if head.status == 100:
             self.expects_continue = False
         return b"" if self._version == b"1.0" else _encode_response(head, head.fields)
@@ -74,7 +79,7 @@ class ServerCodec(Codec[RequestHead]):
         elif persists and self._version == b"1.0":
             extra.append((b"Connection", b"keep-alive"))
         block = _encode_response(head, fields + extra if extra else fields)
-        self._writing.move(Move.HEAD)
+        self.writing = moved(self.writing, _BY_HEAD)
         self._writer = BodyWriter(length)
         self._persists = persists
         return block
@@ -88,11 +93,11 @@ class ServerCodec(Codec[RequestHead]):
 
     def encode_switch(self, head: ResponseHead) -> bytes:
         """101: what follows in both directions is another protocol's. The request must be complete."""
-        if self._reading.state is not State.DONE:
+        if self.reading is not State.DONE:
             raise LocalProtocolError("an upgrade must wait for the end of its request")
         block = _encode_response(head, head.fields)
-        self._writing.move(Move.SWITCH)
-        self._reading.move(Move.SWITCH)
+        self.writing = moved(self.writing, Move.SWITCH)
+        self.reading = moved(self.reading, Move.SWITCH)
         return block
 
 

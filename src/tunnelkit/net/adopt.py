@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from contextlib import suppress
 from typing import Any
 
 from .aio import AioStream
 from .failures import stream_broken
+from .loop import runs_on_asyncio
 from .sockets import SocketStream
 from .stream import ByteStream
 
@@ -26,7 +26,7 @@ async def adopt(sock: socket.socket) -> ByteStream:
     try:
         _set_options(sock)
         local, peer = host_and_port(sock.getsockname()), _peer_of(sock)
-        if not _runs_on_asyncio():
+        if not runs_on_asyncio():
             return SocketStream(sock, local=local, peer=peer)
     except OSError as exc:
         sock.close()
@@ -55,11 +55,3 @@ def _set_options(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
-
-
-def _runs_on_asyncio() -> bool:
-    # A running asyncio loop alone does not tell: in trio's guest mode it is trio's host.
-    try:
-        return asyncio.current_task() is not None
-    except RuntimeError:
-        return False

@@ -13,8 +13,7 @@ import struct
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -54,11 +53,8 @@ def _reads_on_readiness(loop: asyncio.AbstractEventLoop) -> bool:
     return isinstance(loop, asyncio.SelectorEventLoop) or type(loop).__module__.startswith("uvloop")
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    future: asyncio.Future[None]
-    readable: bool
-    writable: bool
+# A wait: its future, and whether it ends when bytes come, and when there is room.
+_Waiter: TypeAlias = "tuple[asyncio.Future[None], bool, bool]"
 
 
 def _unchanging(data: Buffer) -> Buffer:
@@ -82,6 +78,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         "_local_address",
         "_loop",
         "_lost",
+        "_over",
         "_paused",
         "_peer_address",
         "_reads_directly",
@@ -104,7 +101,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._waiters: list[_Waiter] = []
         self._lost = self._loop.create_future()  # done by connection_lost
         self._failure: BaseException | None = None
-        self._eof_received = self._eof_sent = self._paused = self._closed = self._woken = False
+        self._eof_received = self._eof_sent = self._paused = self._closed = self._over = self._woken = False
         self._reads_directly = _reads_on_readiness(self._loop)
         self._reads_last_words = isinstance(
             self._loop, asyncio.SelectorEventLoop
@@ -131,7 +128,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "failed" if self._lost.done() else "open"
-        return f"<AioStream {state} peer={self._peer_address} held={len(self._held)}>"
+        return f"<AioStream {state} peer={self._peer_address} held={self._held.size}>"
 
     # -- the protocol: called by the loop ------------------------------------------------------
 
@@ -141,13 +138,14 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        held = len(self._held)
+        held = self._held.size
         return self._buffer[: READ_AHEAD - held] if held else self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._last_received = self._loop.time()
-        self._held.append(self._buffer[:nbytes])
-        if len(self._held) >= READ_AHEAD:
+        held = self._held
+        held.append(self._buffer[:nbytes])
+        if held.size >= READ_AHEAD:
             self._paused = True
             self._transport.pause_reading()
         self._wake_waiters(readable=True)
@@ -162,6 +160,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._failure = self._failure or exc
+        self._over = True
         if exc is not None and not self._closed and self._reads_last_words:
             self._read_last_words()
         if not self._lost.done():
@@ -172,15 +171,15 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         """What came before the reset that a write ran into: an early answer, perhaps. The loop closes the socket
         after this without looking."""
         with suppress(OSError):
-            while (room := READ_AHEAD - len(self._held)) and (data := self._socket.recv(room)):
+            while (room := READ_AHEAD - self._held.size) and (data := self._socket.recv(room)):
                 self._held.append(data)
 
     # -- reading -------------------------------------------------------------------------------
 
     def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
-        if self._held:
+        if self._held.size:
             return self._held.take(max_bytes)
-        if self._closed or (self._failed and not self._ended):
+        if self._over and (self._closed or not self._ended):
             raise stream_broken(self._failure)
         if self._eof_received:
             return b""
@@ -202,6 +201,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
             return None
         except OSError as exc:
             self._failure = exc
+            self._over = True
             self._transport.abort()
             raise stream_broken(exc) from exc
         self._eof_received = not data  # for good, so reading stays paused then
@@ -251,15 +251,15 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
     # -- waiting -------------------------------------------------------------------------------
 
     async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
-        if readable and self._paused and not (self._held or self._eof_received or self._failed):
+        if readable and self._paused and not (self._held.size or self._eof_received or self._over):
             self._resume_reading()
         if self._is_ready(readable, writable):
             await checkpoint()
         else:
-            waiter = _Waiter(self._loop.create_future(), readable, writable)
+            waiter = self._loop.create_future(), readable, writable
             self._waiters.append(waiter)
             try:
-                await waiter.future
+                await waiter[0]
             finally:
                 self._waiters.remove(waiter)
         # Only now: a cancelled wait must not swallow a wake.
@@ -270,21 +270,15 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._wake_waiters(all_of_them=True)
 
     def _is_ready(self, readable: bool, writable: bool) -> bool:
-        if self._woken or self._failed:
-            return True
-        if readable and (self._held or self._eof_received):
+        if self._woken or self._over or (readable and (self._held.size or self._eof_received)):
             return True
         return writable and self._transport.get_write_buffer_size() < WRITE_BUFFER
 
     def _wake_waiters(self, *, readable: bool = False, writable: bool = False, all_of_them: bool = False) -> None:
-        for waiter in self._waiters:
-            wanted = all_of_them or (readable and waiter.readable) or (writable and waiter.writable)
-            if wanted and not waiter.future.done():
-                waiter.future.set_result(None)
-
-    @property
-    def _failed(self) -> bool:
-        return self._closed or self._failure is not None or self._lost.done()
+        for future, for_reading, for_writing in self._waiters:
+            wanted = all_of_them or (readable and for_reading) or (writable and for_writing)
+            if wanted and not future.done():
+                future.set_result(None)
 
     @property
     def _ended(self) -> bool:
@@ -301,7 +295,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._close_state()
 
     def _close_state(self) -> None:
-        self._closed = True
+        self._closed = self._over = True
         self._held.clear()
         self._wake_waiters(all_of_them=True)
 
