@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 
 from .config import Limits
+from .core.naming import name_key
 from .core.registry import Decision, Dispatch, Expired, Move, Registry
-from .core.routing import ToTunnel
-from .core.tokens import token_digest
-from .gateway_exchange import GatewayExchange
+from .core.routing import ToName, ToTunnel
+from .core.tokens import token_digest, token_tag
+from .gateway_exchange import Addressed, GatewayExchange
 from .http.request import CallerRequest
 from .logs import AccessLog
 from .net.timers import Timer, Timers
@@ -34,7 +35,8 @@ TunnelDecision: TypeAlias = "Expired[GatewayExchange] | Decision[ServerSession, 
 
 
 class Gateway:
-    """One a server. ``trusts(address)`` tells which peers are proxies that are believed about their callers."""
+    """One a server. ``trusts(address)`` tells which peers are proxies that are believed about their callers,
+    ``owner(name)`` the digest of the token that has a name."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Gateway:
         trusts: Callable[[str], bool],
         access: AccessLog,
         base_path: str,
+        owner: Callable[[str], bytes | None],
     ) -> None:
         self.limits = limits
         self.registry = registry
@@ -52,18 +55,20 @@ class Gateway:
         self.trusts = trusts
         self.access = access
         self.base_path = base_path
+        self._owner = owner
         self.draining = False
         self.active: set[GatewayExchange] = set()
         self.idle = anyio.Event()  # set when drained
         self._numbers = itertools.count(1)
         self._alarm: Timer | None = None
 
-    async def handle(self, request: CallerRequest, route: ToTunnel) -> None:
+    async def handle(self, request: CallerRequest, route: ToTunnel | ToName) -> None:
         """Carry one request to its tunnel and the answer back; returns when the caller has it or is gone.
 
         When cancelled, the exchange is cancelled at the other end too.
         """
-        exchange = GatewayExchange(self, request, route, next(self._numbers), self._digest(route))
+        where = self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
+        exchange = GatewayExchange(self, request, where, next(self._numbers))
         self.active.add(exchange)
         try:
             await exchange.run()
@@ -72,11 +77,23 @@ class Gateway:
             if self.draining and not self.active:
                 self.idle.set()
 
-    def _digest(self, route: ToTunnel) -> bytes:
-        """Of the first candidate that is known; else of the first, so that it waits or fails under its name."""
+    def _by_token(self, route: ToTunnel) -> Addressed:
+        """To the first candidate that is known; else to the first, so that it waits or fails under its name."""
         digests = [token_digest(token) for token in route.tokens]
         now = anyio.current_time()
-        return next((digest for digest in digests if self.registry.is_known(digest, now)), digests[0])
+        digest = next((digest for digest in digests if self.registry.is_known(digest, now)), digests[0])
+        return Addressed(digest=digest, tag=token_tag(route.tokens[0]), target=route.target, x_host=route.x_host)
+
+    def _by_name(self, route: ToName) -> Addressed:
+        """To the token that has the name. Nobody's, it waits or fails under a key of its own, and may be adopted."""
+        owner = self._owner(route.name)
+        return Addressed(
+            digest=name_key(route.name) if owner is None else owner,
+            tag=route.name if owner is None else f"{route.name}#{owner.hex()[:6]}",
+            target=route.target,
+            x_host=route.x_host,
+            unknown="no tunnel has this name, or not for a long time",
+        )
 
     def drain(self) -> None:
         """Take nothing new. ``idle`` is set when what runs is over."""

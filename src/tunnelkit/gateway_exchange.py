@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,8 +17,7 @@ import anyio
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.registry import Dispatch, Rejected
-from .core.routing import ToTunnel, without_token
-from .core.tokens import token_tag
+from .core.routing import without_token
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
 from .forwarding import forward_request, forward_response, upgrade_of
 from .heads import RequestHead, ResponseHead, Trailers, field_values
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway
     from .server_session import ServerSession
 
-__all__ = ["GatewayExchange"]
+__all__ = ["Addressed", "GatewayExchange"]
 
 logger = logging.getLogger("tunnelkit.server")
 
@@ -41,20 +41,35 @@ HELD_BYTES = 64 * 1024
 CHUNK = 64 * 1024
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addressed:
+    """Whose tunnel a request is for, and what it asks for there."""
+
+    digest: bytes  # of the token, or the key of a name that nobody has
+    tag: str  # what stands for it in log lines
+    target: bytes
+    x_host: bytes | None = None
+    unknown: str = ""  # what the caller is told when there is no such tunnel, if not the usual
+
+    def __repr__(self) -> str:  # the target may hold secrets
+        return f"<Addressed {self.tag}>"
+
+
 class GatewayExchange:
     """See the module. It is the handler of its stream (``link.StreamHandler``), and the registry's exchange."""
 
-    def __init__(self, gateway: Gateway, request: CallerRequest, route: ToTunnel, number: int, digest: bytes) -> None:
+    def __init__(self, gateway: Gateway, request: CallerRequest, where: Addressed, number: int) -> None:
         self.request = request
         self.number = number
-        self.masked = token_tag(route.tokens[0])
+        self.masked = where.tag
         self.session: ServerSession | None = None
         self.started = anyio.current_time()
         self.status = 0  # of what the caller was given
         self._gateway = gateway
-        self._digest = digest
-        self._x_host = route.x_host
-        self._target = route.target
+        self._digest = where.digest
+        self._x_host = where.x_host
+        self._target = where.target
+        self._unknown = where.unknown
         self._upgrade = upgrade_of(request.head) is not None
         self._head = request.head  # as it goes out, once it is submitted
         self._block_size = 0
@@ -203,7 +218,8 @@ class GatewayExchange:
     def reject(self, rejected: Rejected) -> None:
         """It found no place, or no time: it has left the registry."""
         self._withdraw_or_reset(ResetCode.CANCEL)
-        self._fail(rejected.status, rejected.code, rejected.detail, retry_after=rejected.retry_after)
+        detail = (rejected.code == "no_tunnel" and self._unknown) or rejected.detail
+        self._fail(rejected.status, rejected.code, detail, retry_after=rejected.retry_after)
 
     def _again(self, *, full: bool = False, refused: bool = False) -> None:
         gateway = self._gateway
@@ -383,11 +399,10 @@ class GatewayExchange:
 
     def _lost(self, code: int) -> None:
         """The stream is gone without a complete answer: reset with ``code``."""
-        attached = self._gateway.registry.attached(self._digest)
         if self._exchange.may_dispatch_again(
             has_body=self.request.has_body,
             body_held=self._held is not None,
-            other_session_attached=any(session is not self.session for session in attached),
+            other_session_attached=self._gateway.registry.others(self, self.session),
         ):
             if self._timer is not None:
                 self._timer.cancel()

@@ -7,6 +7,7 @@ import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import TypeAlias
 
 import anyio
@@ -16,6 +17,7 @@ from anyio.abc import TaskStatus
 from .admission import Admission
 from .config import DEFAULT_LIMITS, Limits
 from .core.credentials import Credentials, password_table, withdrawn
+from .core.naming import BaseDomain, PublicAddress, check_name, is_derived
 from .core.policies import Policies, parse_policies
 from .core.routing import RoutingConfig, normalise_base_path
 from .core.tokens import check_token, token_digest
@@ -23,7 +25,9 @@ from .core.trust import TrustedProxies
 from .errors import ConfigError
 from .http.parsers import find_parser
 from .lifetime import run_beside, run_to_the_end
+from .mount import MountedServer
 from .net.contexts import TlsFiles
+from .public_names import PublicNames
 from .registration import Authorise
 from .server_session import ServerSession
 from .serving import ServerState, Serving
@@ -39,13 +43,14 @@ logger = logging.getLogger("tunnelkit.server")
 Passwords: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 CLOSE_TIMEOUT = 1.0
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 class TunnelServer(AsyncContextManagerMixin):
     """The public end: callers and tunnel clients connect to it, on one port.
 
     ``listen``
-        "HOST:PORT", or several; port 0 picks one.
+        "HOST:PORT", or several; port 0 picks one. ``()`` for none, where ``asgi_app`` is mounted.
     ``tls``
         The files of certificate and key (read again at ``reload``), or a context of the caller's own.
     ``passwords``
@@ -53,6 +58,12 @@ class TunnelServer(AsyncContextManagerMixin):
         reads them, which is asked again at ``reload``.
     ``known_tokens``, ``known_tokens_only``
         Tokens that are known though no client came yet; whether others are refused.
+    ``base_domain``, ``public_url``, ``names``
+        The domain below which tunnels have names: with "tunnel.example.com" callers reach the client that asked for
+        the name "myapp" at ``myapp.tunnel.example.com``, whose paths are all the origin's. A port in it
+        ("localhost:8080") is shown in the clients' URLs. Where callers come to, if not to where the server listens
+        ("https://tunnel.example.com"): clients are told URLs made from it. Names that belong to tokens of the
+        configuration, and never to another (a mapping of names to tokens).
     ``trusted_proxies``
         Addresses or networks whose X-Forwarded-* is believed.
     ``admin_listen``, ``admin_password``
@@ -82,6 +93,9 @@ class TunnelServer(AsyncContextManagerMixin):
         known_tokens: Collection[str] = (),
         known_tokens_only: bool = False,
         base_path: str = "",
+        base_domain: str | None = None,
+        public_url: str | None = None,
+        names: Mapping[str, str] = _NO_NAMES,
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
         admin_password: str | Callable[[], str] | None = None,
@@ -94,12 +108,12 @@ class TunnelServer(AsyncContextManagerMixin):
     ) -> None:
         if half_close not in ("gone", "answer"):
             raise ConfigError("half_close", f"{half_close!r} is unknown", 'give "gone" or "answer"')
-        for token in known_tokens:
+        for token in (*known_tokens, *names.values()):
             check_token(token)
         self.limits = limits
         self._tls = tls
         self._passwords = passwords
-        self._named_tokens = frozenset(token_digest(token) for token in known_tokens)
+        self._named_tokens = frozenset(token_digest(token) for token in (*known_tokens, *names.values()))
         self._admin_source = admin_password
         self._key = secrets.token_bytes(32)
         self._policy = policy
@@ -107,12 +121,25 @@ class TunnelServer(AsyncContextManagerMixin):
         self._authorise = authorise
         credentials = self._read_passwords()
         trusts = TrustedProxies(trusted_proxies)
+        domain = BaseDomain.parse(base_domain) if base_domain is not None else None
+        public = PublicAddress.parse(public_url) if public_url is not None else None
         self._state = ServerState(
             limits=limits,
             listen=(listen,) if isinstance(listen, str) else tuple(listen),
             admin_listen=admin_listen,
             context=self._read_context(),
-            routing=RoutingConfig(base_path=normalise_base_path(base_path)),
+            routing=RoutingConfig(
+                base_path=normalise_base_path(base_path),
+                base_domain=domain,
+                own_host=public.host if public is not None else "",
+            ),
+            names=PublicNames(
+                limits=limits,
+                base=domain,
+                public=public,
+                bound=_bound(names, domain),
+                base_path=normalise_base_path(base_path),
+            ),
             trusts=trusts,
             transports=find_transports(transports, limits=limits, field="transports"),
             admission=Admission(
@@ -149,6 +176,12 @@ class TunnelServer(AsyncContextManagerMixin):
     @property
     def admin_urls(self) -> list[str]:
         return self._running.admin_urls if self._running is not None else []
+
+    @property
+    def asgi_app(self) -> MountedServer:
+        """This server as an ASGI 3 app, for callers and tunnel clients of another program's HTTP server, beside its
+        own listeners (``listen=()`` for none). docs/embedding.md tells what ASGI cannot carry."""
+        return MountedServer(limits=self.limits, running=lambda: self._running, lifespan=lambda: self)
 
     def sessions(self) -> list[ServerSession]:
         """The sessions there are now, attached or in grace."""
@@ -245,3 +278,16 @@ class TunnelServer(AsyncContextManagerMixin):
                 "listening beyond loopback without passwords or known_tokens_only: whoever can make a request "
                 "through a token can also register with it and receive its requests"
             )
+
+
+def _bound(names: Mapping[str, str], domain: BaseDomain | None) -> dict[str, bytes]:
+    """Names with the digests of their tokens."""
+    if names and domain is None:
+        raise ConfigError("names", "there are none without a base domain", "give base_domain too")
+    bound: dict[str, bytes] = {}
+    for name, token in names.items():
+        checked = check_name(name, field="names")
+        if checked in bound or is_derived(checked):
+            raise ConfigError("names", f"{checked!r} is given twice, or made from a token", "choose another")
+        bound[checked] = token_digest(token)
+    return bound

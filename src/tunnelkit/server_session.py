@@ -20,6 +20,7 @@ class ServerSession:
     ) -> None:
         self.id = session_id
         self.permit = permit
+        self.name = ""  # below the base domain, where there is one
         self.replaces = False  # when it attaches, all others of its token are superseded
         self.digest = token_digest(handshake.token)
         self.masked = mask_token(handshake.token)

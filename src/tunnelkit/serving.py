@@ -10,7 +10,7 @@ import random
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
 from anyio.abc import TaskStatus
@@ -19,18 +19,18 @@ from .admission import Admission
 from .config import Limits
 from .core.budget import Budget
 from .core.locate import make_session_id
+from .core.naming import PublicAddress
 from .core.registry import Registry
-from .core.routing import NotFound, Reserved, RoutingConfig, ToTunnel, is_loopback, route
+from .core.routing import RoutingConfig, is_loopback, is_named
 from .core.trust import TrustedProxies
+from .dispatch import Dispatcher
 from .errors import ConfigError, HeadError
-from .forwarding import answers_itself, client_address
 from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
 from .http.codec import HeadParser
 from .http.dates import Dates
 from .http.front import Front
-from .http.mounted import Mounted
 from .http.plain_codec import PlainBelow
 from .logs import AccessLog
 from .names import HostNames
@@ -39,8 +39,9 @@ from .net.listen import Listener
 from .net.peer import Peer
 from .net.stream import ByteStream
 from .net.timers import Timers
-from .pages import Pages, refuse
+from .pages import Pages
 from .problem import problem
+from .public_names import PublicNames
 from .server_session import ServerSession
 from .sessions import SessionTable
 from .transports.base import Transport
@@ -61,6 +62,7 @@ class ServerState:
     admin_listen: str | None
     context: ssl.SSLContext | None
     routing: RoutingConfig
+    names: PublicNames
     trusts: TrustedProxies
     transports: Mapping[str, Transport]
     admission: Admission
@@ -101,8 +103,9 @@ class Serving:
             trusts=state.trusts,
             access=AccessLog(),
             base_path=state.routing.base_path,
+            owner=state.names.owner,
         )
-        self.names = HostNames()
+        self.host_names = HostNames()
         self.table = SessionTable(
             limits=limits,
             admission=state.admission,
@@ -113,6 +116,7 @@ class Serving:
             make_id=lambda: make_session_id(NODE, secrets.token_hex(16)),
             make_key=lambda: secrets.token_bytes(32),
             started=self._look_up,
+            names=state.names,
         )
         self.pages = Pages(
             limits=limits,
@@ -122,8 +126,18 @@ class Serving:
             admin_password=lambda: state.admin_password,
         )
         self.crowd = Crowd(limits.connections_per_address, exempt=self._stands_for_many)
-        self.front = self._make_front(self._dispatch)
-        self.admin_front = self._make_front(self._dispatch_admin)
+        dispatcher = Dispatcher(
+            routing=state.routing,
+            trusts=state.trusts,
+            transports=state.transports,
+            gateway=self.gateway,
+            pages=self.pages,
+            offer=self.table.offer,
+        )
+        self.dispatch = dispatcher.public
+        self.calls: set[anyio.CancelScope] = set()  # of the ASGI mount
+        self.front = self._make_front(dispatcher.public)
+        self.admin_front = self._make_front(dispatcher.admin)
         secure = state.context is not None
         self.listener = Listener.bind(*state.listen, ssl_context=self._current_context if secure else None)
         try:
@@ -133,6 +147,8 @@ class Serving:
         except ConfigError:
             self.listener.close()
             raise
+        if self.urls:
+            state.names.listener = PublicAddress.parse(self.urls[0])
 
     @property
     def urls(self) -> list[str]:
@@ -152,7 +168,11 @@ class Serving:
             timers=self.timers,
             limits=self._state.limits,
             # A poll and a post for every answer: theirs are most of the heads where clients come by long-poll.
-            parser=PlainBelow(self._state.routing.base_path.encode() + b"/_tunnel/", self._state.parser),
+            parser=PlainBelow(
+                self._state.routing.base_path.encode() + b"/_tunnel/",
+                self._state.parser,
+                passed_on=lambda head: is_named(head, self._state.routing),
+            ),
             error_responder=_error_answer,
             half_close_answers=self._state.half_close_answers,
             dates=Dates(),
@@ -167,7 +187,7 @@ class Serving:
         def found(name: str) -> None:
             session.host_name = name
 
-        self.names.look_up(session.peer.forwarded_for or session.peer.address, found)
+        self.host_names.look_up(session.peer.forwarded_for or session.peer.address, found)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -182,7 +202,7 @@ class Serving:
     async def _run_all(self, task_status: TaskStatus[list[str]]) -> None:
         async with anyio.create_task_group() as group:
             await group.start(self.timers.run)
-            await group.start(self.names.run)
+            await group.start(self.host_names.run)
             for transport in self._state.transports.values():
                 await group.start(self._listen, transport)
             if self.admin is not None:
@@ -205,6 +225,8 @@ class Serving:
     def _break_off(self) -> None:
         self.front.abort()
         self.admin_front.abort()
+        for call in self.calls:
+            call.cancel()
         self._scope.cancel()
 
     def close(self) -> None:
@@ -224,6 +246,7 @@ class Serving:
         self.table.end_tokens(gone, "token_withdrawn")
         for digest in gone:
             self.gateway.execute(self.registry.withdraw(digest, anyio.current_time()))
+            self._state.names.withdraw(digest)
 
     # -- connections ---------------------------------------------------------------------------
 
@@ -237,61 +260,6 @@ class Serving:
 
     async def _serve_admin(self, stream: ByteStream) -> None:
         await self.admin_front.serve_connection(stream, _peer_of(stream))
-
-    async def _dispatch(self, request: FrontRequest) -> None:
-        where = route(request.head, self._state.routing)
-        self._mark_forwarded(request)
-        if isinstance(where, ToTunnel):
-            await self._to_tunnel(request, where)
-        elif isinstance(where, Reserved) and where.name == "_tunnel":
-            await self._to_transport(request, where)
-        elif isinstance(where, Reserved):
-            self.pages.answer(request, where)
-        elif isinstance(where, NotFound):
-            refuse(request, 404, "no_tunnel", where.detail)
-        else:
-            refuse(request, 404, "no_tunnel", "this route is not switched on")
-
-    async def _to_tunnel(self, request: FrontRequest, where: ToTunnel) -> None:
-        if self.gateway.draining:
-            refuse(request, 503, "draining", "the server is shutting down", retry_after=1)
-        elif answers_itself(request.head):
-            self.pages.options(request)
-        else:
-            await self.gateway.handle(request, where)
-
-    async def _to_transport(self, request: FrontRequest, where: Reserved) -> None:
-        path = where.rest.decode("ascii", "replace")
-        request.be_link()
-        for transport in self._state.transports.values():
-            below = _below(transport.mount_path(), path)
-            if below is not None:
-                mounted = Mounted(request, below)
-                await transport.mounted(mounted, mounted.while_there(self.table.offer))
-                return
-        refuse(request, 404, "unknown_transport", "no transport is mounted here")
-
-    async def _dispatch_admin(self, request: FrontRequest) -> None:
-        where = route(request.head, self._state.routing)
-        if isinstance(where, Reserved) and where.name in ("_health_check", "_stats"):
-            self.pages.answer(request, where, admin=True)
-        else:
-            refuse(request, 404, "not_found", "the admin listener has /_health_check and /_stats")
-
-    def _mark_forwarded(self, request: FrontRequest) -> None:
-        """Behind trusted proxies the address that counts is not the socket's."""
-        peer, trusts = request.peer, self._state.trusts
-        if trusts(peer.address):
-            address = client_address(request.head.fields, peer.address, trusts)
-            request.peer = replace(peer, forwarded_for=address)
-
-
-def _below(mount: str | None, path: str) -> str | None:
-    """What of ``path`` lies below a transport's mount path; None when it is not the transport's."""
-    if mount is None or not path.startswith(mount):
-        return None
-    below = path[len(mount) :]
-    return below if not below or (mount and below.startswith("/")) else None
 
 
 def _peer_of(stream: ByteStream) -> Peer:

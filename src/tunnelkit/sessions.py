@@ -15,6 +15,7 @@ import anyio
 from .admission import UNLISTED, Admission
 from .config import Limits
 from .core.budget import Budget
+from .core.naming import name_key
 from .core.opening import OpeningResult
 from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
 from .core.superseded import Superseded, Taken
@@ -27,6 +28,7 @@ from .logs import quoted
 from .net.peer import Peer
 from .net.timers import Timers
 from .proof import FIRST_EPOCH, Purpose, epoch_key, verify
+from .public_names import PublicNames
 from .registration import Permit
 from .server_session import ServerSession
 from .transports.base import Accepted, Connection
@@ -54,6 +56,7 @@ class SessionTable:
         execute: Callable[[_Decisions], None],
         make_id: Callable[[], str],
         make_key: Callable[[], bytes],
+        names: PublicNames,
         started: Callable[[ServerSession], None] = lambda session: None,
     ) -> None:
         self.limits = limits
@@ -65,6 +68,7 @@ class SessionTable:
         self._execute = execute
         self._make_id = make_id
         self._make_key = make_key
+        self._names = names
         self._started = started
         self._sessions: dict[str, ServerSession] = {}
         self._by_token: dict[bytes, list[ServerSession]] = {}
@@ -154,6 +158,7 @@ class SessionTable:
 
     async def _offer_new(self, handshake: Handshake, peer: Peer, permit: Permit) -> Accepted | Refusal:
         digest = token_digest(handshake.token)
+        permit = self._names.permit(handshake, permit, self.admission.policies.of(digest))
         self._supersede_itself(handshake, digest)
         word = await self._ask_registry(digest, permit)
         if not isinstance(word, Admitted):
@@ -164,12 +169,28 @@ class SessionTable:
         if self._made >= self.limits.max_sessions or not self._budget.reserve(self.limits.replay_floor):
             return Refusal(status=503, code="overloaded", detail="the server is full", retry_after=10)
         self._made += 1
+        name = self._names.claim(handshake.token, digest, permit, self._names_beside(digest))
+        if isinstance(name, Refusal):
+            self._unmake("")
+            return name
         session = self._make(handshake, peer, permit)
-        session.replaces = word.replaces
+        session.name = name
+        session.replaces = word.replaces or self._takes_over(permit, digest)
         return self._open(session, FIRST_EPOCH, resume_key=session.resume_key)
 
-    def _unmake(self) -> None:
+    def _takes_over(self, permit: Permit, digest: bytes) -> bool:
+        """A name is one client's. Where it is let in the others are away, and are not to come back to it."""
+        policy = permit.policy or self.admission.policies.of(digest)
+        return permit.name is not None and policy.name == "reject"
+
+    def _names_beside(self, digest: bytes) -> set[str]:
+        """Those of the token's other clients, as far as they are there."""
+        attached = {session.name for session in self._of_token(digest) if session.attached}
+        return attached | {opening.session.name for opening in self._openings_of(digest)}
+
+    def _unmake(self, name: str) -> None:
         """Give back what ``_offer_new`` took. Once a session: in ``end``, or when its opening comes to nothing."""
+        self._names.release(name)
         self._made -= 1
         self._budget.release(self.limits.replay_floor)
 
@@ -267,6 +288,7 @@ class SessionTable:
             stream_floor=self.limits.stream_floor,
             max_streams=self.limits.max_streams,
             grace=self.limits.grace,
+            public_url=self._names.url(session.name, session.peer),
         )
         opening = GrantedOffer(self, session, grant, epoch, is_new=resume_key is not None)
         self._openings.add(opening)
@@ -280,7 +302,7 @@ class SessionTable:
         if opening in self._openings:
             self._openings.discard(opening)
             if opening.is_new:
-                self._unmake()
+                self._unmake(opening.session.name)
 
     async def attach(self, opening: GrantedOffer, connection: Connection, opened: OpeningResult) -> None:
         """The client's ATTACH arrived: the connection takes over, and is served to its end."""
@@ -305,6 +327,9 @@ class SessionTable:
         greeting = opening.greeting()
         policy = session.permit.policy if is_first else None
         self._execute(self._registry.attach(session.digest, session, anyio.current_time(), policy=policy))
+        if is_first and session.name:
+            key = name_key(session.name)
+            self._execute(self._registry.adopt(key, session.digest, anyio.current_time()))
         if is_first and session.replaces:
             self._take_place(session)
         self._served += 1
@@ -343,6 +368,7 @@ class SessionTable:
     def _add(self, session: ServerSession) -> None:
         self._sessions[session.id] = session
         self._by_token.setdefault(session.digest, []).append(session)
+        self._names.serve(session.name)
         self._started(session)
 
     def _forget(self, session: ServerSession) -> None:
@@ -364,7 +390,7 @@ class SessionTable:
         session.link.tell_sent()
         self._execute(self._registry.remove(session, anyio.current_time()))
         session.link.end(code)
-        self._unmake()
+        self._unmake(session.name)
         logger.info("session ended: %s %s", code, session.label)
 
     def end_tokens(self, digests: Collection[bytes], code: str) -> None:

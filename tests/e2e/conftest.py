@@ -36,6 +36,7 @@ CARRIED = {
     "test_drain",
     "test_eager_tasks",
     "test_kills",
+    "test_names",
     "test_policies",
     "test_requests",
 }

@@ -229,7 +229,13 @@ async def ask(port: int, target: str, **fields: str) -> Answer:
 
 
 async def exchange(
-    port: int, method: str, target: str, *, fields: dict[str, str] | None = None, body: bytes = b""
+    port: int,
+    method: str,
+    target: str,
+    *,
+    host: str = "tunnel.test",
+    fields: dict[str, str] | None = None,
+    body: bytes = b"",
 ) -> Answer:
     """One request on a connection of its own; status, fields and body of the final response.
 
@@ -237,7 +243,7 @@ async def exchange(
     """
     stream = await connect_tcp("127.0.0.1", port, timeout=5)
     try:
-        lines = [f"{method} {target} HTTP/1.1", "Host: tunnel.test", "Connection: close"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in (fields or {}).items()]
         if body:
             lines.append(f"Content-Length: {len(body)}")

@@ -24,6 +24,7 @@ from tunnelkit.handshake import Grant, Handshake, Refusal, Resume
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers
 from tunnelkit.proof import Purpose, attach_tag, epoch_key, proof
+from tunnelkit.public_names import PublicNames
 from tunnelkit.registration import Granted, Registration
 from tunnelkit.server_session import ServerSession
 from tunnelkit.sessions import SessionTable
@@ -110,6 +111,7 @@ class Here:
             make_id=lambda: f"n0-{next(numbers)}",
             make_key=lambda: bytes(32),
             started=self.started.append,
+            names=PublicNames(limits=limits, base=None, public=None, bound={}, base_path=""),
         )
 
     def _execute(self, decisions: Iterable[object]) -> None:

@@ -214,6 +214,13 @@ class TokenQueue(Generic[S, E]):
         else:
             self._put(entry, place)
 
+    def join(self, other: TokenQueue[S, E]) -> None:
+        """All of ``other``, which has no sessions, belongs here from now on. To be settled."""
+        for entry in other.waiting.values():
+            entry.queue = self
+        self.exchanges += other.exchanges
+        self._wait(other.waiting.values())
+
     def leave(self, entry: Entry[S, E], move: str, now: float) -> list[Decision[S, E]]:
         """The exchange is over; another may get its stream."""
         entry.advance(move)

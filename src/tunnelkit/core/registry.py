@@ -166,6 +166,10 @@ class Registry(Generic[S, E]):
         queue = self._queues.get(token)
         return [] if queue is None else queue.sessions(PlaceState.ATTACHED)
 
+    def others(self, exchange: E, session: S | None) -> bool:
+        """Whether a session other than ``session`` could take the exchange now."""
+        return any(other != session for other in self._entry(exchange).queue.sessions(PlaceState.ATTACHED))
+
     def next_timer(self) -> float | None:
         """When ``expire`` is to be called. It may change with every call of any method."""
         due, retry = self._deadlines.next(), self._retries.next()
@@ -270,6 +274,21 @@ class Registry(Generic[S, E]):
             raise LocalProtocolError("a session cannot change its token")
         decisions = [] if policy is None else place.queue.follow(policy, now)
         return decisions + place.queue.attach(place, now)
+
+    def adopt(self, stranger: bytes, token: bytes, now: float) -> list[Decision[S, E]]:
+        """What waited for a key that nobody knew (a name, after a restart) waits for ``token`` from now on, which has
+        a session. In the order of arrival; those that were there already may be more than a queue holds for a while.
+        """
+        waiting = self._queues.pop(stranger, None)
+        if waiting is None:
+            return []
+        if waiting.places:
+            raise LocalProtocolError("a token with sessions cannot be adopted")
+        queue = self._queues[token]
+        for entry in waiting.waiting.values():
+            self._know(entry)
+        queue.join(waiting)
+        return queue.settle(now)
 
     def detach(self, session: S, now: float) -> list[Decision[S, E]]:
         """A session lost its connection and is in grace."""
@@ -384,12 +403,16 @@ class Registry(Generic[S, E]):
         if queue is None:
             queue = self._queues[token] = self._new_queue(token)
         self._recent.pop(token, None)
-        for entry in queue.waiting.values():  # the token is known now: they wait for their own deadline
-            if (until := self._strangers.pop(entry.exchange, None)) is not None:
-                entry.until = until
-                self._deadlines.add(until, entry.exchange)
+        for entry in queue.waiting.values():
+            self._know(entry)
         place = self._places[session] = Place(session=session, queue=queue, max_streams=max_streams)
         return place
+
+    def _know(self, entry: Entry[S, E]) -> None:
+        """Its token is known now: it waits for its own deadline."""
+        if (until := self._strangers.pop(entry.exchange, None)) is not None:
+            entry.until = until
+            self._deadlines.add(until, entry.exchange)
 
     def _bound_by_startup(self, entry: Entry[S, E]) -> None:
         self._strangers[entry.exchange] = entry.until

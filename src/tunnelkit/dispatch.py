@@ -1,0 +1,96 @@
+"""Where a request at the server's port goes: to a tunnel, a transport, a page, or back with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .core.routing import NotFound, Reserved, RoutingConfig, ToName, ToTunnel, route
+from .core.trust import TrustedProxies
+from .forwarding import answers_itself, client_address, scheme_told
+from .gateway import Gateway
+from .http.mounted import Mounted
+from .http.request import CallerRequest
+from .pages import Pages, refuse
+from .transports.base import Offer, Transport
+
+__all__ = ["Dispatcher"]
+
+
+class Dispatcher:
+    """``core.routing`` decides, this carries out. ``offer`` answers the handshakes of tunnel clients."""
+
+    def __init__(
+        self,
+        *,
+        routing: RoutingConfig,
+        trusts: TrustedProxies,
+        transports: Mapping[str, Transport],
+        gateway: Gateway,
+        pages: Pages,
+        offer: Offer,
+    ) -> None:
+        self._routing = routing
+        self._trusts = trusts
+        self._transports = transports
+        self._gateway = gateway
+        self._pages = pages
+        self._offer = offer
+
+    async def public(self, request: CallerRequest) -> None:
+        """Answer a caller's request, or serve a tunnel client's connection to its end."""
+        where = route(request.head, self._routing)
+        self._mark_forwarded(request)
+        if isinstance(where, (ToTunnel, ToName)):
+            await self._to_tunnel(request, where)
+        elif isinstance(where, Reserved) and where.name == "_tunnel":
+            await self._to_transport(request, where)
+        elif isinstance(where, Reserved):
+            self._pages.answer(request, where)
+        elif isinstance(where, NotFound):
+            refuse(request, 404, "no_tunnel", where.detail)
+        else:
+            refuse(request, 404, "no_tunnel", "this route is not switched on")
+
+    async def admin(self, request: CallerRequest) -> None:
+        """Answer a request at the admin listener."""
+        where = route(request.head, self._routing)
+        if isinstance(where, Reserved) and where.name in ("_health_check", "_stats"):
+            self._pages.answer(request, where, admin=True)
+        else:
+            refuse(request, 404, "not_found", "the admin listener has /_health_check and /_stats")
+
+    async def _to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None:
+        if self._gateway.draining:
+            refuse(request, 503, "draining", "the server is shutting down", retry_after=1)
+        elif answers_itself(request.head):
+            self._pages.options(request)
+        else:
+            await self._gateway.handle(request, where)
+
+    async def _to_transport(self, request: CallerRequest, where: Reserved) -> None:
+        path = where.rest.decode("ascii", "replace")
+        request.be_link()
+        for transport in self._transports.values():
+            below = _below(transport.mount_path(), path)
+            if below is not None:
+                mounted = Mounted(request, below)
+                await transport.mounted(mounted, mounted.while_there(self._offer))
+                return
+        refuse(request, 404, "unknown_transport", "no transport is mounted here")
+
+    def _mark_forwarded(self, request: CallerRequest) -> None:
+        """Behind trusted proxies neither the address nor the scheme that counts is the socket's."""
+        peer, trusts = request.peer, self._trusts
+        if trusts(peer.address):
+            fields = request.head.fields
+            address = client_address(fields, peer.address, trusts)
+            request.peer = replace(peer, forwarded_for=address, scheme=scheme_told(fields))
+
+
+def _below(mount: str | None, path: str) -> str | None:
+    """What of ``path`` lies below a transport's mount path; None when it is not the transport's."""
+    if mount is None or not path.startswith(mount):
+        return None
+    below = path[len(mount) :]
+    return below if not below or (mount and below.startswith("/")) else None
