@@ -21,7 +21,7 @@ from cli import kinds, notify
 from cli.files import check_status_file, read_secret, write_status
 from cli.options import CLIENT, TUNNEL
 from cli.parsing import Settings, UsageError
-from cli.running import Stop, fail, in_flags, run_program, timing, warn
+from cli.running import Stop, fail, in_flags, log_start, run_program, timing, warn
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import ConfigError, DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
@@ -58,6 +58,7 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
         limits=Limits(**timers, drain_timeout=settings["drain_timeout"]),
+        parser=settings["parser"],
     )
 
 
@@ -114,6 +115,7 @@ def make_clients(settings: Settings) -> list[tuple[TunnelClient, Settings]]:
 
 async def main(settings: Settings) -> int:
     clients = make_clients(settings)
+    log_start(settings)
     if settings["insecure"]:
         warn("--insecure: no certificate is verified; whoever is on the way can read and change everything")
     stop, failed = Stop(), []

@@ -18,7 +18,7 @@ from cli import kinds, notify
 from cli.files import read_secret
 from cli.options import SERVER, TOKEN
 from cli.parsing import Settings, UsageError, read_tables
-from cli.running import Stop, in_flags, run_program, timing
+from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import Limits, TlsFiles, TunnelServer
 from tunnelkit.errors import ConfigError
 
@@ -43,6 +43,7 @@ def make_server(settings: Settings) -> TunnelServer:
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
         admin_password=admin_password_source(settings),
+        parser=settings["parser"],
     )
 
 
@@ -118,6 +119,7 @@ async def main(settings: Settings) -> int:
     stop = Stop()
     async with make_server(settings) as server, anyio.create_task_group() as tasks:
         await tasks.start(stop.watch, lambda: reload(server, settings))
+        log_start(settings)
         for url in server.urls:
             print(f"listening on {url}", flush=True)
         for url in server.admin_urls:

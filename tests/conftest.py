@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Generator, Iterator
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -32,6 +33,12 @@ DEEP_TIMEOUT = 1800
 
 BACKENDS = os.environ.get("TUNNELKIT_TEST_BACKENDS", "asyncio,trio").split(",")
 USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
+# Of the tests, and the programs that they run, that choose no parser of heads. With h11, nothing finds httptools.
+PARSER = os.environ.get("TUNNELKIT_TEST_PARSER", "auto")
+if PARSER == "h11":
+    sys.modules["httptools"] = None  # type: ignore[assignment]
+elif PARSER == "httptools":
+    import httptools  # noqa: F401 - an ImportError here is the failure that is wanted
 
 # Of a test's time limit, after which its event loop ends it. The rest is for fixtures and the tidying up.
 HANG_SHARE = 0.8
@@ -89,6 +96,7 @@ def _quiet_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith(("TUNNELKIT_", "WSTUNNEL_")) and not name.startswith("TUNNELKIT_TEST_"):
                 patch.delenv(name)
+        patch.setenv("TUNNELKIT_PARSER", PARSER)
         yield
 
 

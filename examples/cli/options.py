@@ -60,6 +60,14 @@ COMMON = [
         default="asyncio",
         help="asyncio (on uvloop where that is installed) or trio",
     ),
+    switch("no-uvloop", "use asyncio's own event loop though uvloop is installed"),
+    Option(
+        name="parser",
+        metavar="NAME",
+        kind=kinds.one_of("auto", "httptools", "h11"),
+        default="auto",
+        help="what reads HTTP heads: auto (httptools where it is installed, else h11), httptools or h11",
+    ),
     Option(
         name="log-level",
         metavar="LEVEL",

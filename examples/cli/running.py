@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from tunnelkit import __version__
+from tunnelkit.accelerators import find_accelerators
 from tunnelkit.errors import ConfigError, TunnelkitError
 
 from . import notify
@@ -24,7 +25,7 @@ from .logs import logging_to
 from .options import Option, Refused
 from .parsing import Settings, UsageError, help_text, parse
 
-__all__ = ["Stop", "fail", "in_flags", "run_program", "timing", "warn"]
+__all__ = ["Stop", "fail", "in_flags", "log_start", "run_program", "timing", "warn"]
 
 logger = logging.getLogger("tunnelkit")
 
@@ -146,9 +147,20 @@ def _given_as(field: str, settings: Settings) -> str:
 
 
 def _backend(settings: Settings) -> dict[str, Any]:
+def _takes_uvloop(settings: Settings) -> bool:
+    return not settings["no_uvloop"] and importlib.util.find_spec("uvloop") is not None
+
+
+def log_start(settings: Settings) -> None:
+    """What decides the speed, in one line."""
+    backend = settings["backend"]
+    loop = " with uvloop" if backend == "asyncio" and _takes_uvloop(settings) else ""
+    found = find_accelerators(settings["parser"])
+    logger.info("runs on %s%s; heads are read by %s, frames masked by %s", backend, loop, found.parser, found.masker)
+
+
     if settings["backend"] == "asyncio":
-        uvloop = importlib.util.find_spec("uvloop") is not None
-        return {"backend": "asyncio", "backend_options": {"use_uvloop": uvloop}}
+        return {"backend": "asyncio", "backend_options": {"use_uvloop": _takes_uvloop(settings)}}
     if importlib.util.find_spec("trio") is None:
         raise UsageError("--backend: trio is not installed; pip install trio, or leave the flag out")
     return {"backend": "trio"}

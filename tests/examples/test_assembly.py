@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import tunnel_client
 import tunnel_server
 from cli.options import CLIENT, SERVER, TOKEN, TUNNEL
 from cli.parsing import Settings, UsageError, parse
-from tunnelkit import ConfigError, TunnelClient, TunnelServer
+from cli.running import log_start
+from tunnelkit import ConfigError, TunnelClient, TunnelServer, accelerators
 from tunnelkit.core.addresses import is_public
 from tunnelkit.origins.url import OriginUrl
+from tunnelkit.transports.websocket.masking import mask_by_wsproto
 
 LINES = json.loads((Path(__file__).parent.parent / "data" / "readme_lines.json").read_text())["lines"]
 TOKEN_TEXT = "my_b!g_$secret!!"
@@ -247,3 +251,48 @@ def test_a_mistake_outside_the_tables_names_the_flag(tmp_path: Path) -> None:
 def test_one_tunnel_without_tables() -> None:
     settings = client(*TUNNEL_FLAGS)
     assert tunnel_client.tunnels(settings) == [settings]
+
+
+# -- accelerators ------------------------------------------------------------------------------------
+
+
+def test_a_parser_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    monkeypatch.delitem(sys.modules, "tunnelkit.http.httptools_codec", raising=False)
+    for make in (
+        lambda: tunnel_server.make_server(server("--parser", "httptools")),
+        lambda: tunnel_client.make_client(client("--parser", "httptools", *TUNNEL_FLAGS), {}),
+    ):
+        with pytest.raises(ConfigError, match=r"^parser: httptools is not installed"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "runs on asyncio with uvloop; heads are read by httptools, frames masked by websockets"),
+        (["--no-uvloop"], "runs on asyncio; heads are read by httptools, frames masked by websockets"),
+        (
+            ["--backend", "trio", "--parser", "h11"],
+            "runs on trio; heads are read by h11, frames masked by websockets",
+        ),
+    ],
+)
+def test_what_it_runs_on(arguments: list[str], text: str, caplog: pytest.LogCaptureFixture) -> None:
+    for module in ("httptools", "uvloop", "websockets"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    caplog.set_level(logging.INFO, "tunnelkit")
+    log_start(server(*arguments))
+    assert [record.message for record in caplog.records] == [text]
+
+
+def test_what_it_runs_on_without_any(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    monkeypatch.delitem(sys.modules, "tunnelkit.http.httptools_codec", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(accelerators, "DEFAULT_MASK", mask_by_wsproto)
+    caplog.set_level(logging.INFO, "tunnelkit")
+    log_start(server())
+    assert [record.message for record in caplog.records] == [
+        "runs on asyncio; heads are read by h11, frames masked by wsproto"
+    ]

@@ -37,8 +37,6 @@ HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 class H11Parser:
     """Implements ``codec.HeadParser``."""
 
-    name: Final = "h11"
-
     def parse_request(self, block: bytes) -> RequestHead:
         try:
             event = _parse(h11.Connection(h11.SERVER, len(block)), block)

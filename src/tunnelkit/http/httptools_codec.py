@@ -27,8 +27,6 @@ _PROTOCOL: Final = b"HTTP/"
 class HttptoolsParser:
     """Implements ``codec.HeadParser``. ``other`` reads what llhttp does not."""
 
-    name: Final = "httptools"
-
     def __init__(self, other: HeadParser = H11_PARSER) -> None:
         self._other = other
 

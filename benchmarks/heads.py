@@ -1,0 +1,155 @@
+"""What heads cost: reading them by each parser that is installed, and what both ends do to those of one exchange.
+
+Run: ``python benchmarks/heads.py``. CPU time of one process; the best of some rounds, in which all take turns.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+
+from tunnelkit.config import DEFAULT_LIMITS
+from tunnelkit.core.exchange import Exchange
+from tunnelkit.errors import ConfigError
+from tunnelkit.forwarding import forward_request, forward_response, with_origin_host
+from tunnelkit.heads import (
+    RequestHead,
+    ResponseHead,
+    decode_block,
+    encode_request,
+    encode_response,
+    validate_request,
+    validate_response,
+)
+from tunnelkit.http.client_codec import ClientCodec
+from tunnelkit.http.codec import HeadParser
+from tunnelkit.http.parsers import find_parser
+from tunnelkit.http.plain_codec import PLAIN_PARSER
+from tunnelkit.http.server_codec import ServerCodec
+
+PATH = b"/api/v1/items?page=2"
+REQUEST = (
+    b"GET /_token/a-token-of-some-length" + PATH + b" HTTP/1.1\r\nHost: example.com:8080\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
+    b"Accept: application/json, text/plain, */*\r\nAccept-Language: en-GB,en;q=0.5\r\n"
+    b"Accept-Encoding: gzip, deflate, br\r\nCookie: session=0123456789abcdef; theme=dark\r\n"
+    b"Cache-Control: no-cache\r\nConnection: keep-alive\r\n\r\n"
+)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 08:00:00 GMT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 12\r\nVary: Accept-Encoding\r\nConnection: keep-alive\r\n\r\n"
+)
+
+Work = Callable[[], object]
+
+
+def server_reads(parser: HeadParser) -> RequestHead:
+    """A caller's request, from bytes to a head that may be passed on."""
+    codec = ServerCodec(parser, DEFAULT_LIMITS)
+    codec.receive_data(REQUEST)
+    head = codec.next_event()
+    assert isinstance(head, RequestHead)
+    return head
+
+
+def client_reads(parser: HeadParser, asked: RequestHead) -> ResponseHead:
+    """An origin's answer; the request before it is written too."""
+    codec = ClientCodec(parser, DEFAULT_LIMITS)
+    codec.encode_head(asked)
+    codec.encode_end()
+    codec.receive_data(ANSWER)
+    head = codec.next_event()
+    assert isinstance(head, ResponseHead)
+    return head
+
+
+def forwarded(head: RequestHead) -> RequestHead:
+    return forward_request(head, peer_address="127.0.0.1", scheme="http", target=PATH)
+
+
+def at_both_ends(parser: HeadParser) -> None:
+    """All that becomes of the heads of one exchange, but for the socket's and the multiplexer's part."""
+    server, front = Exchange(client=False), ServerCodec(parser, DEFAULT_LIMITS)
+    client, origin = Exchange(client=True), ClientCodec(parser, DEFAULT_LIMITS)
+    front.receive_data(REQUEST)
+    head = front.next_event()
+    assert isinstance(head, RequestHead)
+    came = client.receive_head(server.send_request(forwarded(head), fin=True), fin=True)
+    assert isinstance(came, RequestHead)
+    origin.encode_head(with_origin_host(came, None, b"127.0.0.1:8000"))
+    origin.encode_end()
+    origin.receive_data(ANSWER)
+    answer = origin.next_event()
+    assert isinstance(answer, ResponseHead)
+    back = server.receive_head(client.send_response(forward_response(answer)))
+    assert isinstance(back, ResponseHead)
+    front.encode_head(forward_response(back))
+
+
+def works() -> dict[str, Work]:
+    request, answer = PLAIN_PARSER.parse_request(REQUEST), PLAIN_PARSER.parse_response(ANSWER)
+    sent, returned = forwarded(request), forward_response(answer)
+    there, back = encode_request(sent), encode_response(returned)
+    found: dict[str, Work] = {}
+    for name, parser in parsers().items():
+        found[f"parse a request, {name}"] = lambda parser=parser: parser.parse_request(REQUEST)  # type: ignore[misc]
+        found[f"parse an answer, {name}"] = lambda parser=parser: parser.parse_response(ANSWER)  # type: ignore[misc]
+        found[f"read a request, {name}"] = lambda parser=parser: server_reads(parser)  # type: ignore[misc]
+        found[f"an exchange, both ends, {name}"] = lambda parser=parser: at_both_ends(parser)  # type: ignore[misc]
+    return found | {
+        "validate a request": lambda: validate_request(request),
+        "validate an answer": lambda: validate_response(answer),
+        "forward a request": lambda: forwarded(request),
+        "forward an answer": lambda: forward_response(answer),
+        "encode a request's block": lambda: encode_request(sent),
+        "encode an answer's block": lambda: encode_response(returned),
+        "decode a request's block": lambda: decode_block(there),
+        "decode an answer's block": lambda: decode_block(back),
+        "send a request into an exchange": lambda: Exchange(client=False).send_request(sent, fin=True),
+        "take a request from an exchange": lambda: Exchange(client=True).receive_head(there, fin=True),
+        "the request as the origin gets it": lambda: with_origin_host(sent, None, b"127.0.0.1:8000"),
+        "write a request, read its answer (by hand)": lambda: client_reads(PLAIN_PARSER, sent),
+    }
+
+
+def parsers() -> dict[str, HeadParser]:
+    """By name; "by hand" is for heads that are not passed on, and stands beside them as a measure."""
+    found: dict[str, HeadParser] = {"h11": find_parser("h11")}
+    try:
+        found["httptools"] = find_parser("httptools")
+    except ConfigError:
+        print("httptools is not installed: left out")
+    return found | {"by hand": PLAIN_PARSER}
+
+
+def measure(work: Work, seconds: float) -> float:
+    """Seconds of CPU for one, in the time given."""
+    work()
+    count, spent = 1, 0.0
+    while spent < seconds:
+        start = time.process_time()
+        for _ in range(count):
+            work()
+        spent = time.process_time() - start
+        count, per = count * 2, spent / count
+    return per
+
+
+def main() -> None:
+    options = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=0.02, help="CPU time of one measurement")
+    given = options.parse_args()
+    best: dict[str, float] = {}
+    for _ in range(given.rounds):
+        for name, work in works().items():
+            best[name] = min(best.get(name, 1.0), measure(work, given.seconds))
+    for name, seconds in best.items():
+        reference = best.get(f"{name.rpartition(', ')[0]}, h11")
+        ratio = f" {seconds / reference:6.2f}" if reference else ""
+        print(f"{name:45} {seconds * 1e6:7.2f} us{ratio}")
+
+
+if __name__ == "__main__":
+    main()
