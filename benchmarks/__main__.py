@@ -21,7 +21,7 @@ from .wrk import MISSING
 def specs_of(options: Options) -> list[Spec]:
     tunnels = [Tunnel(variant) for variant in options.variants]
     secure = [DIRECT_TLS] if any(variant.tls for variant in options.variants) else []
-    return [DIRECT, *secure, *tunnels]
+    return [DIRECT, *secure, *options.peers, *tunnels]
 
 
 def machine() -> str:
@@ -38,7 +38,7 @@ def say(what: str) -> None:
 
 
 def main() -> int:
-    options = parse_options()
+    options = parse_options(sys.argv[1:], os.environ)
     if find_program("wrk") is None:
         print(MISSING, file=sys.stderr)
         return 1

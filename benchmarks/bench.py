@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from .figures import Metric, Results
-from .origin import Origin, Origins
+from .origin import LOOPBACK, Origin, Origins, Site
 from .programs import BenchmarkError
 from .ways import Direct, Spec, Tunnel, Way
 
@@ -53,10 +53,10 @@ class Row:
 class Bench:
     """What the rows measure with."""
 
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+    def __init__(self, settings: Settings, stack: ExitStack, site: Site = LOOPBACK) -> None:
         self.settings = settings
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunnelkit-bench-")))
-        self.origins = Origins(stack, self.folder)
+        self.origins = Origins(stack, self.folder, site)
         self._stack = stack
         self._open: dict[tuple[str, Wants], Way] = {}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from .bench import Row, Settings
+from .peers import Peer, peers_of
 from .rows import ALL_ROWS, choose_rows
 from .variants import Variant, parse_variants
 
@@ -26,15 +27,22 @@ FULL = Settings(rounds=5, seconds=4, size=1_000_000_000, body=100_000_000, sessi
 class Options:
     rows: list[Row]
     variants: list[Variant]
+    peers: list[Peer]
     settings: Settings
     json: Path | None
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> Options:
-    given = make_parser().parse_args(arguments)
+def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """What to measure. Ends the program when an argument, or one of the environment's commands, is wrong."""
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    try:
+        peers = peers_of(environment)
+    except ValueError as error:
+        parser.error(str(error))
     base = QUICK if given.quick else FULL if given.full else NORMAL
     sizes = {name: getattr(given, name) or getattr(base, name) for name in vars(base)}
-    return Options(given.rows, given.variants, Settings(**sizes), given.json)
+    return Options(given.rows, given.variants, peers, Settings(**sizes), given.json)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,14 +60,26 @@ def make_parser() -> argparse.ArgumentParser:
     sizes.add_argument(
         "--full", action="store_true", help="five rounds, bodies of 1 GB, 5000 sessions: an hour or two"
     )
-    add("--rounds", type=int, help="of each row; the table shows their median")
-    add("--seconds", type=float, help="that each run of small requests takes")
-    add("--size", type=int, help="bytes of a long body")
-    add("--body", type=int, help="bytes of each of the parallel bodies whose memory is measured")
-    add("--sessions", type=int, help="idle tunnels whose memory is measured")
-    add("--cuts", type=int, help="after which the time to resume is measured")
+    add("--rounds", type=kind(count), help="of each row; the table shows their median")
+    add("--seconds", type=kind(seconds), help="that each run of small requests takes")
+    add("--size", type=kind(count), help="bytes of a long body")
+    add("--body", type=kind(count), help="bytes of each of the parallel bodies whose memory is measured")
+    add("--sessions", type=kind(count), help="idle tunnels whose memory is measured")
+    add("--cuts", type=kind(count), help="after which the time to resume is measured")
     add("--json", type=Path, metavar="FILE", help="write all figures there too")
     return parser
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"{text!r}: say a whole number, at least 1")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise ValueError(f"{text!r}: say more than 0")
+    return value
 
 
 def kind(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -16,7 +16,17 @@ from pathlib import Path
 from .own_origin import SMALL
 from .programs import BenchmarkError, Program
 
-__all__ = ["Certificate", "Origin", "Origins", "find_program", "free_port", "make_certificate", "wait_for_port"]
+__all__ = [
+    "LOOPBACK",
+    "Certificate",
+    "Origin",
+    "Origins",
+    "Site",
+    "find_program",
+    "free_port",
+    "make_certificate",
+    "wait_for_port",
+]
 
 START_TIMEOUT = 10.0
 PIECE = 1024 * 1024
@@ -39,7 +49,7 @@ http {{
     uwsgi_temp_path {folder};
     scgi_temp_path {folder};
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen {host}:{port} backlog=4096;
         {tls}
         root {folder}/files;
         location = /small {{ return 200 "{small}"; }}
@@ -47,7 +57,7 @@ http {{
 }}
 """
 NGINX_TLS = """
-        listen 127.0.0.1:{port} ssl backlog=4096;
+        listen {host}:{port} ssl backlog=4096;
         ssl_certificate {certificate};
         ssl_certificate_key {certificate};
 """
@@ -61,22 +71,37 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Site:
+    """Where the two sides are: by default both on loopback. ``far`` begins the commands of what runs beside the
+    origin, in another network namespace, say."""
+
+    near_host: str = "127.0.0.1"  # where the tunnel server listens
+    far_host: str = "127.0.0.1"  # where the origin does
+    far: tuple[str, ...] = ()
+
+
+LOOPBACK = Site()
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where an origin listens; ``tls_port`` is for callers that come directly."""
 
     program: Program
+    host: str
     port: int
     tls_port: int
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
 
 class Origins:
     """The origins of one run, each started when it is first asked for."""
 
-    def __init__(self, stack: ExitStack, folder: Path) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, site: Site = LOOPBACK) -> None:
+        self.site = site
         self._stack = stack
         self._folder = folder
         (folder / "files" / "bytes").mkdir(parents=True)
@@ -90,9 +115,10 @@ class Origins:
     def sink(self) -> Origin:
         """Takes uploads and forgets them."""
         certificate = [] if self.certificate is None else [str(self.certificate.path)]
-        program = self._start([sys.executable, "-m", "benchmarks.own_origin", *certificate], "sink")
+        command = [sys.executable, "-m", "benchmarks.own_origin", self.site.far_host, *certificate]
+        program = self._start(command, "sink")
         ports = program.said("serving on ").split()
-        return Origin(program, int(ports[0]), int(ports[1]))
+        return Origin(program, self.site.far_host, int(ports[0]), int(ports[1]))
 
     @cached_property
     def files(self) -> Origin:
@@ -115,16 +141,17 @@ class Origins:
         port, tls_port, tls = free_port(), 0, ""
         if self.certificate is not None:
             tls_port = free_port()
-            tls = NGINX_TLS.format(port=tls_port, certificate=self.certificate.path)
+            tls = NGINX_TLS.format(host=self.site.far_host, port=tls_port, certificate=self.certificate.path)
         configuration = self._folder / "nginx.conf"
         small = SMALL.decode().replace("\n", "\\n")
-        configuration.write_text(NGINX.format(folder=self._folder, port=port, tls=tls, small=small))
+        host = self.site.far_host
+        configuration.write_text(NGINX.format(folder=self._folder, host=host, port=port, tls=tls, small=small))
         program = self._start([nginx, "-p", str(self._folder), "-c", str(configuration)], "nginx")
-        wait_for_port(port, program)
-        return Origin(program, port, tls_port)
+        wait_for_port(host, port, program)
+        return Origin(program, host, port, tls_port)
 
     def _start(self, command: list[str], name: str) -> Program:
-        program = Program(command, errors=self._folder / f"{name}.err")
+        program = Program([*self.site.far, *command], errors=self._folder / f"{name}.err")
         self._stack.callback(program.close)
         return program
 
@@ -157,11 +184,11 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def wait_for_port(port: int, program: Program) -> None:
+def wait_for_port(host: str, port: int, program: Program) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and program.alive:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.02)  # between two looks

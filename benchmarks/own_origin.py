@@ -1,7 +1,7 @@
 """An origin of our own: takes bodies of any size and forgets them, and answers ``/bytes/N`` and ``/small``. For
 uploads, which nginx answers before it has read them, and for everything where nginx is missing.
 
-    python -m benchmarks.own_origin [CERTIFICATE]    prints ``serving on PORT TLS_PORT``, the latter 0 without TLS
+    python -m benchmarks.own_origin HOST [CERTIFICATE]    prints ``serving on PORT TLS_PORT`` (0 without TLS)
 """
 
 from __future__ import annotations
@@ -85,24 +85,24 @@ class Discarding(asyncio.Protocol):
         self.pump()
 
 
-async def serve(context: ssl.SSLContext | None) -> asyncio.Server:
-    return await asyncio.get_running_loop().create_server(Discarding, "127.0.0.1", 0, ssl=context)
+async def serve(host: str, context: ssl.SSLContext | None) -> asyncio.Server:
+    return await asyncio.get_running_loop().create_server(Discarding, host, 0, ssl=context)
 
 
 def port_of(server: asyncio.Server) -> int:
     return int(server.sockets[0].getsockname()[1])
 
 
-async def main(certificate: str | None) -> None:
-    ports = [port_of(await serve(None)), 0]
+async def main(host: str, certificate: str | None) -> None:
+    ports = [port_of(await serve(host, None)), 0]
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-        ports[1] = port_of(await serve(context))
+        ports[1] = port_of(await serve(host, context))
     print("serving on", *ports, flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(sys.argv[1] if sys.argv[1:] else None))
+        asyncio.run(main(sys.argv[1], sys.argv[2] if sys.argv[2:] else None))

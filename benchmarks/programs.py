@@ -7,7 +7,7 @@ import queue
 import resource
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,29 +35,28 @@ class Usage:
 
 
 class Program:
-    """One child process. Its standard output is read line by line; its standard error goes to ``errors``."""
+    """One child process. Its standard output is read line by line; its standard error goes to ``errors``, and with
+    ``quiet`` everything does."""
 
-    def __init__(self, command: Sequence[str], *, errors: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], *, errors: Path, quiet: bool = False) -> None:
         self.command = list(command)
         self.errors = errors
         with errors.open("ab") as sink:
             self._popen = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=sink if quiet else subprocess.PIPE,
                 stderr=sink,
                 text=True,
                 bufsize=1,
                 cwd=ROOT,
-                env={**os.environ, **(environment or {})},
             )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._popen.stdout is not None
-        for line in self._popen.stdout:
+        for line in self._popen.stdout or ():
             self._lines.put(line)
         self._lines.put("")
 
@@ -125,8 +124,8 @@ class Program:
             self._popen.wait()
         self._reader.join()
         for pipe in (self._popen.stdin, self._popen.stdout):
-            assert pipe is not None
-            pipe.close()
+            if pipe is not None:
+                pipe.close()
 
 
 def raise_open_files() -> int:

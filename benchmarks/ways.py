@@ -82,7 +82,7 @@ class Direct:
     def open(self, stack: ExitStack, origins: Origins, origin: Origin, folder: Path) -> Way:
         if self.tls and not origin.tls_port:
             raise BenchmarkError("openssl, which makes the certificate, is not installed")
-        return Way(Address(origin.tls_port if self.tls else origin.port, tls=self.tls))
+        return Way(Address(origin.tls_port if self.tls else origin.port, tls=self.tls, host=origin.host))
 
 
 DIRECT, DIRECT_TLS = Direct(), Direct(tls=True)
@@ -114,17 +114,23 @@ class Tunnel:
             ends["relay"] = start("relay", [sys.executable, "-m", "tunnelkit.testing", "0", str(port)])
             dialled = int(ends["relay"].said("relaying on "))
         flags = self._client_flags(origins, dialled, origin)
-        ends["client"] = start("client", launch(self.variant, "examples/tunnel_client.py", *flags))
+        client = launch(self.variant, "examples/tunnel_client.py", *flags)
+        ends["client"] = start("client", [*origins.site.far, *client])
         ends["client"].said("ready ")
-        return Way(Address(port, tls=self.variant.tls, fields=(("X-Token", TOKEN),)), ends)
+        host = origins.site.near_host
+        return Way(Address(port, tls=self.variant.tls, fields=(("X-Token", TOKEN),), host=host), ends)
 
     def _server_flags(self, origins: Origins) -> list[str]:
-        return ["--listen", "127.0.0.1:0", *(["--tls-cert", self._certificate(origins)] if self.variant.tls else [])]
+        return [
+            "--listen",
+            f"{origins.site.near_host}:0",
+            *(["--tls-cert", self._certificate(origins)] if self.variant.tls else []),
+        ]
 
     def _client_flags(self, origins: Origins, port: int, origin: Origin) -> list[str]:
         scheme = "wss" if self.variant.tls else "ws"
         transport = "websocket" if self.variant.carrier == "websocket" else "longpoll"
-        flags = ["--tunnel", f"{scheme}://127.0.0.1:{port}", "--server", origin.url, "--token", TOKEN]
+        flags = ["--tunnel", f"{scheme}://{origins.site.near_host}:{port}", "--server", origin.url, "--token", TOKEN]
         trust = ["--cafile", self._certificate(origins)] if self.variant.tls else []
         return [*flags, "--transport", transport, *trust]
 

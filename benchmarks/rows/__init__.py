@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..bench import Row
-from . import beside, bulk, counters, memory, resume, small
+from . import beside, bulk, counters, link, memory, resume, small
 
 __all__ = ["ALL_ROWS", "choose_rows"]
 
-ALL_ROWS: list[Row] = [*small.ROWS, *bulk.ROWS, *beside.ROWS, *memory.ROWS, *resume.ROWS, *counters.ROWS]
+ALL_ROWS: list[Row] = [*small.ROWS, *bulk.ROWS, *beside.ROWS, *memory.ROWS, *resume.ROWS, *link.ROWS, *counters.ROWS]
 
 
 def choose_rows(text: str) -> list[Row]:

@@ -1,0 +1,96 @@
+"""Other tunnels, measured in the same run. The environment names their commands; docs/performance.md has examples.
+
+``TUNNELKIT_BENCH_<NAME>_SERVER`` and ``..._CLIENT`` are command lines for ``sh``, which end in ``exec program``, so
+that what is measured is the program and not the shell. ``..._PATH`` and ``..._FIELDS`` say how callers ask. In all of
+them ``{port}`` is the server's port, ``{origin}`` the origin's URL, ``{origin_port}`` its port, ``{folder}`` an empty
+folder; ``{path}``, in the last two, the path at the origin.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from .callers import Fetcher
+from .origin import Origin, Origins, free_port
+from .programs import BenchmarkError, Program
+from .ways import DIRECT, Address, Way
+
+__all__ = ["PREFIX", "Peer", "peers_of"]
+
+PREFIX = "TUNNELKIT_BENCH_"
+PARTS = ("SERVER", "CLIENT", "PATH", "FIELDS")
+READY_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A tunnel that somebody else wrote. ``fields`` are header fields, one a line."""
+
+    name: str
+    server: str
+    client: str
+    path: str = "{path}"
+    fields: str = ""
+    beside: str = DIRECT.name
+
+    def open(self, stack: ExitStack, origins: Origins, origin: Origin, folder: Path) -> Way:
+        own = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=folder))
+        known = {
+            "port": str(free_port()),
+            "origin": origin.url,
+            "origin_port": str(origin.port),
+            "folder": shlex.quote(str(own)),
+        }
+        ends = {name: _start(stack, own, name, filled(getattr(self, name), known)) for name in ("server", "client")}
+        lines = [line for line in filled(self.fields, known).splitlines() if line.strip()]
+        fields = tuple((name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
+        way = Way(Address(int(known["port"]), path=filled(self.path, known), fields=fields), ends)
+        _wait_until_ready(way)
+        return way
+
+
+def filled(template: str, known: Mapping[str, str]) -> str:
+    """``template`` with what is known in place of its names; other braces stay as they are."""
+    for name, value in known.items():
+        template = template.replace(f"{{{name}}}", value)
+    return template
+
+
+def _start(stack: ExitStack, folder: Path, name: str, command: str) -> Program:
+    program = Program(["sh", "-c", command], errors=folder / f"{name}.err", quiet=True)
+    stack.callback(program.close)
+    return program
+
+
+def _wait_until_ready(way: Way) -> None:
+    deadline, failure = time.monotonic() + READY_TIMEOUT, "nothing was tried"
+    while time.monotonic() < deadline:
+        try:
+            with closing(Fetcher(way.address)) as fetcher:
+                fetcher.fetch()
+            return
+        except (OSError, BenchmarkError) as error:
+            failure = str(error)
+        time.sleep(0.1)  # between two tries
+    raise BenchmarkError(f"is not ready: {failure}")
+
+
+def peers_of(environment: Mapping[str, str]) -> list[Peer]:
+    """Raises ValueError: what is wrong with the variables."""
+    found: dict[str, dict[str, str]] = {}
+    for variable, value in environment.items():
+        if variable.startswith(PREFIX):
+            name, _, part = variable.removeprefix(PREFIX).rpartition("_")
+            if not name or part not in PARTS:
+                raise ValueError(f"{variable}: name it {PREFIX}<NAME>_ and then one of {', '.join(PARTS)}")
+            found.setdefault(name.lower(), {})[part.lower()] = value
+    for name, parts in found.items():
+        if missing := {"server", "client"} - parts.keys():
+            raise ValueError(f"{PREFIX}{name.upper()}_{min(missing).upper()}: is missing")
+    return [Peer(name, **parts) for name, parts in found.items()]

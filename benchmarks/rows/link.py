@@ -1,0 +1,88 @@
+"""Small requests over a link of 1 Mbit/s and 100 ms, alone and beside a download that wants all of it.
+
+The whole row runs in a child, which has a network namespace of its own:
+
+    unshare --net -- python -m benchmarks.rows.link WAY SECONDS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+from ..bench import Bench, Row, Settings
+from ..callers import download, paced_download
+from ..figures import Metric
+from ..origin import find_program
+from ..peers import peers_of
+from ..programs import ROOT, BenchmarkError
+from ..slow_link import open_link
+from ..variants import parse_variant
+from ..ways import DIRECT, DIRECT_TLS, Spec, Tunnel
+from ..wrk import run_wrk
+
+__all__ = ["ROWS"]
+
+CONNECTIONS = 4
+LONG, BULK = 50_000_000, 600_000  # bytes: more than passes while small requests run; what takes five seconds
+UNHINDERED = 1e12  # bytes a second
+TIMEOUT = 300.0
+
+METRICS = (
+    Metric("p50", "p50", "ms"),
+    Metric("p99", "p99", "ms"),
+    Metric("p50-beside", "p50 beside a download", "ms"),
+    Metric("p99-beside", "p99 beside a download", "ms"),
+    Metric("rate", "a download alone", "KB/s", more_is_better=True),
+)
+
+
+def link(bench: Bench, spec: Spec) -> dict[str, float]:
+    if os.geteuid() != 0:
+        raise BenchmarkError("a network namespace needs root")
+    for needed in ("unshare", "nsenter", "ip", "tc"):
+        if find_program(needed) is None:
+            raise BenchmarkError(f"{needed} is not installed")
+    command = ["unshare", "--net", "--", sys.executable, "-m", "benchmarks.rows.link"]
+    seconds = str(2 * bench.settings.seconds)  # few requests pass
+    run = subprocess.run([*command, spec.name, seconds], capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
+    if run.returncode:
+        raise BenchmarkError((run.stderr.strip().splitlines() or ["ended"])[-1])
+    found: dict[str, float] = json.loads(run.stdout)
+    return found
+
+
+def measure(bench: Bench, spec: Spec) -> dict[str, float]:
+    """In the child."""
+    way, seconds = bench.way(spec), bench.settings.seconds
+    alone = run_wrk(way.address, "/small", connections=CONNECTIONS, seconds=seconds)
+    size, took = download(way.address, bench.origins.path_of(BULK))
+    with paced_download(way.address, bench.origins.path_of(LONG), UNHINDERED):
+        beside = run_wrk(way.address, "/small", connections=CONNECTIONS, seconds=seconds)
+    times = {"p50": alone.p50, "p99": alone.p99, "p50-beside": beside.p50, "p99-beside": beside.p99}
+    return {name: value * 1000 for name, value in times.items()} | {"rate": size / took / 1000}
+
+
+def spec_named(name: str) -> Spec:
+    others: list[Spec] = [DIRECT, DIRECT_TLS, *peers_of(os.environ)]
+    return next((spec for spec in others if spec.name == name), None) or Tunnel(parse_variant(name))
+
+
+def main(name: str, seconds: str) -> int:
+    try:
+        with open_link() as site, ExitStack() as stack:
+            bench = Bench(Settings(seconds=float(seconds)), stack, site)
+            print(json.dumps(measure(bench, spec_named(name))))
+    except (BenchmarkError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+ROWS = [Row("link", "1 Mbit/s and 100 ms, 4 callers", METRICS, link, once=True)]
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
