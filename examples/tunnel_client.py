@@ -18,10 +18,11 @@ import anyio
 import anyio.to_thread
 
 from cli import kinds, notify
+from cli.console import fail, say, warn
 from cli.files import check_status_file, read_secret, write_status
 from cli.options import CLIENT, TUNNEL
 from cli.parsing import Settings, UsageError
-from cli.running import Stop, fail, in_flags, log_start, run_program, timing, warn
+from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import ConfigError, DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
@@ -151,7 +152,7 @@ async def run_tunnel(client: TunnelClient, settings: Settings, stop: Stop) -> No
 
 async def announce(client: TunnelClient, settings: Settings) -> None:
     await client.wait_ready()
-    print(f"ready {client.masked_url}", flush=True)
+    say(f"ready {client.masked_url}")
     if settings["statusfile"] is not None:
         await keep_status(client, settings["statusfile"])
 

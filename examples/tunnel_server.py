@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 
 from cli import kinds, notify
+from cli.console import say
 from cli.files import read_secret
 from cli.options import SERVER, TOKEN
 from cli.parsing import Settings, UsageError, read_tables
@@ -121,9 +122,9 @@ async def main(settings: Settings) -> int:
         await tasks.start(stop.watch, lambda: reload(server, settings))
         log_start(settings)
         for url in server.urls:
-            print(f"listening on {url}", flush=True)
+            say(f"listening on {url}")
         for url in server.admin_urls:
-            print(f"admin listening on {url}", flush=True)
+            say(f"admin listening on {url}")
         notify.ready(status(server))
         await stop.drain.wait()
         await stop.unless_cut(server.drain, settings["drain_timeout"])

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,20 @@ def pidfile(path: Path | None) -> Iterator[None]:
     try:
         path.write_text(mine)
     except OSError as error:
+        _remove_empty(path)
         raise UsageError(f"--pidfile: cannot write {path}: {error.strerror}") from None
     try:
         yield
     finally:
         # Another process may have taken the file over since.
         if path.exists() and path.read_text() == mine:
+            path.unlink()
+
+
+def _remove_empty(path: Path) -> None:
+    """What a full disk makes of a file: whoever reads it next would find no process id where one must be."""
+    with suppress(OSError):
+        if path.is_file() and not path.stat().st_size:
             path.unlink()
 
 

@@ -7,13 +7,14 @@ import logging.handlers
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from tunnelkit.logs import ACCESS, JsonFormatter, TextFormatter
 
+from .logfile import LogFile
 from .parsing import Settings, UsageError
 
 __all__ = ["logging_to", "syslog_handler"]
@@ -30,17 +31,11 @@ class _AsInfo(logging.Filter):
         return True
 
 
-class _RotatedFile(logging.handlers.WatchedFileHandler):
-    """Looks once a second, not for every line, whether something rotated the file: what is written until then stands
-    at the end of the old one."""
-
-    _looked = 0.0
-
-    def reopenIfNeeded(self) -> None:
-        now = time.monotonic()
-        if now - self._looked >= 1:
-            self._looked = now
-            super().reopenIfNeeded()
+class _StandardError(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Where standard error cannot be written (it may be a file on a full disk) there is nowhere to complain."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 @contextmanager
@@ -73,14 +68,12 @@ def _handler(settings: Settings) -> logging.Handler:
         return _file(settings["logfile"])
     if settings["syslog"] is not None:
         return syslog_handler(settings["syslog"])
-    return logging.StreamHandler()
+    return _StandardError()
 
 
 def _file(path: Path) -> logging.Handler:
-    """Its owner's alone, and opened again when something rotates it."""
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-        return _RotatedFile(path, encoding="utf-8")
+        return LogFile(path)
     except OSError as error:
         raise UsageError(f"--logfile: cannot write {path}: {error.strerror}") from None
 

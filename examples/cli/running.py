@@ -20,12 +20,13 @@ from tunnelkit.accelerators import find_accelerators
 from tunnelkit.errors import ConfigError, TunnelkitError
 
 from . import notify
+from .console import fail, warn
 from .files import open_to_others, pidfile
 from .logs import logging_to
 from .options import Option, Refused
 from .parsing import Settings, UsageError, help_text, parse
 
-__all__ = ["Stop", "fail", "in_flags", "log_start", "run_program", "timing", "warn"]
+__all__ = ["Stop", "in_flags", "log_start", "run_program", "timing"]
 
 logger = logging.getLogger("tunnelkit")
 
@@ -33,14 +34,6 @@ Options = Sequence[Option | Refused]
 MIN_TIMEOUT, MAX_TIMEOUT = 3.0, 600.0
 # Flags whose names are WStunnel's, by what the library calls them.
 RENAMED = {"url": "tunnel", "origin": "server", "allow": "regexp"}
-
-
-def warn(text: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: warning: {text}", file=sys.stderr, flush=True)
-
-
-def fail(text: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr, flush=True)
 
 
 def timing(flag: str, seconds: float | None) -> dict[str, float]:
@@ -147,6 +140,13 @@ def _given_as(field: str, settings: Settings) -> str:
 
 
 def _backend(settings: Settings) -> dict[str, Any]:
+    if settings["backend"] == "asyncio":
+        return {"backend": "asyncio", "backend_options": {"use_uvloop": _takes_uvloop(settings)}}
+    if importlib.util.find_spec("trio") is None:
+        raise UsageError("--backend: trio is not installed; pip install trio, or leave the flag out")
+    return {"backend": "trio"}
+
+
 def _takes_uvloop(settings: Settings) -> bool:
     return not settings["no_uvloop"] and importlib.util.find_spec("uvloop") is not None
 
@@ -157,13 +157,6 @@ def log_start(settings: Settings) -> None:
     loop = " with uvloop" if backend == "asyncio" and _takes_uvloop(settings) else ""
     found = find_accelerators(settings["parser"])
     logger.info("runs on %s%s; heads are read by %s, frames masked by %s", backend, loop, found.parser, found.masker)
-
-
-    if settings["backend"] == "asyncio":
-        return {"backend": "asyncio", "backend_options": {"use_uvloop": _takes_uvloop(settings)}}
-    if importlib.util.find_spec("trio") is None:
-        raise UsageError("--backend: trio is not installed; pip install trio, or leave the flag out")
-    return {"backend": "trio"}
 
 
 def _warn_of_open_files(settings: Settings, options: Options) -> None:

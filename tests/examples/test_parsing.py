@@ -325,6 +325,15 @@ def test_pidfile(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_pidfile_on_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.symlink_to("/dev/full")
+    with pytest.raises(UsageError, match=r"--pidfile: cannot write .*: No space left on device"), pidfile(path):
+        pass
+    assert path.is_symlink()
+
+
 def test_statusfile(tmp_path: Path) -> None:
     path = tmp_path / "status"
     write_status(path)

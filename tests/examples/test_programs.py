@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -94,6 +95,19 @@ def program(script: str, *arguments: str | Path, **environment: str) -> Iterator
         running.close()
 
 
+@contextmanager
+def quiet_program(script: str, *arguments: str) -> Iterator[None]:
+    """All that it says goes to where nothing can be written. It must run to the end of the block."""
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen([sys.executable, str(EXAMPLES / script), *arguments], stdout=full, stderr=full)
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
 class Origin(http.server.BaseHTTPRequestHandler):
     """Answers at once; below /slow only when the test says so."""
 
@@ -136,6 +150,17 @@ def server(anyio_backend_name: str) -> Iterator[Program]:
 def client_flags(url: str, origin: str, backend: str = "asyncio") -> list[str]:
     tunnel = url.replace("http", "ws", 1)
     return ["--tunnel", tunnel, "--server", origin, "--token", TOKEN, "--backend", backend]
+
+
+def served(url: str, path: str) -> None:
+    """Wait until this is answered by the origin."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            if get(url, path)[0] == 200:
+                return
+        time.sleep(0.05)  # beside refused connections
+    raise AssertionError("not served")
 
 
 def get(url: str, path: str, **headers: str) -> tuple[int, bytes]:
@@ -272,6 +297,16 @@ def test_logs_as_json_in_a_file(tmp_path: Path) -> None:
         assert server.end() == 0
         assert server.errors == []
     assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_standard_output_and_error_on_a_full_disk_end_nothing(origin: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    flags = ["--listen", f"127.0.0.1:{port}", "--log-level", "debug"]
+    with quiet_program("tunnel_server.py", *flags), quiet_program("tunnel_client.py", *client_flags(url, origin)):
+        served(url, f"/_token/{TOKEN}/page")
 
 
 def test_the_client_keeps_dialling(origin: str) -> None:
