@@ -105,6 +105,17 @@ def test_waits_for_a_session_in_order() -> None:
     assert place.load == 2
 
 
+def test_one_queue_joins_another_in_the_order_of_arrival() -> None:
+    queue, other = make_queue(), make_queue()
+    for number, name in enumerate("abcd"):
+        mine = queue if name in "bd" else other
+        mine.enter(make_entry(mine, name, number), None)
+    queue.join(other)
+    assert list(queue.waiting) == list("abcd")
+    assert queue.exchanges == 4
+    assert all(entry.queue is queue for entry in queue.waiting.values())
+
+
 def test_what_is_past_its_time_is_not_sent() -> None:
     queue = make_queue()
     queue.enter(make_entry(queue, "late", 1, until=1.0), None)

@@ -96,6 +96,63 @@ def test_with_all_streams_in_use_it_waits_for_one() -> None:
     assert registry.cancel("a", NOW) == [Dispatch("d", "s")]
 
 
+NAME = b"\x03" * 32  # what stands for a name
+
+
+def test_what_waited_for_a_name_in_start_up_is_adopted_by_its_owner() -> None:
+    registry = make(listed=[])
+    assert registry.submit(NAME, "a", 0.0) == Queued()
+    assert registry.submit(TOKEN, "b", 0.0) == Queued()
+    assert registry.submit(NAME, "c", 0.0) == Queued()
+    assert registry.attach(TOKEN, "s", 1.0) == [Dispatch("b", "s")]
+    assert registry.adopt(NAME, TOKEN, 1.0) == [Dispatch("a", "s")]
+    assert registry.queued(NAME) == 0
+    assert registry.queued(TOKEN) == 1  # it has two streams
+    assert registry.expire(LIMITS.startup_wait) == []  # the name is known now: their own deadlines count
+    registry.sent("b")
+    assert registry.finished("b", 31.0) == [Dispatch("c", "s")]
+    for name in "ac":
+        registry.sent(name)
+        registry.finished(name, 31.0)
+    assert registry.remove("s", 31.0) == []
+    assert "tokens=0" in repr(registry)
+
+
+def test_what_is_adopted_keeps_its_order() -> None:
+    registry = make(listed=[])
+    registry.submit(NAME, "a", 0.0)
+    registry.submit(TOKEN, "b", 0.0)
+    registry.attach(TOKEN, "full", 1.0, max_streams=0)
+    registry.adopt(NAME, TOKEN, 1.0)
+    assert registry.attach(TOKEN, "s", 1.0) == [Dispatch("a", "s"), Dispatch("b", "s")]
+
+
+def test_nothing_waits_for_most_names() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW)
+    assert registry.adopt(NAME, TOKEN, NOW) == []
+
+
+def test_a_token_with_sessions_is_not_adopted() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW)
+    registry.attach(OTHER, "t", NOW)
+    with pytest.raises(LocalProtocolError):
+        registry.adopt(OTHER, TOKEN, NOW)
+    assert registry.attached(OTHER) == ["t"]
+
+
+def test_another_session_that_could_take_an_exchange() -> None:
+    registry = make()
+    registry.attach(TOKEN, "s", NOW)
+    registry.submit(TOKEN, "a", NOW)
+    assert not registry.others("a", "s")
+    registry.attach(TOKEN, "t", NOW)
+    assert registry.others("a", "s")
+    registry.detach("t", NOW)
+    assert not registry.others("a", "s")
+
+
 def test_tokens_do_not_mix() -> None:
     registry = make(listed=[TOKEN, OTHER])
     registry.attach(OTHER, "s", NOW)

@@ -276,18 +276,18 @@ class Registry(Generic[S, E]):
         return decisions + place.queue.attach(place, now)
 
     def adopt(self, stranger: bytes, token: bytes, now: float) -> list[Decision[S, E]]:
-        """What waited for a key that nobody knew (a name, after a restart) waits for ``token`` from now on, which has
-        a session. In the order of arrival; those that were there already may be more than a queue holds for a while.
-        """
-        waiting = self._queues.pop(stranger, None)
-        if waiting is None:
+        """What waits for a key that nobody knows (of a name, after a restart) waits for ``token`` from now on, which
+        has a session. In the order of arrival; for a while there may be more than a queue holds."""
+        strangers = self._queues.get(stranger)
+        if strangers is None:
             return []
-        if waiting.places:
+        if strangers.places:
             raise LocalProtocolError("a token with sessions cannot be adopted")
-        queue = self._queues[token]
-        for entry in waiting.waiting.values():
+        del self._queues[stranger]
+        for entry in strangers.waiting.values():
             self._know(entry)
-        queue.join(waiting)
+        queue = self._queues[token]
+        queue.join(strangers)
         return queue.settle(now)
 
     def detach(self, session: S, now: float) -> list[Decision[S, E]]:
