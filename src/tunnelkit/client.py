@@ -28,7 +28,7 @@ from .core.allowlist import Compiled, HostAllowlist
 from .core.naming import check_name
 from .core.routing import normalise_base_path
 from .core.tokens import check_token, mask_token
-from .errors import ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
+from .errors import AppError, ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
 from .events import Closed, Events, EventStream
 from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
@@ -168,7 +168,7 @@ class TunnelClient(AsyncContextManagerMixin):
         )
         self._begun = False
         self._over = anyio.Event()
-        self._refusal: RegistrationRefused | None = None
+        self._refusal: RegistrationRefused | AppError | None = None
 
     def __repr__(self) -> str:
         return f"<TunnelClient {self._server} token={mask_token(self._token)} transport={self.transport or 'none'}>"
@@ -220,7 +220,7 @@ class TunnelClient(AsyncContextManagerMixin):
             async with nullcontext() if self._origin is None else self._origin.lifespan():
                 task_status.started()
                 await run_to_the_end(self._work, stop=self._supervisor.close, timeout=CLOSE_TIMEOUT)
-        except RegistrationRefused as error:
+        except (RegistrationRefused, AppError) as error:
             self._refusal = error
             raise
         finally:
@@ -244,7 +244,7 @@ class TunnelClient(AsyncContextManagerMixin):
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """Return after one verified round trip of the session. Raises TimeoutError after ``timeout`` seconds, with
-        what the last dial ran into; when there never will be one, RegistrationRefused, or SessionGone if the client
+        what the last dial ran into; when there never will be one, what ``run`` raises, or SessionGone if the client
         was closed. Cancelling changes nothing."""
         with anyio.move_on_after(timeout) as waiting:
             async with anyio.create_task_group() as group:
