@@ -38,7 +38,7 @@ def make_server(settings: Settings) -> TunnelServer:
         limits=limits(settings),
         tls=tls_files(settings),
         passwords=password_source(settings),
-        known_tokens=known_tokens(settings),
+        known_tokens=lambda: known_tokens(settings),
         known_tokens_only=settings["known_tokens_only"],
         base_path=settings["base_path"],
         trusted_proxies=settings["trusted_proxy"],
@@ -94,15 +94,16 @@ def passwords(settings: Settings) -> dict[str, str]:
 
 def password_source(settings: Settings) -> Callable[[], Mapping[str, str]] | None:
     """What the library calls at start and at every reload."""
-    if not (settings["passwords"] or settings["passwords_file"] or settings.tables.get("token")):
+    if not (settings["passwords"] or settings["passwords_file"] or settings["config"]):
         return None
 
     return lambda: passwords(settings)
 
 
 def known_tokens(settings: Settings) -> list[str]:
+    """The tokens of the tables, with a password or without: read at start and at every reload."""
     tokens = [table["token"][0] for table in token_tables(settings)]
-    if settings["known_tokens_only"] and not tokens and password_source(settings) is None:
+    if settings["known_tokens_only"] and not tokens and not passwords(settings):
         raise UsageError("--known-tokens-only: no token is listed; add --passwords-file, or [[token]] to --config")
     return tokens
 

@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 
 from .admission import Admission
 from .config import DEFAULT_LIMITS, Limits
-from .core.credentials import Credentials, password_table, withdrawn
+from .core.credentials import Credentials, password_table
 from .core.naming import BaseDomain, PublicAddress, check_name, is_derived
 from .core.policies import Policies, parse_policies
 from .core.routing import RoutingConfig, normalise_base_path
@@ -34,12 +34,15 @@ from .stats import ServerSnapshot
 from .transports.base import Transport
 from .transports.lookup import find_transports
 
-__all__ = ["Passwords", "TunnelServer"]
+__all__ = ["KnownTokens", "Passwords", "TunnelServer"]
 
 logger = logging.getLogger("tunnelkit.server")
 
 # Tokens with their passwords (plain or "scrypt$..."), or what reads them anew at each reload.
 Passwords: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
+
+# Tokens, or what reads them anew at each reload.
+KnownTokens: TypeAlias = Collection[str] | Callable[[], Collection[str]]
 
 CLOSE_TIMEOUT = 1.0
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -56,7 +59,8 @@ class TunnelServer(AsyncContextManagerMixin):
         Tokens with the passwords that a client must give to register (plain, or ``scrypt$...``); or a function that
         reads them, which is asked again at ``reload``.
     ``known_tokens``, ``known_tokens_only``
-        Tokens that are known though no client came yet; whether others are refused.
+        Tokens that are known though no client came yet, or a function that reads them and is asked again at
+        ``reload``; whether others are refused.
     ``base_domain``, ``public_url``, ``names``
         The domain below which tunnels have names: with "tunnel.example.com" callers reach the client that asked for
         the name "myapp" at ``myapp.tunnel.example.com``, whose paths are all the origin's. A port in it
@@ -89,7 +93,7 @@ class TunnelServer(AsyncContextManagerMixin):
         limits: Limits = DEFAULT_LIMITS,
         tls: TlsFiles | ssl.SSLContext | None = None,
         passwords: Passwords | None = None,
-        known_tokens: Collection[str] = (),
+        known_tokens: KnownTokens = (),
         known_tokens_only: bool = False,
         base_path: str = "",
         base_domain: str | None = None,
@@ -107,12 +111,11 @@ class TunnelServer(AsyncContextManagerMixin):
     ) -> None:
         if half_close not in ("gone", "answer"):
             raise ConfigError("half_close", f"{half_close!r} is unknown", 'give "gone" or "answer"')
-        for token in (*known_tokens, *names.values()):
-            check_token(token)
         self.limits = limits
         self._tls = tls
         self._passwords = passwords
-        self._named_tokens = frozenset(token_digest(token) for token in (*known_tokens, *names.values()))
+        self._known_tokens = known_tokens
+        self._owners = frozenset(names.values())
         self._admin_source = admin_password
         self._key = secrets.token_bytes(32)
         self._policy = policy
@@ -145,7 +148,7 @@ class TunnelServer(AsyncContextManagerMixin):
                 limits=limits,
                 credentials=credentials,
                 listed_only=known_tokens_only,
-                listed=self._named_tokens | credentials.tokens,
+                listed=self._read_known_tokens() | credentials.tokens,
                 trusts_proxies=bool(trusts),
                 policies=self._read_policies(credentials),
                 authorise=authorise,
@@ -214,7 +217,8 @@ class TunnelServer(AsyncContextManagerMixin):
             yield self
 
     async def reload(self) -> None:
-        """Read certificate, key and all passwords again. Sessions go on, but those of tokens that were withdrawn.
+        """Read certificate, key, known tokens and all passwords again. Sessions go on, but those of tokens that were
+        withdrawn.
 
         Raises ConfigError when a file is bad: then everything stays as it was.
         """
@@ -222,11 +226,12 @@ class TunnelServer(AsyncContextManagerMixin):
         credentials = self._read_passwords()
         policies = self._read_policies(credentials)
         admin_password = self._read_admin_password()
+        listed = self._read_known_tokens() | credentials.tokens
         state = self._state
-        gone = withdrawn(state.admission.credentials, credentials) - self._named_tokens
+        gone = state.listed - listed
         state.context = context
         state.admin_password = admin_password
-        state.admission.replace(credentials, listed=self._named_tokens | credentials.tokens, policies=policies)
+        state.admission.replace(credentials, listed=listed, policies=policies)
         if self._running is not None:
             self._running.relist(gone)
         logger.info("reloaded: %d tokens have passwords, %d withdrawn", len(credentials.tokens), len(gone))
@@ -255,6 +260,14 @@ class TunnelServer(AsyncContextManagerMixin):
         if self._authorise is None:  # it may grant to whom it likes
             policies.check(credentials.tokens)
         return policies
+
+    def _read_known_tokens(self) -> frozenset[bytes]:
+        """The digests of these, and of the tokens that own names."""
+        known = self._known_tokens() if callable(self._known_tokens) else self._known_tokens
+        tokens = self._owners.union(known)
+        for token in tokens:
+            check_token(token)
+        return frozenset(token_digest(token) for token in tokens)
 
     def _read_admin_password(self) -> str | None:
         password = self._admin_source() if callable(self._admin_source) else self._admin_source

@@ -21,7 +21,6 @@ from tunnelkit.core.credentials import (
     parse_passwords,
     password_table,
     verify_hash,
-    withdrawn,
 )
 from tunnelkit.core.tokens import token_digest
 from tunnelkit.errors import ConfigError
@@ -248,13 +247,6 @@ def test_what_was_verified_is_bounded_and_the_oldest_goes_first(monkeypatch: pyt
     credentials.remember(plans[2])
     answers = [credentials.check_plan(TOKEN, str(number)) for number in range(3)]
     assert [isinstance(answer, Verified) for answer in answers] == [True, False, True]
-
-
-def test_a_reload_tells_which_tokens_are_gone() -> None:
-    old = Credentials(parse_passwords(f"{TOKEN}:x,{OTHER}:y"), key=KEY)
-    new = Credentials(parse_passwords(f"{OTHER}:changed"), key=KEY)
-    assert withdrawn(old, new) == {token_digest(TOKEN)}
-    assert withdrawn(new, old) == frozenset()
 
 
 # -- failures ------------------------------------------------------------------------------------

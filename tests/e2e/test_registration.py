@@ -451,6 +451,38 @@ async def test_a_withdrawn_token_ends_its_sessions_and_no_others() -> None:
         assert (await ask(ends.port, f"/_token/{OTHER_TOKEN}/echo"))[0] == 404
 
 
+async def test_known_tokens_are_read_again_at_a_reload() -> None:
+    known = [TOKEN]
+    async with open_ends(known_tokens=lambda: list(known), known_tokens_only=True) as ends, ends.join():
+        assert (await register(ends.port, OTHER_TOKEN, ""))[1] == "forbidden"
+        known.append(OTHER_TOKEN)
+        await ends.server.reload()
+        assert (await register(ends.port, OTHER_TOKEN, ""))[0] == 101
+        assert (await ends.get("/echo"))[0] == 200
+        known.append("short")
+        with pytest.raises(ConfigError, match="token"):
+            await ends.server.reload()
+        known[:] = [OTHER_TOKEN]
+        await ends.server.reload()
+        assert (await register(ends.port, TOKEN, ""))[1] == "forbidden"
+        assert (await ends.get("/echo"))[0] == 404
+        assert TOKEN[:8] not in {session.token_prefix for session in ends.server.sessions()}
+
+
+async def test_a_token_that_loses_only_one_of_its_listings_stays() -> None:
+    passwords, known = {TOKEN: PASSWORD}, [TOKEN]
+    async with (
+        open_ends(passwords=lambda: dict(passwords), known_tokens=lambda: list(known)) as ends,
+        ends.join(password=PASSWORD),
+    ):
+        known.clear()
+        await ends.server.reload()
+        known.append(TOKEN)
+        passwords.clear()
+        await ends.server.reload()
+        assert (await ends.get("/echo"))[0] == 200
+
+
 async def test_what_waits_for_a_withdrawn_token_is_404() -> None:
     passwords = {TOKEN: PASSWORD}
     async with (

@@ -159,6 +159,11 @@ def test_tokens_without_passwords(tmp_path: Path) -> None:
     config.write_text(f'known_tokens_only = true\n[[token]]\ntoken = "{TOKEN_TEXT}"\n')
     settings = server("--config", str(config))
     assert tunnel_server.known_tokens(settings) == [TOKEN_TEXT]
+    read = tunnel_server.password_source(settings)
+    assert read is not None, "at a reload there may be passwords"
+    assert read() == {}
+    config.write_text(f'[[token]]\ntoken = "{TOKEN_TEXT}2"\n')  # at a reload
+    assert tunnel_server.known_tokens(settings) == [f"{TOKEN_TEXT}2"]
     assert tunnel_server.make_server(settings) is not None
 
 

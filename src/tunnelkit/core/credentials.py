@@ -34,7 +34,6 @@ __all__ = [
     "parse_passwords",
     "password_table",
     "verify_hash",
-    "withdrawn",
 ]
 
 PASSWORD_LIMIT: Final = 1024  # bytes of UTF-8
@@ -196,11 +195,6 @@ def _parse_password(name: str, where: str, password: str) -> Password:
         return ScryptHash.parse(password)
     except ValueError as error:
         raise ConfigError(name, f"the password of {where}: {error}") from None
-
-
-def withdrawn(old: Credentials, new: Credentials) -> frozenset[bytes]:
-    """Digests of the tokens that a reload took out. (A changed password counts at the next registration only.)"""
-    return old.tokens - new.tokens
 
 
 # -- checking ------------------------------------------------------------------------------------
