@@ -37,6 +37,12 @@ class TestSize:
         sample(pace, rate, 1.0)
         assert pace.size == size
 
+    def test_a_longer_time_makes_larger_messages(self) -> None:
+        pace = Pace(Limits(message_time=2 * LIMITS.message_time))
+        pace.attached(0, LARGEST)
+        sample(pace, 200_000, 1.0)
+        assert pace.size == 2 * 20_000
+
     def test_it_keeps_to_the_connection(self) -> None:
         pace = attached()
         sample(pace, 10_000_000, 1.0)

@@ -3,8 +3,9 @@ whoever keeps to them never notices."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS, KIB, Limits
 from tunnelkit.errors import StreamBroken
+from tunnelkit.net.dial import connect_tcp
 
 from .by_hand import Side, caller_side, open_by_hand
-from .tunnel import TOKEN, Ends, open_tunnel
+from .tunnel import TOKEN, Call, Ends, ask, open_tunnel, problem_of, read_head
 
 pytestmark = pytest.mark.anyio
 
@@ -62,6 +64,31 @@ async def test_sizes_of_heads(largest: bytes, larger: bytes, status: int) -> Non
         await refused(ends, larger, status)
         assert not peer.data
         assert not origin.waiting
+
+
+def sized_answer(size: int) -> bytes:
+    """The whole head of an answer, of so many bytes, and its body."""
+    start = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\nhello"
+
+
+FIELDS = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n%b\r\nhello"
+
+
+@pytest.mark.ways("websocket", "longpoll")
+@pytest.mark.parametrize(("largest", "larger"), [
+    (sized_answer(64 * KIB), sized_answer(64 * KIB + 1)),
+    (FIELDS % (b"X: y\r\n" * 99), FIELDS % (b"X: y\r\n" * 100)),
+], ids=["head", "fields"])  # fmt: skip
+async def test_sizes_of_answers_heads(largest: bytes, larger: bytes) -> None:
+    async with open_by_hand() as (ends, origin):
+        for answer, status in ((larger, 502), (largest, 200)):
+            async with caller_side(ends) as caller:
+                await caller.send(GET + b"\r\n")
+                peer = await origin.accept()
+                await peer.head()
+                await peer.send(answer)
+                assert (await caller.head()).startswith(b"HTTP/1.1 %d " % status)
 
 
 @asynccontextmanager
@@ -138,3 +165,66 @@ async def test_an_origin_that_does_not_answer() -> None:
         assert status == 504
         assert any(name == "Proxy-Status" and "response_timeout" in value for name, value in fields)
         assert (await tunnel.get("/status/200"))[0] == 200
+
+
+@contextmanager
+def nobody_accepts() -> Iterator[int]:
+    """A port whose backlog is full: the kernel answers nothing."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+async def test_an_origin_that_does_not_take_the_connection() -> None:
+    limits = replace(DEFAULT_LIMITS, dial_timeout=0.3)
+    with nobody_accepts() as port:
+        async with open_tunnel(client_options={"limits": limits, "allow": [".*"]}) as tunnel:
+            status, fields, _ = await tunnel.get("/x", **{"X-Host": f"http://127.0.0.1:{port}"})
+            assert status == 502
+            assert any(name == "Proxy-Status" and "origin_unreachable" in value for name, value in fields)
+            assert (await tunnel.get("/status/200"))[0] == 200
+
+
+async def test_no_more_than_so_many_wait_for_unknown_tokens_after_a_start() -> None:
+    limits = replace(DEFAULT_LIMITS, startup_waiting=2, startup_wait=60.0)
+    async with open_tunnel(limits=limits) as tunnel, anyio.create_task_group() as group:
+        waiting = [Call(), Call()]
+        for number, call in enumerate(waiting):
+            group.start_soon(call.run, tunnel.port, "GET", f"/_token/a-token-that-nobody-has-{number}/")
+        await tunnel.pending(2)
+        problem = problem_of(await ask(tunnel.port, "/_token/a-token-that-nobody-has-either/"))
+        assert (problem["status"], problem["code"]) == (503, "queue_full")
+        assert (await tunnel.get("/status/200"))[0] == 200
+        waiting[0].leave()
+        await tunnel.pending(1)
+        late = Call()
+        group.start_soon(late.run, tunnel.port, "GET", "/_token/a-token-that-nobody-has-either/")
+        await tunnel.pending(2)
+        group.cancel_scope.cancel()
+
+
+async def test_what_a_drain_does_not_wait_for_is_cut() -> None:
+    """After the time that the configuration has, with the end of the server; whoever had no answer is told."""
+    async with anyio.create_task_group() as group:
+        async with open_tunnel(limits=replace(DEFAULT_LIMITS, drain_timeout=0.3)) as tunnel:
+            held, upgraded = tunnel.call(group, "/hold/x"), await connect_tcp("127.0.0.1", tunnel.port, timeout=5)
+            await tunnel.origin.arrived("/hold/x")
+            head = (
+                f"GET {tunnel.path('/upgrade')} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+            )
+            await upgraded.send(head.encode())
+            assert (await read_head(upgraded))[0] == 101
+            with anyio.fail_after(10):
+                await tunnel.server.drain()
+            assert not held.ended
+        assert await held.status() == 502
+        with anyio.fail_after(10), suppress(StreamBroken):
+            while await upgraded.receive():
+                pass
+        await upgraded.aclose()

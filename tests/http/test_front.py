@@ -634,6 +634,14 @@ async def test_a_small_rest_is_read_over_and_the_connection_kept() -> None:
         assert await read_until(caller, b"ignored") == sized(b"ignored")
 
 
+@pytest.mark.parametrize(("rest", "is_small"), [(10, True), (11, False)])
+async def test_a_rest_is_small_up_to_its_limit(rest: int, is_small: bool) -> None:
+    async with serving(ignore, limits=Limits(linger_bytes=10)) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Content-Length: %d\r\n\r\n" % rest)
+        assert (b"Connection: close" in await read_until(caller, b"ignored")) is not is_small
+
+
 async def test_a_rest_that_does_not_come_ends_the_connection() -> None:
     async with serving(ignore, limits=Limits(linger_time=0.05)) as served:
         caller = served.connect()
