@@ -27,7 +27,7 @@ class Settings:
     """How much of everything."""
 
     rounds: int = 3
-    seconds: float = 4.0  # of each run of small requests
+    seconds: float = 2.0  # of each run of small requests
     size: int = 200_000_000  # bytes of the long bodies
     body: int = 20_000_000  # bytes of each of the parallel bodies whose memory is measured
     sessions: int = 1000  # idle tunnels
