@@ -49,6 +49,7 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         password=password,
         origin=origin(settings),
         allow=settings["regexp"],
+        name=settings["name"],
         refuse_private=settings["refuse_private"],
         transport=settings["transport"],
         proxy=settings["proxy"],

@@ -41,6 +41,9 @@ def make_server(settings: Settings) -> TunnelServer:
         known_tokens=lambda: known_tokens(settings),
         known_tokens_only=settings["known_tokens_only"],
         base_path=settings["base_path"],
+        base_domain=settings["base_domain"],
+        public_url=settings["public_url"],
+        names=names(settings),
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
         admin_password=admin_password_source(settings),
@@ -106,6 +109,18 @@ def known_tokens(settings: Settings) -> list[str]:
     if settings["known_tokens_only"] and not tokens and not passwords(settings):
         raise UsageError("--known-tokens-only: no token is listed; add --passwords-file, or [[token]] to --config")
     return tokens
+
+
+def names(settings: Settings) -> dict[str, str]:
+    """Those of the [[token]] tables with their tokens."""
+    found: dict[str, str] = {}
+    for table in token_tables(settings):
+        name = table.get("name")
+        if name in found:
+            raise UsageError(f"{table.place}: name: another token has this name; choose another")
+        if name is not None:
+            found[name] = table["token"][0]
+    return found
 
 
 def admin_password_source(settings: Settings) -> Callable[[], str] | None:

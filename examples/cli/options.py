@@ -110,6 +110,16 @@ SERVER: list[Option | Refused] = [
         name="port", metavar="PORT", kind=kinds.port, help="in place of --listen: all interfaces, or those of --host"
     ),
     Option(name="base-path", metavar="PATH", kind=kinds.base_path, default="", help="a prefix of all paths"),
+    Option(
+        name="base-domain",
+        metavar="DOMAIN",
+        help="give clients names below it: tunnel.example.com, or localhost:8080 with the port that callers see",
+    ),
+    Option(
+        name="public-url",
+        metavar="URL",
+        help="where callers come to, if not to where the server listens; clients show URLs made from it",
+    ),
     Option(name="tls-cert", metavar="FILE", kind=kinds.path, help="certificate chain (PEM): speak https and wss"),
     Option(name="tls-key", metavar="FILE", kind=kinds.path, help="its key (default: in the certificate's file)"),
     Option(
@@ -201,6 +211,11 @@ CLIENT: list[Option | Refused] = [
     ),
     Option(name="token-file", metavar="FILE", kind=kinds.path, help="holds TOKEN[:PASSWORD]"),
     Option(
+        name="name",
+        metavar="NAME",
+        help="the name by which callers reach this client, where the server gives some (default: made of TOKEN)",
+    ),
+    Option(
         name="password",
         metavar="PASSWORD",
         secret=True,
@@ -273,6 +288,7 @@ CLIENT: list[Option | Refused] = [
 TOKEN: list[Option] = [
     Option(name="token", metavar="TOKEN[:PASSWORD]", kind=kinds.token, secret=True, help="a token that may register"),
     Option(name="password", metavar="PASSWORD", secret=True, help="its password"),
+    Option(name="name", metavar="NAME", help="a name below --base-domain that belongs to it alone"),
 ]
 _OF_THE_PROCESS = {option.name for option in COMMON}
 TUNNEL: list[Option] = [

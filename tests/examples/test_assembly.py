@@ -14,7 +14,7 @@ import tunnel_client
 import tunnel_server
 from cli.options import CLIENT, SERVER, TOKEN, TUNNEL
 from cli.parsing import Settings, UsageError, parse
-from cli.running import log_start
+from cli.running import in_flags, log_start
 from tunnelkit import ConfigError, TunnelClient, TunnelServer, accelerators
 from tunnelkit.core.addresses import is_public
 from tunnelkit.origins.url import OriginUrl
@@ -84,6 +84,48 @@ def test_settings_of_the_server_that_do_not_go_together(arguments: list[str], te
     with pytest.raises(UsageError) as raised:
         tunnel_server.make_server(server(*arguments))
     assert str(raised.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--base-domain", "127.0.0.1"], "--base-domain: '127.0.0.1' is an address"),
+        (["--base-domain", "*.example.com"], "--base-domain: '*.example.com' is no domain; give one such as"),
+        (["--public-url", "tunnel.example.com"], "--public-url: is no http:// or https:// URL"),
+    ],
+)
+def test_names_of_the_server_that_cannot_be(arguments: list[str], text: str) -> None:
+    settings = server(*arguments)
+    with pytest.raises(ConfigError) as raised:
+        tunnel_server.make_server(settings)
+    assert in_flags(raised.value, settings).startswith(text)
+
+
+def test_names_of_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "server.toml"
+    tables = '[[token]]\ntoken = "the-first-of-tokens"\nname = "one"\n[[token]]\ntoken = "the-other-of-tokens"\n'
+    path.write_text(f'base_domain = "localhost:8080"\n{tables}')
+    settings = server("--config", str(path))
+    assert tunnel_server.names(settings) == {"one": "the-first-of-tokens"}
+    assert tunnel_server.make_server(settings) is not None
+    path.write_text(f'base_domain = "localhost:8080"\n{tables}name = "one"\n')
+    with pytest.raises(UsageError, match=r"\[\[token\]\] 2: name: another token has this name; choose another"):
+        tunnel_server.make_server(server("--config", str(path)))
+    path.write_text(f"{tables}")
+    with pytest.raises(ConfigError, match="give base_domain too") as raised:
+        tunnel_server.make_server(server("--config", str(path)))
+    assert "--base-domain" in in_flags(raised.value, settings)
+
+
+@pytest.mark.parametrize("name", ["a.b", "www", ""])
+def test_names_of_the_client_that_cannot_be(name: str) -> None:
+    with pytest.raises((ConfigError, UsageError), match="name: "):
+        tunnel_client.make_client(client(*TUNNEL_FLAGS, "--name", name), {})
+
+
+def test_the_name_of_the_client() -> None:
+    made = tunnel_client.make_client(client(*TUNNEL_FLAGS, "--name", "MyApp"), {})
+    assert made._supervisor._announce.name == "myapp"
 
 
 def test_a_certificate_that_is_none(tmp_path: Path) -> None:
