@@ -79,7 +79,8 @@ class WsgiOrigin(AppOrigin):
         try:
             await thread.ended.wait()
         except BaseException:
-            logger.warning("a call of the WSGI app has not ended, and is left to itself")
+            if not answer.complete:
+                logger.warning("a call of the WSGI app has not ended, and is left to itself")
             raise
         if thread.error is not None and not isinstance(thread.error, CallerGone):
             report(conversation.exchange, thread.error)
