@@ -11,8 +11,8 @@ import pytest
 from ..e2e.tunnel import SHORT
 from ..e2e.ways import Way
 from .callers import crowd
-from .ends import Figures, Tunnel, only_linux, open_tunnel
-from .places import Link, linked_places, no_namespaces
+from .ends import Figures, Tunnel, only_linux, open_linked, open_tunnel
+from .places import Surroundings, no_namespaces, surroundings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,14 +33,14 @@ def tunnel(anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.T
 @pytest.fixture(scope="module")
 def linked(
     anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Tunnel, Link]]:
-    """The ends in network namespaces of their own, and the link between them."""
+) -> Iterator[tuple[Tunnel, Surroundings]]:
+    """The ends in network namespaces of their own, with a link between them, and a small disk for the server."""
     if reason := no_namespaces():
         pytest.skip(reason)
     backend, _ = anyio_backend
     folder = tmp_path_factory.mktemp("linked")
-    with linked_places() as link, open_tunnel(backend, Way.WEBSOCKET, folder, limits=SHORT, link=link) as made:
-        yield made, link
+    with surroundings(folder) as around, open_linked(backend, Way.WEBSOCKET, folder, around, limits=SHORT) as made:
+        yield made, around
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from tunnelkit import Limits
 from tunnelkit.config import DEFAULT_LIMITS
 
 from ..e2e.ways import Way
-from .places import ROOT, Link, Place
+from .places import ROOT, Link, Place, Surroundings
 
-__all__ = ["TOKEN", "End", "Figures", "Tunnel", "only_linux", "open_tunnel"]
+__all__ = ["TOKEN", "End", "Figures", "Tunnel", "only_linux", "open_linked", "open_tunnel"]
 
 TOKEN = "a-token-for-the-faults"
 MB = 1_000_000
@@ -228,8 +228,8 @@ def open_tunnel(
     *,
     limits: Limits = DEFAULT_LIMITS,
     link: Link | None = None,
-    server_flags: Sequence[str] = (),
-    client_flags: Sequence[str] = (),
+    server_flags: Sequence[str] = ("--log-level", "warning"),
+    client_flags: Sequence[str] = ("--log-level", "warning"),
 ) -> Iterator[Tunnel]:
     """A tunnel that is up. What its processes say on standard error is kept in files in ``folder``.
 
@@ -238,7 +238,7 @@ def open_tunnel(
     """
     server_place, client_place = (link.server, link.client) if link is not None else (Place(), Place())
     changed = ALWAYS | _changed(limits)
-    common = ["--backend", backend, "--log-level", "warning"]
+    common = ["--backend", backend]
     program, transport = CLIENTS[way]
     with ExitStack() as stack:
 
@@ -264,6 +264,16 @@ def open_tunnel(
         yield tunnel
         for each in tunnel.ends.values():
             assert "Traceback" not in each.errors(), each.errors()
+
+
+@contextmanager
+def open_linked(
+    backend: str, way: Way, folder: Path, around: Surroundings, *, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Tunnel]:
+    """One whose ends have the link between them; the server writes log and pid file to the small disk."""
+    files = ["--logfile", str(around.disk.path / "log"), "--pidfile", str(around.disk.path / "pid")]
+    with open_tunnel(backend, way, folder, limits=limits, link=around.link, server_flags=files) as made:
+        yield made
 
 
 def _changed(limits: Limits) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Link", "Place", "SmallDisk", "linked_places", "no_namespaces"]
+__all__ = ["Link", "Place", "SmallDisk", "Surroundings", "no_namespaces", "surroundings"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLONE_NEWNET = 0x40000000
@@ -22,6 +22,7 @@ WAIT = 10.0
 # Of the link's two ends. 198.18.0.0/15 is for tests of networks (RFC 2544); nobody else is in these namespaces.
 SERVER_ADDRESS, CLIENT_ADDRESS = "198.18.0.1", "198.18.0.2"
 INTERFACE = "link0"
+DISK = 64 * 1024 * 1024  # bytes: room for the log of all faults in their full length
 
 
 def no_namespaces() -> str:
@@ -106,6 +107,9 @@ class SmallDisk:
     def free(self) -> None:
         (self._seen_from_outside() / "filler").unlink()
 
+    def has(self, name: str) -> bool:
+        return (self._seen_from_outside() / name).exists()
+
     def text(self, name: str) -> str:
         return (self._seen_from_outside() / name).read_text()
 
@@ -113,10 +117,12 @@ class SmallDisk:
         return Path(f"/proc/{self.place.holder}/root{self.path}")
 
 
-def small_disk(place: Place, path: Path, size: int) -> SmallDisk:
-    """``path`` is an empty directory; ``size`` in bytes."""
-    place.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tunnelkit-tests", str(path))
-    return SmallDisk(place, path)
+@dataclass
+class Surroundings:
+    """What faults other than those of processes happen to."""
+
+    link: Link
+    disk: SmallDisk  # the server's
 
 
 @contextmanager
@@ -137,14 +143,24 @@ def _namespaces(address: str) -> Iterator[Place]:
 
 
 @contextmanager
-def linked_places() -> Iterator[Link]:
-    """The server's and the client's. Needs root on Linux, see ``no_namespaces``."""
+def surroundings(folder: Path) -> Iterator[Surroundings]:
+    """Namespaces for both ends. Needs root on Linux, see ``no_namespaces``."""
     with ExitStack() as stack:
         server = stack.enter_context(_namespaces(SERVER_ADDRESS))
         client = stack.enter_context(_namespaces(CLIENT_ADDRESS))
-        pair = ["type", "veth", "peer", "name", INTERFACE, "netns", str(client.holder)]
-        server.run("ip", "link", "add", INTERFACE, *pair)
-        for place in (server, client):
-            place.run("ip", "address", "add", f"{place.address}/24", "dev", INTERFACE)
-            place.run("ip", "link", "set", INTERFACE, "up")
-        yield Link(server, client)
+        yield Surroundings(_join(server, client), _small_disk(server, folder / "disk"))
+
+
+def _join(server: Place, client: Place) -> Link:
+    pair = ["type", "veth", "peer", "name", INTERFACE, "netns", str(client.holder)]
+    server.run("ip", "link", "add", INTERFACE, *pair)
+    for place in (server, client):
+        place.run("ip", "address", "add", f"{place.address}/24", "dev", INTERFACE)
+        place.run("ip", "link", "set", INTERFACE, "up")
+    return Link(server, client)
+
+
+def _small_disk(place: Place, path: Path) -> SmallDisk:
+    path.mkdir()
+    place.run("mount", "-t", "tmpfs", "-o", f"size={DISK}", "tunnelkit-tests", str(path))
+    return SmallDisk(place, path)

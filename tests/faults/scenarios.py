@@ -7,6 +7,8 @@ how long it took until they were served again.
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -14,9 +16,10 @@ from typing import Protocol, TypeAlias
 import anyio
 from anyio.to_thread import run_sync
 
+from ..e2e.tunnel import until
 from .callers import Call, Pace, Traffic, crowd, served_again, traffic
 from .ends import End, Figures, Tunnel
-from .places import Link
+from .places import ROOT, Link, SmallDisk
 
 __all__ = [
     "FULL",
@@ -27,6 +30,7 @@ __all__ = [
     "Report",
     "client_killed",
     "client_paused",
+    "disk_full",
     "leaves_nothing",
     "link_lost",
     "server_killed",
@@ -53,7 +57,7 @@ class Form:
 
 
 SHORT_FORM = Form(Pace(time=0.5), brief=1.0, long=3.5, again=20)
-FULL = Form(Pace(size=8_000_000, time=4, events=16, each=3), brief=20, long=60, again=45)
+FULL = Form(Pace(size=8_000_000, time=4, events=16, pause=0.1, each=3), brief=20, long=60, again=45)
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,47 @@ async def _interrupted(
             end()
         again = await _recovered(tunnel, callers, form)
     return _report(callers, again, [] if seconds <= form.brief else [BROKEN, LOST])
+
+
+# -- the disk ----------------------------------------------------------------------------------
+
+LOST_LINES = "log lines are lost until it can be written"
+GAP = "log lines were lost here: No space left on device"
+
+
+def disk_full(disk: SmallDisk) -> Fault:
+    """Of the server's log: no caller notices. It says so once, and goes on with the log as soon as there is room."""
+
+    async def fault(tunnel: Tunnel, form: Form) -> Report:
+        told, gaps = tunnel.server.errors().count(LOST_LINES), disk.text("log").count(GAP)
+        async with traffic(tunnel, form.pace) as callers:
+            await callers.amid_bodies()
+            await run_sync(disk.fill)
+            await until(lambda: tunnel.server.errors().count(LOST_LINES) > told)
+            again = await _recovered(tunnel, callers, form)
+            await run_sync(_cannot_start, tunnel.server, disk)
+            disk.free()
+            await until(lambda: disk.text("log").count(GAP) > gaps)
+        assert tunnel.server.errors().count(LOST_LINES) == told + 1
+        assert "HTTP RET" in disk.text("log").rpartition(GAP)[2]
+        return _report(callers, again, [])
+
+    return fault
+
+
+def _cannot_start(server: End, disk: SmallDisk) -> None:
+    """Another one, with its pid file on the full disk: it says why, and leaves no empty file."""
+    flags = ["--listen", "127.0.0.1:0", "--pidfile", str(disk.path / "other.pid")]
+    ended = subprocess.run(
+        [*server.place.prefix, sys.executable, "examples/tunnel_server.py", *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+    )
+    assert ended.returncode == 2
+    assert f"--pidfile: cannot write {disk.path}/other.pid: No space left on device" in ended.stderr
+    assert not disk.has("other.pid")
 
 
 # -- afterwards --------------------------------------------------------------------------------

@@ -7,17 +7,19 @@ import pytest
 
 from .callers import crowd
 from .ends import Tunnel
-from .places import Link
+from .places import Surroundings
 from .scenarios import SHORT_FORM, leaves_nothing, link_lost
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("seconds", [SHORT_FORM.brief, SHORT_FORM.long], ids=["within-the-grace", "for-longer"])
-async def test_callers_are_told_the_truth_and_served_again(linked: tuple[Tunnel, Link], seconds: float) -> None:
-    tunnel, link = linked
+async def test_callers_are_told_the_truth_and_served_again(
+    linked: tuple[Tunnel, Surroundings], seconds: float
+) -> None:
+    tunnel, around = linked
     with anyio.fail_after(45):
         await crowd(tunnel)
         start = await tunnel.at_rest()
-        report, _ = await leaves_nothing(tunnel, start, link_lost(link, seconds), SHORT_FORM)
+        report, _ = await leaves_nothing(tunnel, start, link_lost(around.link, seconds), SHORT_FORM)
         print(report)
