@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "tunnelkit"
 LEAVES = (
     "config.py",
     "errors.py",
+    "field_names.py",
     "forwarding.py",
     "handshake",
     "heads.py",

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
 
 from .errors import HeadError
+from .field_names import FieldNames, field_names
 from .heads import (
     Fields,
     RequestHead,
@@ -89,21 +92,21 @@ def forward_request(
     tells whether the socket's peer, ``peer_address``, is a proxy that is believed about the caller. ``via`` is
     our pseudonym. Raises ``HeadError`` 508 when it shows a loop.
     """
-    original, names = _folded(head.fields)
-    dropped = _dropped_request_fields(trusted, own_fields)
-    fields = _kept(original, names, dropped, (_OWN_PREFIX,) if trusted else (_OWN_PREFIX, _TOLD_PREFIX))
-    present = _REWRITTEN.intersection(names)
+    names = field_names(head.fields)
+    plan = names.plan(_of_requests(trusted, own_fields))
+    fields = _kept(head.fields, names, plan)
+    present = plan.rewritten
     if present:
         fields = _rewrite(fields, head, present)
     authority, origin_form = split_target(head.target, head.method)
     host = authority
-    if host is None and b"host" in names:
-        host = original[names.index(b"host")][1]
+    if host is None and b"host" in names.at:
+        host = head.fields[names.at[b"host"]][1]
     told = present if trusted else frozenset()
-    chain = _values(original, names, b"x-forwarded-for") if b"x-forwarded-for" in told else []
+    chain = names.values(head.fields, b"x-forwarded-for") if b"x-forwarded-for" in told else []
     fields += _forwarding_fields(told, chain, peer_address, host, scheme)
     if b"via" in present:
-        _check_loop(original, via)
+        _check_loop(names.values(head.fields, b"via"), via)
     fields.append((b"Via", head.version + b" " + via))
     # The version goes with it: a request by HTTP/1.0 may have no Host until the tunnel client gives it one.
     forwarded = RequestHead(head.method, origin_form if target is None else target, fields, head.version)
@@ -112,21 +115,42 @@ def forward_request(
     return forwarded
 
 
+@dataclass(slots=True)
+class _Plan:
+    """What becomes of the fields of a head by their names, but for what Connection nominates."""
+
+    kept: list[bool]  # for each field
+    names: frozenset[bytes]  # of those that are kept
+    rewritten: frozenset[bytes]  # names that are there, of those in _REWRITTEN
+
+
+class _Planner:
+    """Makes plans. WSGI and CGI cannot tell X_Forwarded_For from X-Forwarded-For: what is judged in the one spelling
+    would reach the origin in the other, so lookalikes are dropped."""
+
+    def __init__(self, dropped: frozenset[bytes], prefixes: tuple[bytes, ...]) -> None:
+        self._dropped = dropped
+        self._prefixes = prefixes
+
+    def __call__(self, names: FieldNames) -> _Plan:
+        kept = [self._keeps(name) for name in names.lowered]
+        return _Plan(kept, frozenset(compress(names.lowered, kept)), _REWRITTEN.intersection(names.lowered))
+
+    def _keeps(self, name: bytes) -> bool:
+        return not (name in self._dropped or name.startswith(self._prefixes) or _is_lookalike(name))
+
+
 @lru_cache(maxsize=16)
-def _dropped_request_fields(trusted: bool, own_fields: frozenset[bytes]) -> frozenset[bytes]:
-    return _NEVER_FORWARDED | own_fields | (frozenset() if trusted else _TOLD_BY_PROXIES)
+def _of_requests(trusted: bool, own_fields: frozenset[bytes]) -> _Planner:
+    if trusted:
+        return _Planner(_NEVER_FORWARDED | own_fields, (_OWN_PREFIX,))
+    return _Planner(_NEVER_FORWARDED | own_fields | _TOLD_BY_PROXIES, (_OWN_PREFIX, _TOLD_PREFIX))
 
 
-def _folded(fields: Fields) -> tuple[Fields, list[bytes]]:
-    """The fields with their names in lower case, without lookalikes.
-
-    WSGI and CGI cannot tell X_Forwarded_For from X-Forwarded-For: what is judged here in the one spelling would
-    reach the origin in the other."""
-    joined = b"\n".join([name for name, _ in fields]).lower()
-    if b"_" in joined:
-        fields = [field for field in fields if not _is_lookalike(field[0].lower())]
-        joined = b"\n".join([name for name, _ in fields]).lower()
-    return fields, joined.split(b"\n") if fields else []
+@lru_cache(maxsize=16)
+def _of_responses(without_length: bool, own_fields: frozenset[bytes]) -> _Planner:
+    length = frozenset({b"content-length"}) if without_length else frozenset[bytes]()
+    return _Planner(_HOP_BY_HOP | own_fields | length, (_OWN_PREFIX,))
 
 
 _LOOKED_LIKE = _NEVER_FORWARDED | OWN_FIELDS | _TOLD_BY_PROXIES | {b"content-length", b"content-type"}
@@ -137,22 +161,17 @@ def _is_lookalike(name: bytes) -> bool:
     return spelled != name and (spelled in _LOOKED_LIKE or spelled.startswith((_OWN_PREFIX, _TOLD_PREFIX)))
 
 
-def _kept(fields: Fields, names: list[bytes], dropped: frozenset[bytes], prefixes: tuple[bytes, ...]) -> Fields:
-    """The fields without those dropped, nominated, or named with one of ``prefixes``."""
-    present = dropped.intersection(names)
-    if b"connection" in present:
-        present |= _nominated(b",".join(_values(fields, names, b"connection")))
-    joined = b"\n".join(names)
-    for prefix in prefixes:
-        if prefix in joined:
-            present |= {name for name in names if name.startswith(prefix)}
-    return [field for field, name in zip(fields, names, strict=True) if name not in present]
-
-
-def _values(fields: Fields, names: list[bytes], name: bytes) -> list[bytes]:
-    if names.count(name) == 1:
-        return [fields[names.index(name)][1]]
-    return field_values(fields, name)
+def _kept(fields: Fields, names: FieldNames, plan: _Plan) -> Fields:
+    """The fields that go on."""
+    if b"connection" in names.at:
+        nominated = _nominated(b",".join(names.values(fields, b"connection")))
+        if not nominated.isdisjoint(plan.names):
+            return [
+                field
+                for field, name, kept in zip(fields, names.lowered, plan.kept, strict=True)
+                if kept and name not in nominated
+            ]
+    return list(compress(fields, plan.kept))
 
 
 @lru_cache(maxsize=64)
@@ -219,9 +238,9 @@ def _announced_trailers(fields: Fields, relayed: bool) -> Fields:
     return result
 
 
-def _check_loop(fields: Fields, via: bytes) -> None:
+def _check_loop(hops: list[bytes], via: bytes) -> None:
     ours = via.lower()
-    passed = [hop.split() for hop in list_items(field_values(fields, b"via"))]
+    passed = [hop.split() for hop in list_items(hops)]
     if sum(hop[1:2] == [ours] for hop in passed) > VIA_LIMIT:
         raise HeadError(508, "loop", "the request has passed here too often: it runs in a loop")
 
@@ -319,13 +338,12 @@ def with_origin_host(head: RequestHead, policy: str | None, origin_host: bytes) 
 def forward_response(head: ResponseHead, *, own_fields: frozenset[bytes] = OWN_FIELDS) -> ResponseHead:
     """The response as the caller's end gets it. Content-Length stays as received, for HEAD and 304 too; the
     carrier chooses the transfer coding anew."""
-    original, names = _folded(head.fields)
-    dropped = _HOP_BY_HOP | own_fields
-    if head.status < 200 or head.status == 204:
-        dropped |= {b"content-length"}  # RFC 9110 8.6: must not be there
-    fields = _kept(original, names, dropped, (_OWN_PREFIX,))
-    if b"trailer" in names:
+    names = field_names(head.fields)
+    # RFC 9110 8.6: Content-Length must not be there.
+    plan = names.plan(_of_responses(head.status < 200 or head.status == 204, own_fields))
+    fields = _kept(head.fields, names, plan)
+    if b"trailer" in names.at:
         fields = _announced_trailers(fields, body_length(head) is None)
-    if b"upgrade" in names and head.status in (101, 426):  # RFC 9110 7.8, 15.5.22: these name the protocol
-        fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b", ".join(field_values(head.fields, b"upgrade")))]
+    if b"upgrade" in names.at and head.status in (101, 426):  # RFC 9110 7.8, 15.5.22: these name the protocol
+        fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b", ".join(names.values(head.fields, b"upgrade")))]
     return ResponseHead(head.status, fields, head.reason)

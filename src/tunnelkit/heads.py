@@ -11,11 +11,13 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import TypeAlias
 
 from .config import DEFAULT_LIMITS, Limits
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError
+from .field_names import FieldNames, field_names, names_of
 
 __all__ = [
     "ADDED_FIELDS",
@@ -122,6 +124,7 @@ _HOST = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9\-._~!$&'()*+,;=%]{1,255})"
     rb"(?::([0-9]{0,5}))?"
 )
+_HOST_SIZE = 255 + len(":65535")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -148,6 +151,11 @@ def effective_host(head: RequestHead) -> bytes:
 
 
 def _valid_host(value: bytes) -> bool:
+    return len(value) <= _HOST_SIZE and _fits_host(value)
+
+
+@lru_cache(maxsize=256)
+def _fits_host(value: bytes) -> bool:
     match = _HOST.fullmatch(value)
     if match is None:
         return False
@@ -171,7 +179,6 @@ def _valid_ipv6(literal: bytes) -> bool:
 # All names, and all values, are judged joined together: a loop over fields in Python costs more than the rest.
 
 _TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_NAME_BYTES = _TOKEN_BYTES + b"\n"  # names joined by LF
 # field-vchar, SP and HTAB; obs-text passes as bytes (RFC 9110 5.5).
 _VALUE_BYTES = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 # Visible ASCII without "#": a fragment is never sent (RFC 9112 3.2). A stricter grammar breaks queries in use.
@@ -180,7 +187,6 @@ ADDED_FIELDS = 8  # Via, X-Forwarded-*, Forwarded, Connection, ...: what forward
 _ADDED_SIZE = 512  # each of this size on average
 _VERSION = re.compile(rb"1\.[0-9]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")  # Python's int() would take "+5", "0_5" and " 5"; 18 digits fit 64 bits
-_JUDGED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _REFUSED_METHODS = {
     b"CONNECT": (501, "method_not_implemented", "CONNECT is not implemented"),  # RFC 9110 9.3.6: an open relay
     b"TRACE": (405, "method_not_allowed", "TRACE is refused"),  # RFC 9110 9.3.8: it would show credentials
@@ -197,32 +203,32 @@ FORBIDDEN_TRAILERS = frozenset(
 _FORBIDDEN_TRAILER_PREFIXES = (b"x-forwarded-", b"tunnelkit-")
 
 
-def validate_request(head: RequestHead, limits: Limits = DEFAULT_LIMITS, added: int = 0) -> None:
-    """Raise ``HeadError`` (4xx or 5xx for the caller) unless a gateway may pass ``head`` on.
+def validate_request(head: RequestHead, limits: Limits = DEFAULT_LIMITS, added: int = 0) -> FieldNames:
+    """Raise ``HeadError`` (4xx or 5xx for the caller) unless a gateway may pass ``head`` on. Gives the names of its
+    fields, for those who look for some next.
 
     ``added`` is the room beyond the limits, in fields, for what a gateway put in (``ADDED_FIELDS``): a head that
     one end let pass must not break the same limit at the other."""
     _check_request_line(head, limits)
     names = _check_fields(head.fields, limits, len(head.method) + len(head.target) + 12, added)
-    present = _JUDGED.intersection(names)
-    if b"host" in present:
+    if b"host" in names.at:
         _check_host(head.fields, names)
     elif head.version != b"1.0":
         raise HeadError(400, "bad_host", "the Host field is missing")
-    if b"content-length" in present or b"transfer-encoding" in present:
-        _check_framing(head.fields, names, head.version)
+    _check_framing(head.fields, names, head.version)
+    return names
 
 
-def validate_response(head: ResponseHead, limits: Limits = DEFAULT_LIMITS, added: int = 0) -> None:
-    """Raise ``HeadError`` (502, "bad_response") unless a gateway may pass ``head`` on."""
+def validate_response(head: ResponseHead, limits: Limits = DEFAULT_LIMITS, added: int = 0) -> FieldNames:
+    """Raise ``HeadError`` (502, "bad_response") unless a gateway may pass ``head`` on. Gives its names, as
+    ``validate_request`` does."""
     try:
         _check_status_line(head)
         names = _check_fields(head.fields, limits, len(head.reason) + 15, added)
-        present = _JUDGED.intersection(names)
-        if b"content-length" in present or b"transfer-encoding" in present:
-            _check_framing(head.fields, names, head.version)
+        _check_framing(head.fields, names, head.version)
     except HeadError as error:  # an origin's fault, whatever a caller would be told for the same
         raise HeadError(502, "bad_response", f"the origin's response: {error.detail}") from None
+    return names
 
 
 def validate_fields(fields: Fields, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -234,7 +240,7 @@ def validate_trailers(fields: Fields, limits: Limits = DEFAULT_LIMITS) -> Fields
     """The trailer fields that may be passed on: those that frame, route or authenticate are dropped (RFC 9110
     6.5.1). Raises ``HeadError`` for malformed ones."""
     names = _check_fields(fields, limits, 0)
-    return [field for field, name in zip(fields, names, strict=True) if not forbidden_trailer(name)]
+    return [field for field, name in zip(fields, names.lowered, strict=True) if not forbidden_trailer(name)]
 
 
 def forbidden_trailer(name: bytes) -> bool:
@@ -277,10 +283,10 @@ def _check_version(version: bytes) -> None:
         raise HeadError(505, "http_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
 
 
-def _check_fields(fields: Fields, limits: Limits, size: int, added: int = 0) -> list[bytes]:
-    """Grammar and limits of all fields; gives their names in lower case. ``size`` is that of the start line."""
+def _check_fields(fields: Fields, limits: Limits, size: int, added: int = 0) -> FieldNames:
+    """Grammar and limits of all fields; gives their names. ``size`` is that of the start line."""
     if not fields:
-        return []
+        return field_names(fields)
     if len(fields) > limits.field_limit + added:
         raise HeadError(431, "head_too_large", f"there are more than {limits.field_limit} fields")
     names, values = zip(*fields, strict=True)
@@ -288,34 +294,34 @@ def _check_fields(fields: Fields, limits: Limits, size: int, added: int = 0) -> 
     size += len(joined_names) + 1 + len(joined_values) + 3 * len(fields)  # ": ", CR and LF; one LF was joined in
     if size > limits.head_limit + added * _ADDED_SIZE:
         raise HeadError(431, "head_too_large", f"the head is larger than {limits.head_limit} bytes")
-    lowered = joined_names.lower().split(b"\n")
+    found = names_of(joined_names)
     # A line feed inside a name makes more names than there are fields.
-    if joined_names.translate(None, _NAME_BYTES) or b"" in lowered or len(lowered) != len(fields):
+    if not found.well_formed or len(found) != len(fields):
         raise HeadError(400, "bad_field", "a field name is malformed")
     if joined_values.translate(None, _VALUE_BYTES):
         raise HeadError(400, "bad_field", "a field value holds a control character")
-    return lowered
+    return found
 
 
-def _check_host(fields: Fields, names: list[bytes]) -> None:
-    if names.count(b"host") > 1:
+def _check_host(fields: Fields, names: FieldNames) -> None:
+    if b"host" in names.repeated:
         raise HeadError(400, "bad_host", "there is more than one Host field")
-    if not _valid_host(fields[names.index(b"host")][1]):
+    if not _valid_host(fields[names.at[b"host"]][1]):
         raise HeadError(400, "bad_host", "the Host field is not a host with an optional port")
 
 
-def _check_framing(fields: Fields, names: list[bytes], version: bytes) -> None:
+def _check_framing(fields: Fields, names: FieldNames, version: bytes) -> None:
     """RFC 9112 6.1 to 6.3, strictly: whatever two readers could frame differently is refused."""
-    lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
-    if lengths and (lengths > 1 or _LENGTH.fullmatch(fields[names.index(b"content-length")][1]) is None):
+    length, coding = names.at.get(b"content-length"), names.at.get(b"transfer-encoding")
+    if length is not None and (b"content-length" in names.repeated or _LENGTH.fullmatch(fields[length][1]) is None):
         raise HeadError(400, "bad_framing", "Content-Length is not one decimal number")
-    if not codings:
+    if coding is None:
         return
-    if lengths:
+    if length is not None:
         raise HeadError(400, "bad_framing", "Content-Length and Transfer-Encoding exclude each other")
     if version == b"1.0":
         raise HeadError(400, "bad_framing", "HTTP/1.0 has no Transfer-Encoding")
-    if codings > 1 or fields[names.index(b"transfer-encoding")][1].lower() != b"chunked":
+    if b"transfer-encoding" in names.repeated or fields[coding][1].lower() != b"chunked":
         raise HeadError(501, "transfer_coding", "no transfer coding but one chunked is understood")
 
 

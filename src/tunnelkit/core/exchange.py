@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, LocalProtocolError, ProtocolError, RemoteProtocolError
+from ..field_names import FieldNames, field_names
 from ..forwarding import upgrade_of
 from ..heads import (
     ADDED_FIELDS,
@@ -29,7 +30,6 @@ from ..heads import (
     encode_request,
     encode_response,
     encode_trailers,
-    field_values,
     is_interim,
     switches_as_offered,
     validate_request,
@@ -266,13 +266,13 @@ class Exchange:
     def send_request(self, head: RequestHead, *, fin: bool = False) -> bytes:
         """The block of the request's head, for a HEAD frame. ``fin``: it has no body."""
         block = encode_request(head)
-        self._take_request(self._outgoing(self.request), head, block.lower(), fin)
+        self._take_request(self._outgoing(self.request), head, field_names(head.fields), fin)
         return block
 
     def send_response(self, head: ResponseHead, *, fin: bool = False) -> bytes:
         """The block of an interim head, or of the final one, or of 101."""
         block = encode_response(head)
-        self._take_response(self._outgoing(self.response), head, block.lower(), fin)
+        self._take_response(self._outgoing(self.response), head, field_names(head.fields), fin)
         return block
 
     def send_data(self, size: int, *, fin: bool = False) -> None:
@@ -310,11 +310,11 @@ class Exchange:
             raise RemoteProtocolError(f"the peer sent a {half.name}, which this end sends", code="bad_exchange")
         try:
             if isinstance(head, RequestHead):
-                validate_request(head, self._limits, ADDED_FIELDS)
-                self._take_request(half, head, block.lower(), fin)
+                names = validate_request(head, self._limits, ADDED_FIELDS)
+                self._take_request(half, head, names, fin)
             else:
-                validate_response(head, self._limits, ADDED_FIELDS)
-                self._take_response(half, head, block.lower(), fin)
+                names = validate_response(head, self._limits, ADDED_FIELDS)
+                self._take_response(half, head, names, fin)
         except HeadError as error:
             raise RemoteProtocolError(error.detail, code="bad_head") from error
         return head
@@ -338,12 +338,10 @@ class Exchange:
 
     # -- both ways -----------------------------------------------------------------------------
 
-    # ``lowered`` is the head's block in lower case: a field whose name is not in it need not be looked for.
-
-    def _take_request(self, half: _Half, head: RequestHead, lowered: bytes, fin: bool) -> None:
-        expected = _promised(head.fields, lowered, half.error)
+    def _take_request(self, half: _Half, head: RequestHead, names: FieldNames, fin: bool) -> None:
+        expected = _promised(head.fields, names, half.error)
         # An upgrade's half stays open for the raw bytes; with FIN on the head there could be none.
-        offer = not fin and b"\nupgrade\n" in lowered and upgrade_of(head) is not None
+        offer = not fin and b"upgrade" in names.at and upgrade_of(head) is not None
         half.move(Move.OFFER if offer else _HEAD)
         if offer:
             self._offer = head.fields
@@ -353,8 +351,8 @@ class Exchange:
         if fin:
             half.end()
 
-    def _take_response(self, half: _Half, head: ResponseHead, lowered: bytes, fin: bool) -> None:
-        expected = _promised(head.fields, lowered, half.error)
+    def _take_response(self, half: _Half, head: ResponseHead, names: FieldNames, fin: bool) -> None:
+        expected = _promised(head.fields, names, half.error)
         if is_interim(head.status):
             half.move(Move.INTERIM)
             self._interim += 1
@@ -441,10 +439,10 @@ class Exchange:
         )
 
 
-def _promised(fields: Fields, lowered: bytes, error: type[ProtocolError]) -> int | None:
+def _promised(fields: Fields, names: FieldNames, error: type[ProtocolError]) -> int | None:
     """What Content-Length promises. Frames end bodies, so no head inside a stream has a transfer coding; one that
     had would be framed twice where it is written."""
-    if b"\ntransfer-encoding\n" in lowered and field_values(fields, b"transfer-encoding"):
+    if b"transfer-encoding" in names.at:
         raise error("a Transfer-Encoding field inside a stream", code="bad_head")
-    values = field_values(fields, b"content-length") if b"\ncontent-length\n" in lowered else []
+    values = names.values(fields, b"content-length")
     return int(values[0]) if values and values[0].isdigit() else None

@@ -56,13 +56,13 @@ class ClientCodec(Codec[ResponseHead]):
         if self.writing is State.HEAD:
             raise HeadError(502, "bad_response", "a response came without a request")
         head = self._parser.parse_response(block)
-        validate_response(head, self._limits)
+        names = validate_response(head, self._limits)
         if head.status == 101:
             self._switch(head)
         elif head.status < 200:
             self.reading = moved(self.reading, Move.INFO)
         else:
-            found = framing_fields(head.fields)
+            found = framing_fields(head.fields, names)
             self._left = response_length(head, found, self._method)
             self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
             self.reading = moved(self.reading, _BY_HEAD)

@@ -3,9 +3,11 @@ and 9). They are ours, not the parser's, so that a message ends at the same byte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ..field_names import FieldNames, field_names
 from ..heads import Fields, RequestHead, ResponseHead
 
 __all__ = [
@@ -45,16 +47,15 @@ class FramingFields:
     expects_continue: bool = False
 
 
-def framing_fields(fields: Fields) -> FramingFields:
-    """What ``fields`` say. Not to be changed: heads that say nothing, which are most, share one."""
-    names = [name.lower() for name, _ in fields]
-    if _FIELDS.keys().isdisjoint(names):
+def framing_fields(fields: Fields, names: FieldNames | None = None) -> FramingFields:
+    """What ``fields`` say; ``names`` are theirs, where somebody has them. Not to be changed: heads that say nothing,
+    which are most, share one."""
+    readers = (names or field_names(fields)).plan(_readers)
+    if not readers:
         return _NOTHING
     found = FramingFields()
-    for name, (_, value) in zip(names, fields, strict=True):
-        read = _FIELDS.get(name)
-        if read is not None:
-            read(found, value)
+    for index, read in readers:
+        read(found, fields[index][1])
     return found
 
 
@@ -86,6 +87,11 @@ _FIELDS = {
     b"connection": _connection,
     b"expect": _expect,
 }
+
+
+def _readers(names: FieldNames) -> list[tuple[int, Callable[[FramingFields, bytes], None]]]:
+    """Which fields are to be read, and how."""
+    return [(index, _FIELDS[name]) for index, name in enumerate(names.lowered) if name in _FIELDS]
 
 
 def lacks_body(status: int, method: bytes) -> bool:

@@ -69,7 +69,7 @@ def _refusal(
     error: h11.RemoteProtocolError,
     block: bytes,
     read: Callable[[bytes], HeadT],
-    validate: Callable[[HeadT, Limits], None],
+    validate: Callable[[HeadT, Limits], object],
 ) -> HeadError:
     """What our rules say of a head that h11 refuses; h11's own word where they find nothing."""
     try:

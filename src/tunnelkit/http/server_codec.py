@@ -40,10 +40,10 @@ class ServerCodec(Codec[RequestHead]):
 
     def _begin(self, block: bytes) -> RequestHead:
         head = self._parser.parse_request(block)
-        validate_request(head, self._limits)
+        names = validate_request(head, self._limits)
         if head.version != b"1.0":
             head.version = b"1.1"  # RFC 9110 2.5: a higher minor version is our own
-        found = framing_fields(head.fields)
+        found = framing_fields(head.fields, names)
         self._method, self._version = head.method, head.version
         self._left = request_length(found)
         self._persists = persists(head, found)
