@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 
-from cli import kinds, notify
+from cli import kinds, notify, tokens
 from cli.console import say
 from cli.files import read_secret
 from cli.options import SERVER, TOKEN
-from cli.parsing import Settings, UsageError, read_tables
+from cli.parsing import Settings, UsageError
 from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import Limits, TlsFiles, TunnelServer
 from tunnelkit.errors import ConfigError
@@ -37,13 +37,16 @@ def make_server(settings: Settings) -> TunnelServer:
         listen=listen_addresses(settings),
         limits=limits(settings),
         tls=tls_files(settings),
-        passwords=password_source(settings),
-        known_tokens=lambda: known_tokens(settings),
+        passwords=tokens.password_source(settings),
+        policy=settings["policy"],
+        policies=tokens.policy_source(settings),
+        callers=tokens.caller_source(settings),
+        known_tokens=lambda: tokens.known_tokens(settings),
         known_tokens_only=settings["known_tokens_only"],
         base_path=settings["base_path"],
         base_domain=settings["base_domain"],
         public_url=settings["public_url"],
-        names=names(settings),
+        names=tokens.names(settings),
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
         admin_password=admin_password_source(settings),
@@ -76,51 +79,6 @@ def tls_files(settings: Settings) -> TlsFiles | None:
         if settings[flag.replace("-", "_")] is not None:
             raise UsageError(f"--{flag}: is of no use without --tls-cert; add it")
     return None
-
-
-def token_tables(settings: Settings) -> list[Settings]:
-    """The [[token]] tables as the file holds them now."""
-    return read_tables(settings["config"], "token", TOKEN) if settings["config"] is not None else []
-
-
-def passwords(settings: Settings) -> dict[str, str]:
-    """Every token's password, from all the places that can hold them, as they are now."""
-    found: dict[str, str] = dict(settings["passwords"] or {})
-    if settings["passwords_file"] is not None:
-        found |= read_secret(settings["passwords_file"], "--passwords-file", kinds.password_lines)
-    for table in token_tables(settings):
-        token, password = table["token"]
-        if password or table.get("password"):
-            found[token] = password or table["password"]
-    return found
-
-
-def password_source(settings: Settings) -> Callable[[], Mapping[str, str]] | None:
-    """What the library calls at start and at every reload."""
-    if not (settings["passwords"] or settings["passwords_file"] or settings["config"]):
-        return None
-
-    return lambda: passwords(settings)
-
-
-def known_tokens(settings: Settings) -> list[str]:
-    """The tokens of the tables, with a password or without: read at start and at every reload."""
-    tokens = [table["token"][0] for table in token_tables(settings)]
-    if settings["known_tokens_only"] and not tokens and not passwords(settings):
-        raise UsageError("--known-tokens-only: no token is listed; add --passwords-file, or [[token]] to --config")
-    return tokens
-
-
-def names(settings: Settings) -> dict[str, str]:
-    """Those of the [[token]] tables with their tokens."""
-    found: dict[str, str] = {}
-    for table in token_tables(settings):
-        name = table.get("name")
-        if name in found:
-            raise UsageError(f"{table.place}: name: another token has this name; choose another")
-        if name is not None:
-            found[name] = table["token"][0]
-    return found
 
 
 def admin_password_source(settings: Settings) -> Callable[[], str] | None:

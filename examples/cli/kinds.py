@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tunnelkit import check_token, parse_password_lines, parse_passwords
+from tunnelkit import check_token, parse_caller_lines, parse_password_lines, parse_passwords
 from tunnelkit.errors import ConfigError
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
         "address",
         "base_path",
         "boolean",
+        "caller",
+        "caller_lines",
         "facility",
         "network",
         "one_of",
@@ -151,6 +153,22 @@ def _passwords(check: Callable[[str], object], value: str, pairs: list[str]) -> 
     except ConfigError as error:
         raise ValueError(f"{error.problem}; {error.fix}" if error.fix else error.problem) from None
     return {token: password for token, _, password in (pair.lstrip().partition(":") for pair in pairs)}
+
+
+def caller(value: str) -> tuple[str, str]:
+    """``USER:PASSWORD``, split at the first colon."""
+    user, colon, password = value.partition(":")
+    if not (user and colon and password):
+        raise ValueError("must be USER:PASSWORD; the password may be a hash (scrypt$...)")
+    return user, password
+
+
+def caller_lines(value: str) -> dict[str, dict[str, str]]:
+    """``TOKEN:USER:PASSWORD`` or ``name:NAME:USER:PASSWORD``, one a line."""
+    try:
+        return parse_caller_lines(value)
+    except ConfigError as error:
+        raise ValueError(f"{error.problem}; {error.fix}" if error.fix else error.problem) from None
 
 
 def _check_token(name: str) -> None:

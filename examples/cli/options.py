@@ -138,6 +138,13 @@ SERVER: list[Option | Refused] = [
         kind=kinds.path,
         help="the same, TOKEN:PASSWORD a line; read again at SIGHUP",
     ),
+    Option(
+        name="callers-file",
+        metavar="FILE",
+        kind=kinds.path,
+        help="ask callers for Basic credentials: TOKEN:USER:PASSWORD or name:NAME:USER:PASSWORD a line; read again "
+        "at SIGHUP",
+    ),
     switch("known-tokens-only", "let nobody register a token that is not listed"),
     Option(
         name="max-requests-per-tunnel",
@@ -152,6 +159,12 @@ SERVER: list[Option | Refused] = [
         kind=kinds.whole(0),
         default=0,
         help="clients that may share a token; 0: any number",
+    ),
+    Option(
+        name="policy",
+        metavar="NAME",
+        kind=kinds.one_of("pool", "replace", "reject", "standby"),
+        help="how several clients share a token: pool, replace, reject or standby (default: pool; reject for names)",
     ),
     Option(
         name="wstimeout",
@@ -289,6 +302,20 @@ TOKEN: list[Option] = [
     Option(name="token", metavar="TOKEN[:PASSWORD]", kind=kinds.token, secret=True, help="a token that may register"),
     Option(name="password", metavar="PASSWORD", secret=True, help="its password"),
     Option(name="name", metavar="NAME", help="a name below --base-domain that belongs to it alone"),
+    Option(
+        name="policy",
+        metavar="NAME",
+        kind=kinds.one_of("pool", "replace", "reject", "standby"),
+        help="how its clients share it: pool, replace, reject or standby",
+    ),
+    Option(
+        name="callers",
+        metavar="USER:PASSWORD",
+        kind=kinds.caller,
+        repeat=True,
+        secret=True,
+        help="whom its callers must be, by Basic credentials; a list",
+    ),
 ]
 _OF_THE_PROCESS = {option.name for option in COMMON}
 TUNNEL: list[Option] = [

@@ -160,7 +160,8 @@ def log_start(settings: Settings) -> None:
 
 
 def _warn_of_open_files(settings: Settings, options: Options) -> None:
-    files = [settings.get(key) for key in ("token_file", "passwords_file", "admin_password_file", "tls_key")]
+    names = ("token_file", "passwords_file", "callers_file", "admin_password_file", "tls_key")
+    files = [settings.get(key) for key in names]
     secrets = {option.key for option in options if isinstance(option, Option) and option.secret}
     if settings.from_file & secrets or settings.tables:
         files.append(settings["config"])

@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "check_token",
     "mask_token",
+    "parse_caller_lines",
     "parse_password_lines",
     "parse_passwords",
 ]
@@ -34,6 +35,7 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from .client import TunnelClient
     from .config import Limits
+    from .core.callers import parse_caller_lines
     from .core.credentials import parse_password_lines, parse_passwords
     from .core.tokens import check_token, mask_token
     from .errors import ConfigError, RegistrationRefused, TunnelkitError
@@ -64,6 +66,7 @@ _HOMES = {
     "WsgiOrigin": "origins.wsgi",
     "check_token": "core.tokens",
     "mask_token": "core.tokens",
+    "parse_caller_lines": "core.callers",
     "parse_password_lines": "core.credentials",
     "parse_passwords": "core.credentials",
 }

@@ -50,7 +50,7 @@ class Admission:
         self._trusts_proxies = trusts_proxies
         self._authorise = authorise
         self._failures = FailureLimiter(limits.failed_registrations_per_minute)
-        self._hashing = anyio.CapacityLimiter(HASHES_AT_ONCE)
+        self.hashing = anyio.CapacityLimiter(HASHES_AT_ONCE)
 
     def replace(self, credentials: Credentials, *, listed: frozenset[bytes], policies: Policies = POOLS) -> None:
         """The configuration was read again. Sessions are not touched by it."""
@@ -118,7 +118,7 @@ class Admission:
         return Permit(policy=policy_named(answer.policy), name=answer.name, secret=secret)
 
     async def _verify(self, plan: NeedsHash, source: str) -> Refusal | None:
-        async with self._hashing:
+        async with self.hashing:
             # Many guesses at once would all be let through before the first of them has failed.
             refusal = self._blocked(source)
             if refusal is not None:

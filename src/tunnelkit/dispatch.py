@@ -11,7 +11,8 @@ from .forwarding import answers_itself, client_address, scheme_told
 from .gateway import Gateway
 from .http.caller import FrontRequest
 from .http.mounted import Mounted
-from .pages import Pages, refuse
+from .http.own_answers import refuse
+from .pages import Pages
 from .transports.base import Offer, Transport
 
 __all__ = ["Dispatcher"]

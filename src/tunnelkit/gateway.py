@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 
+from .caller_check import CallerCheck
 from .config import Limits
 from .core.naming import name_key
-from .core.registry import Decision, Dispatch, Expired, Move, Registry
+from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
 from .core.routing import ToName, ToTunnel
 from .core.tokens import token_digest, token_tag
 from .gateway_exchange import Addressed, GatewayExchange
@@ -34,9 +35,12 @@ TunnelRegistry: TypeAlias = "Registry[ServerSession, GatewayExchange]"
 TunnelDecision: TypeAlias = "Expired[GatewayExchange] | Decision[ServerSession, GatewayExchange]"
 
 
+_NOT_ASKED = Rejected(401, "unauthorized", "this tunnel asks its callers for credentials: ask again")
+
+
 class Gateway:
     """One a server. ``trusts(address)`` tells which peers are proxies that are believed about their callers,
-    ``owner(name)`` the digest of the token that has a name."""
+    ``owner(name)`` the digest of the token that has a name. ``callers`` asks for credentials."""
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Gateway:
         access: AccessLog,
         base_path: str,
         owner: Callable[[str], bytes | None],
+        callers: CallerCheck,
     ) -> None:
         self.limits = limits
         self.registry = registry
@@ -56,6 +61,7 @@ class Gateway:
         self.access = access
         self.base_path = base_path
         self._owner = owner
+        self._callers = callers
         self.draining = False
         self.active: set[GatewayExchange] = set()
         self.idle = anyio.Event()  # set when drained
@@ -68,6 +74,8 @@ class Gateway:
         When cancelled, the exchange is cancelled at the other end too.
         """
         where = self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
+        if self._callers.credentials and not await self._callers.passes(request, where.digest, where.name):
+            return
         exchange = GatewayExchange(self, request, where, next(self._numbers))
         self.active.add(exchange)
         try:
@@ -92,6 +100,7 @@ class Gateway:
             tag=route.name if owner is None else f"{route.name}#{owner.hex()[:6]}",
             target=route.target,
             x_host=route.x_host,
+            name=route.name,
             unknown="no tunnel has this name, or not for a long time",
         )
 
@@ -115,12 +124,18 @@ class Gateway:
         exchange = decision.exchange
         if isinstance(decision, Expired):
             exchange.reject(decision.rejected)
+        elif isinstance(decision, (Dispatch, Move)) and self._was_not_asked(exchange, decision.session):
+            exchange.reject(_NOT_ASKED)
         elif isinstance(decision, Dispatch):
             exchange.dispatch(decision.session)
         else:
             exchange.withdraw()
             if isinstance(decision, Move):
                 exchange.dispatch(decision.session)
+
+    def _was_not_asked(self, exchange: GatewayExchange, session: ServerSession) -> bool:
+        """It waited for a name that was nobody's, and whose token turns out to ask its callers."""
+        return exchange.digest != session.digest and self._callers.credentials.users(session.digest, None) is not None
 
     def set_alarm(self) -> None:
         """Be called back when the registry's next deadline is due; one timer serves all that waits."""

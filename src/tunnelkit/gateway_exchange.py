@@ -49,6 +49,7 @@ class Addressed:
     tag: str  # what stands for it in log lines
     target: bytes
     x_host: bytes | None = None
+    name: str | None = None  # by which it came
     unknown: str = ""  # what the caller is told when there is no such tunnel, if not the usual
 
     def __repr__(self) -> str:  # the target may hold secrets
@@ -66,7 +67,7 @@ class GatewayExchange:
         self.started = anyio.current_time()
         self.status = 0  # of what the caller was given
         self._gateway = gateway
-        self._digest = where.digest
+        self.digest = where.digest
         self._x_host = where.x_host
         self._target = where.target
         self._unknown = where.unknown
@@ -165,9 +166,7 @@ class GatewayExchange:
             addr=request.peer.forwarded_for or request.peer.address,
             x_host=self._x_host or b"",
         )
-        decision = gateway.registry.submit(
-            self._digest, self, anyio.current_time(), wait=preferred_wait(request.head)
-        )
+        decision = gateway.registry.submit(self.digest, self, anyio.current_time(), wait=preferred_wait(request.head))
         if isinstance(decision, Rejected):
             self.reject(decision)
             return

@@ -7,7 +7,6 @@ import hmac
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 
 import anyio
 
@@ -15,9 +14,9 @@ from .config import Limits
 from .core.credentials import FailureLimiter
 from .core.routing import Reserved, details_allowed
 from .gateway import Gateway, TunnelRegistry
-from .heads import Fields, RequestHead, ResponseHead, field_values
+from .heads import RequestHead, ResponseHead, field_values
+from .http.own_answers import refuse, respond, send_whole
 from .http.request import CallerRequest
-from .problem import problem
 from .server_session import ServerSession
 from .stats import ServerSnapshot, TokenClients, TunnelRow, render_stats
 
@@ -126,29 +125,3 @@ class Pages:
 
 # What a tunnel passes on. Which of them an origin knows is not ours to say (RFC 9110 9.3.7).
 ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-
-
-def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> None:
-    """A small whole answer."""
-    fields: Fields = [
-        (b"Content-Type", kind),
-        (b"Content-Length", b"%d" % len(body)),
-        (b"Cache-Control", b"no-store"),
-        (b"X-Content-Type-Options", b"nosniff"),
-        (b"Referrer-Policy", b"no-referrer"),
-    ]
-    reason = HTTPStatus(status).phrase.encode("ascii")
-    send_whole(request, ResponseHead(status, fields, reason), b"" if request.head.method == b"HEAD" else body)
-
-
-def refuse(request: CallerRequest, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
-    """A problem as the answer."""
-    send_whole(request, *problem(status, code, detail, request.head, retry_after=retry_after))
-
-
-def send_whole(request: CallerRequest, head: ResponseHead, body: bytes) -> None:
-    request.send_head(head)
-    view = memoryview(body)
-    while view and request.try_send_body(view[: 64 * 1024]):
-        view = view[64 * 1024 :]
-    request.send_end()

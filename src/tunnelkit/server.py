@@ -15,7 +15,9 @@ from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskStatus
 
 from .admission import Admission
+from .caller_check import CallerCheck
 from .config import DEFAULT_LIMITS, Limits
+from .core.callers import CallerCredentials, Callers, caller_table
 from .core.credentials import Credentials, password_table
 from .core.naming import BaseDomain, PublicAddress, check_name, is_derived
 from .core.policies import Policies, parse_policies
@@ -78,6 +80,10 @@ class TunnelServer(AsyncContextManagerMixin):
         How several clients share a token: "pool", "replace" (which needs a password, or the hook's word), "reject" or
         "standby"; by default "pool", and "reject" for those that ask for a name. ``policies`` has it for single
         tokens, or is a function that reads it, which is asked again at ``reload``.
+    ``callers``
+        Users and their passwords (plain, or ``scrypt$...``) whom callers must name by Basic authentication: by token,
+        or by "name:" and a public name; or a function that reads them, which is asked again at ``reload``. Where
+        nobody is asked, a caller's Authorization is the origin's.
     ``authorise``
         An async function asked at each registration and resume: ``Granted``, or a ``Refusal`` (``registration``).
     ``parser``
@@ -106,6 +112,7 @@ class TunnelServer(AsyncContextManagerMixin):
         half_close: str = "gone",
         policy: str | None = None,
         policies: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
+        callers: Callers | Callable[[], Callers] | None = None,
         authorise: Authorise | None = None,
         parser: str = "auto",
     ) -> None:
@@ -120,11 +127,21 @@ class TunnelServer(AsyncContextManagerMixin):
         self._key = secrets.token_bytes(32)
         self._policy = policy
         self._policies = policies
+        self._callers = callers
         self._authorise = authorise
         credentials = self._read_passwords()
         trusts = TrustedProxies(trusted_proxies)
         domain = BaseDomain.parse(base_domain) if base_domain is not None else None
         public = PublicAddress.parse(public_url) if public_url is not None else None
+        admission = Admission(
+            limits=limits,
+            credentials=credentials,
+            listed_only=known_tokens_only,
+            listed=self._read_known_tokens() | credentials.tokens,
+            trusts_proxies=bool(trusts),
+            policies=self._read_policies(credentials),
+            authorise=authorise,
+        )
         self._state = ServerState(
             limits=limits,
             listen=(listen,) if isinstance(listen, str) else tuple(listen),
@@ -144,15 +161,8 @@ class TunnelServer(AsyncContextManagerMixin):
             ),
             trusts=trusts,
             transports=find_transports(transports, limits=limits, field="transports"),
-            admission=Admission(
-                limits=limits,
-                credentials=credentials,
-                listed_only=known_tokens_only,
-                listed=self._read_known_tokens() | credentials.tokens,
-                trusts_proxies=bool(trusts),
-                policies=self._read_policies(credentials),
-                authorise=authorise,
-            ),
+            admission=admission,
+            callers=CallerCheck(limits=limits, credentials=self._read_callers(), hashing=admission.hashing),
             admin_password=self._read_admin_password(),
             half_close_answers=half_close == "answer",
             parser=find_parser(parser),
@@ -225,12 +235,14 @@ class TunnelServer(AsyncContextManagerMixin):
         context = self._read_context()
         credentials = self._read_passwords()
         policies = self._read_policies(credentials)
+        callers = self._read_callers()
         admin_password = self._read_admin_password()
         listed = self._read_known_tokens() | credentials.tokens
         state = self._state
         gone = state.listed - listed
         state.context = context
         state.admin_password = admin_password
+        state.callers.credentials = callers
         state.admission.replace(credentials, listed=listed, policies=policies)
         if self._running is not None:
             self._running.relist(gone)
@@ -268,6 +280,10 @@ class TunnelServer(AsyncContextManagerMixin):
         for token in tokens:
             check_token(token)
         return frozenset(token_digest(token) for token in tokens)
+
+    def _read_callers(self) -> CallerCredentials:
+        callers = self._callers() if callable(self._callers) else self._callers
+        return CallerCredentials(caller_table(callers or {}), key=self._key)
 
     def _read_admin_password(self) -> str | None:
         password = self._admin_source() if callable(self._admin_source) else self._admin_source

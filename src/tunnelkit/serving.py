@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from .admission import Admission
+from .caller_check import CallerCheck
 from .config import Limits
 from .core.budget import Budget
 from .core.locate import make_session_id
@@ -66,6 +67,7 @@ class ServerState:
     trusts: TrustedProxies
     transports: Mapping[str, Transport]
     admission: Admission
+    callers: CallerCheck
     admin_password: str | None
     half_close_answers: bool
     parser: HeadParser
@@ -104,6 +106,7 @@ class Serving:
             access=AccessLog(),
             base_path=state.routing.base_path,
             owner=state.names.owner,
+            callers=state.callers,
         )
         self.host_names = HostNames()
         self.table = SessionTable(

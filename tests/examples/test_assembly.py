@@ -12,6 +12,7 @@ import pytest
 
 import tunnel_client
 import tunnel_server
+from cli import tokens
 from cli.options import CLIENT, SERVER, TOKEN, TUNNEL
 from cli.parsing import Settings, UsageError, parse
 from cli.running import in_flags, log_start
@@ -106,7 +107,7 @@ def test_names_of_tokens(tmp_path: Path) -> None:
     tables = '[[token]]\ntoken = "the-first-of-tokens"\nname = "one"\n[[token]]\ntoken = "the-other-of-tokens"\n'
     path.write_text(f'base_domain = "localhost:8080"\n{tables}')
     settings = server("--config", str(path))
-    assert tunnel_server.names(settings) == {"one": "the-first-of-tokens"}
+    assert tokens.names(settings) == {"one": "the-first-of-tokens"}
     assert tunnel_server.make_server(settings) is not None
     path.write_text(f'base_domain = "localhost:8080"\n{tables}name = "one"\n')
     with pytest.raises(UsageError, match=r"\[\[token\]\] 2: name: another token has this name; choose another"):
@@ -169,7 +170,7 @@ def test_passwords_are_read_again(tmp_path: Path) -> None:
     settings = server(
         "--config", str(config), "--passwords-file", str(passwords), "--passwords", f"{TOKEN_TEXT}4:four"
     )
-    read = tunnel_server.password_source(settings)
+    read = tokens.password_source(settings)
     assert read is not None
     assert read() == {
         TOKEN_TEXT: "one",
@@ -200,16 +201,53 @@ def test_tokens_without_passwords(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text(f'known_tokens_only = true\n[[token]]\ntoken = "{TOKEN_TEXT}"\n')
     settings = server("--config", str(config))
-    assert tunnel_server.known_tokens(settings) == [TOKEN_TEXT]
-    read = tunnel_server.password_source(settings)
+    assert tokens.known_tokens(settings) == [TOKEN_TEXT]
+    read = tokens.password_source(settings)
     assert read is not None, "at a reload there may be passwords"
     assert read() == {}
     config.write_text(f'[[token]]\ntoken = "{TOKEN_TEXT}2"\n')  # at a reload
-    assert tunnel_server.known_tokens(settings) == [f"{TOKEN_TEXT}2"]
+    assert tokens.known_tokens(settings) == [f"{TOKEN_TEXT}2"]
     assert tunnel_server.make_server(settings) is not None
 
 
 # -- the client -------------------------------------------------------------------------------------
+
+
+def test_policies_and_callers_of_tokens(tmp_path: Path) -> None:
+    config, users = tmp_path / "c.toml", tmp_path / "callers"
+    config.write_text(f"[[token]]\ntoken = '{TOKEN_TEXT}'\npolicy = 'reject'\ncallers = ['alice:a:b', 'bob:c']\n")
+    users.write_text(f"{TOKEN_TEXT}:carol:d\nname:myapp:dave:e\n")
+    settings = server("--config", str(config), "--callers-file", str(users), "--policy", "standby")
+    assert tokens.policy_source(settings)() == {TOKEN_TEXT: "reject"}
+    read = tokens.caller_source(settings)
+    assert read() == {TOKEN_TEXT: {"carol": "d", "alice": "a:b", "bob": "c"}, "name:myapp": {"dave": "e"}}
+    users.write_text("")
+    assert read() == {TOKEN_TEXT: {"alice": "a:b", "bob": "c"}}
+    assert tunnel_server.make_server(settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--policy", "first"], "--policy: must be pool, replace, reject or standby"),
+        (["--policy", "replace"], "--policy: 'replace' needs a registration secret"),
+        (["--callers-file", "/none"], "--callers-file: cannot read /none"),
+    ],
+)
+def test_bad_policies_and_callers_are_named(arguments: list[str], text: str) -> None:
+    with pytest.raises((UsageError, ConfigError)) as raised:
+        tunnel_server.make_server(server(*arguments))
+    told = in_flags(raised.value, server(*arguments)) if isinstance(raised.value, ConfigError) else str(raised.value)
+    assert told.startswith(text)
+
+
+def test_a_bad_line_of_the_callers_file_is_named_and_not_shown(tmp_path: Path) -> None:
+    users = tmp_path / "callers"
+    users.write_text(f"# users\n{TOKEN_TEXT}:alice\n")
+    with pytest.raises(UsageError) as raised:
+        tunnel_server.make_server(server("--callers-file", str(users)))
+    assert str(raised.value).startswith(f"--callers-file: {users}: line 2 is not complete; give TOKEN:USER:PASSWORD")
+    assert TOKEN_TEXT not in str(raised.value)
 
 
 @pytest.mark.parametrize(

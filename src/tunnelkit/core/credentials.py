@@ -30,6 +30,7 @@ __all__ = [
     "ScryptHash",
     "Verified",
     "hash_password",
+    "parse_password",
     "parse_password_lines",
     "parse_passwords",
     "password_table",
@@ -170,7 +171,7 @@ def _table(name: str, pairs: list[tuple[str, str, str]]) -> dict[bytes, Password
         digest = _parse_token(name, where, token)
         if digest in table:
             raise ConfigError(name, f"{where} repeats the token of an earlier one")
-        table[digest] = _parse_password(name, where, password)
+        table[digest] = parse_password(name, where, password)
     return table
 
 
@@ -184,7 +185,8 @@ def _parse_token(name: str, where: str, token: str) -> bytes:
     return token_digest(token)
 
 
-def _parse_password(name: str, where: str, password: str) -> Password:
+def parse_password(name: str, where: str, password: str) -> Password:
+    """A secret, plain or hashed. Raises ``ConfigError`` naming the field ``name`` and the place, never the secret."""
     if not password:
         raise ConfigError(name, f"{where} has no password", _PAIR_FIX)
     if len(_encode(password)) > PASSWORD_LIMIT:
@@ -253,8 +255,10 @@ class Credentials:
     def check_plan(self, token: str, password: str | None) -> Plan:
         """What it takes to check ``password``."""
         secret = self._table.get(token_digest(token))
-        if secret is None:
-            return Verified()
+        return Verified() if secret is None else self.plan(secret, password)
+
+    def plan(self, secret: Password, password: str | None) -> Plan:
+        """What it takes to check ``password`` against ``secret``, which need not stand in the table."""
         if password is None or len(_encode(password)) > PASSWORD_LIMIT:
             return Refused()
         if isinstance(secret, PlainPassword):
