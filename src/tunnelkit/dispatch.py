@@ -9,10 +9,9 @@ from .core.routing import NotFound, Reserved, RoutingConfig, ToName, ToTunnel, r
 from .core.trust import TrustedProxies
 from .forwarding import answers_itself, client_address, scheme_told
 from .gateway import Gateway
-from .http.caller import FrontRequest
 from .http.mounted import Mounted
-from .http.own_answers import refuse
-from .pages import Pages
+from .http.request import CallerRequest
+from .pages import Pages, refuse
 from .transports.base import Offer, Transport
 
 __all__ = ["Dispatcher"]
@@ -38,7 +37,7 @@ class Dispatcher:
         self._pages = pages
         self._offer = offer
 
-    async def public(self, request: FrontRequest) -> None:
+    async def public(self, request: CallerRequest) -> None:
         """Answer a caller's request, or serve a tunnel client's connection to its end."""
         where = route(request.head, self._routing)
         self._mark_forwarded(request)
@@ -53,7 +52,7 @@ class Dispatcher:
         else:
             refuse(request, 404, "no_tunnel", "this route is not switched on")
 
-    async def admin(self, request: FrontRequest) -> None:
+    async def admin(self, request: CallerRequest) -> None:
         """Answer a request at the admin listener."""
         where = route(request.head, self._routing)
         if isinstance(where, Reserved) and where.name in ("_health_check", "_stats"):
@@ -61,7 +60,7 @@ class Dispatcher:
         else:
             refuse(request, 404, "not_found", "the admin listener has /_health_check and /_stats")
 
-    async def _to_tunnel(self, request: FrontRequest, where: ToTunnel | ToName) -> None:
+    async def _to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None:
         if self._gateway.draining:
             refuse(request, 503, "draining", "the server is shutting down", retry_after=1)
         elif answers_itself(request.head):
@@ -69,7 +68,7 @@ class Dispatcher:
         else:
             await self._gateway.handle(request, where)
 
-    async def _to_transport(self, request: FrontRequest, where: Reserved) -> None:
+    async def _to_transport(self, request: CallerRequest, where: Reserved) -> None:
         path = where.rest.decode("ascii", "replace")
         request.be_link()
         for transport in self._transports.values():
@@ -80,7 +79,7 @@ class Dispatcher:
                 return
         refuse(request, 404, "unknown_transport", "no transport is mounted here")
 
-    def _mark_forwarded(self, request: FrontRequest) -> None:
+    def _mark_forwarded(self, request: CallerRequest) -> None:
         """Behind trusted proxies neither the address nor the scheme that counts is the socket's."""
         peer, trusts = request.peer, self._trusts
         if trusts(peer.address):

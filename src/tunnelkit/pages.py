@@ -49,7 +49,10 @@ class Pages:
         if page.name == "_health_check":
             self._health(request)
         else:
-            self._stats(request, details=admin or details_allowed(request.head, request.peer.address))
+            self._stats(
+                request,
+                details=admin or (not request.mounted and details_allowed(request.head, request.peer.address)),
+            )
 
     def options(self, request: CallerRequest) -> None:
         """Answer OPTIONS in the origin's place (``forwarding.answers_itself``)."""

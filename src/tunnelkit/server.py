@@ -27,6 +27,7 @@ from .core.trust import TrustedProxies
 from .errors import ConfigError
 from .http.parsers import find_parser
 from .lifetime import run_beside, run_to_the_end
+from .mount import MountedServer
 from .net.contexts import TlsFiles
 from .public_names import PublicNames
 from .registration import Authorise
@@ -54,7 +55,7 @@ class TunnelServer(AsyncContextManagerMixin):
     """The public end: callers and tunnel clients connect to it, on one port.
 
     ``listen``
-        "HOST:PORT", or several; port 0 picks one.
+        "HOST:PORT", or several; port 0 picks one. ``()`` for none, where ``asgi_app`` is mounted.
     ``tls``
         The files of certificate and key (read again at ``reload``), or a context of the caller's own.
     ``passwords``
@@ -188,6 +189,12 @@ class TunnelServer(AsyncContextManagerMixin):
     @property
     def admin_urls(self) -> list[str]:
         return self._running.admin_urls if self._running is not None else []
+
+    @property
+    def asgi_app(self) -> MountedServer:
+        """This server as an ASGI 3 app, for callers and tunnel clients of another program's HTTP server, beside its
+        own listeners (``listen=()`` for none). docs/embedding.md tells what ASGI cannot carry."""
+        return MountedServer(limits=self.limits, running=lambda: self._running, lifespan=lambda: self)
 
     def sessions(self) -> list[ServerSession]:
         """The sessions there are now, attached or in grace."""

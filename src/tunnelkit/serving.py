@@ -137,6 +137,8 @@ class Serving:
             pages=self.pages,
             offer=self.table.offer,
         )
+        self.dispatch = dispatcher.public
+        self.calls: set[anyio.CancelScope] = set()  # of the ASGI mount
         self.front = self._make_front(dispatcher.public)
         self.admin_front = self._make_front(dispatcher.admin)
         secure = state.context is not None
@@ -226,6 +228,8 @@ class Serving:
     def _break_off(self) -> None:
         self.front.abort()
         self.admin_front.abort()
+        for call in self.calls:
+            call.cancel()
         self._scope.cancel()
 
     def close(self) -> None:

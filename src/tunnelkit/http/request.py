@@ -24,6 +24,11 @@ class CallerRequest(ABC):
     has_body: bool
     expects_continue: bool
     trailers: Fields  # of the request, complete once receive_body_nowait gave b""
+    mounted = False  # carried by another program's HTTP server: its socket's peer is not known
+
+    @abstractmethod
+    def be_link(self) -> None:
+        """It carries no caller's exchange but a tunnel client's."""
 
     # -- the request's body --------------------------------------------------------------------
 

@@ -1,0 +1,132 @@
+"""A tunnel server under real ASGI servers: callers and tunnel clients come in by another program's port."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from tunnelkit import TunnelServer
+from tunnelkit.errors import StreamBroken
+
+from .hosts import HOSTS, hosted
+from .origin import pattern_digest, serve_origin
+from .tunnel import Ends, exchange, read_head
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("host", HOSTS)]
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "longpoll"])
+
+
+class Mounted(Ends):
+    """``Ends`` by the host's port."""
+
+    host_port = 0
+
+    @property
+    def port(self) -> int:
+        return self.host_port
+
+
+@asynccontextmanager
+async def mounted(host: str, **options: Any) -> AsyncIterator[Mounted]:
+    server = TunnelServer((), **options)
+    async with serve_origin() as origin, hosted(server.asgi_app, host) as port:
+        ends = Mounted(origin, server, server.limits)
+        ends.host_port = port
+        yield ends
+
+
+@TRANSPORTS
+async def test_pages_and_bodies_both_ways(host: str, transport: str) -> None:
+    async with mounted(host) as ends, ends.join(transport=transport) as client:
+        assert client.transport == transport
+        status, fields, body = await ends.get("/bytes/1000000")
+        assert (status, hashlib.sha256(body).hexdigest()) == (200, pattern_digest(1_000_000))
+        assert ("content-length", "1000000") in [(name.lower(), value) for name, value in fields]
+        status, _, body = await ends.get("/bytes/100000/chunked")
+        assert (status, hashlib.sha256(body).hexdigest()) == (200, pattern_digest(100_000))
+        sent = bytes(range(256)) * 2000
+        status, _, body = await exchange(ends.port, "POST", ends.path("/sink"), body=sent)
+        assert status == 200
+        assert hashlib.sha256(sent).hexdigest() in body.decode()
+        assert (await exchange(ends.port, "HEAD", ends.path("/bytes/10")))[0] == 200
+        assert (await ends.get("/status/404"))[0] == 404
+        assert (await ends.get("/status/304"))[0] == 304
+
+
+@TRANSPORTS
+async def test_an_events_first_byte_arrives_before_the_next_is_sent(host: str, transport: str) -> None:
+    async with mounted(host) as ends, ends.join(transport=transport), ends.caller() as caller:
+        await caller.send(f"GET {ends.path('/sse')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        with anyio.fail_after(10):
+            _, _, data = await read_head(caller)
+            ends.origin.release("event0")
+            while b"data:" not in data:
+                data += await caller.receive()
+
+
+async def test_an_uploads_first_bytes_arrive_before_its_end(host: str) -> None:
+    async with mounted(host) as ends, ends.join(), ends.caller() as caller:
+        head = f"POST {ends.path('/sink')} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await caller.send(head.encode() + b"5\r\nabcde\r\n")
+        request = await ends.origin.arrived("/sink")
+        assert not request.body_complete
+        await caller.send(b"0\r\n\r\n")
+        with anyio.fail_after(10):
+            status, _, _ = await read_head(caller)
+        assert status == 200
+
+
+async def test_a_caller_that_leaves_is_noticed_at_the_origin(host: str) -> None:
+    async with mounted(host) as ends, ends.join():
+        async with ends.caller() as caller:
+            await caller.send(f"GET {ends.path('/hold/x')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            request = await ends.origin.arrived("/hold/x")
+        await ends.origin.until(lambda: request.gone)
+
+
+async def test_a_broken_answer_is_seen_to_be_broken(host: str) -> None:
+    async with mounted(host) as ends, ends.join():
+        ends.origin.release("half")
+        with pytest.raises((AssertionError, StreamBroken)):
+            await ends.get("/half/100000")
+
+
+async def test_other_upgrades_are_not_implemented(host: str) -> None:
+    async with mounted(host) as ends, ends.join():
+        fields = {"Connection": "Upgrade", "Upgrade": "something", "Accept": "application/json"}
+        answer = await exchange(ends.port, "GET", ends.path("/upgrade"), fields=fields)
+        assert answer[0] == 501
+        assert ends.origin.targets() == []
+
+
+async def test_details_are_for_the_admin_password_alone(host: str) -> None:
+    async with mounted(host, admin_password="an admin's password") as ends, ends.join():
+        _, _, body = await exchange(ends.port, "GET", "/_stats", host="127.0.0.1")
+        assert b"tunnel00_token" not in body
+        basic = base64.b64encode(b"admin:an admin's password").decode()
+        _, _, body = await exchange(ends.port, "GET", "/_stats", fields={"Authorization": f"Basic {basic}"})
+        assert b"tunnel00_token" in body
+
+
+async def test_unknown_tokens_are_told_as_ever(host: str) -> None:
+    async with mounted(host, known_tokens_only=True) as ends:
+        answer = await exchange(
+            ends.port, "GET", "/_token/nobody-has-this-token/", fields={"Accept": "application/json"}
+        )
+        assert answer[0] == 404
+        assert b"docs" in answer[2] or b"token" in answer[2]
+
+
+async def test_the_server_ends_with_its_host(host: str) -> None:
+    async with mounted(host) as ends, ends.join() as client:
+        assert ends.server.sessions()
+        client_was = client.transport
+    assert client_was
+    assert ends.server.sessions() == []
