@@ -10,8 +10,9 @@ from .core.trust import TrustedProxies
 from .forwarding import answers_itself, client_address, scheme_told
 from .gateway import Gateway
 from .http.mounted import Mounted
+from .http.own_answers import refuse
 from .http.request import CallerRequest
-from .pages import Pages, refuse
+from .pages import Pages
 from .transports.base import Offer, Transport
 
 __all__ = ["Dispatcher"]

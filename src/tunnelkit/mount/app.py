@@ -12,7 +12,7 @@ import anyio
 from ..config import Limits
 from ..errors import HeadError, StreamBroken
 from ..heads import RequestHead
-from ..pages import send_whole
+from ..http.own_answers import send_whole
 from ..problem import problem
 from .request import HttpRequest, Receive, ScopeRequest, Send
 from .scope import has_body, http_head, peer_of, scheme_of, websocket_head
