@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz full lint format types coverage docs bench build demo clean
+.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs bench build demo clean
 
 # The newest tested Python that is there; say PYTHON=/path/to/python for another one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -37,6 +37,12 @@ ways: $(READY)  ## the end-to-end tests over long-poll, strict and streamed, wha
 
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
 	$(BIN)/python -m pytest -q -m full
+
+# One tunnel a worker: most of the time is waiting. The attacks come after, because they look at how quick others are.
+FAULTS := -q -m faults tests/faults
+faults: $(READY)  ## kill, stop and restart ends, cut links, fill disks, attack slowly (at most 15 minutes; best as root)
+	timeout 900 sh -c 'bad=0; $(BIN)/python -m pytest $(FAULTS) -n 4 --dist loadgroup -k test_full || bad=1; \
+		$(BIN)/python -m pytest $(FAULTS) -k "not test_full" || bad=1; exit $$bad'
 
 test-all: $(READY)  ## all sizes, for every Python found (3.11 to 3.14), backend and parser
 	$(BIN)/python scripts/test_all.py

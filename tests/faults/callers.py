@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from itertools import count
+from typing import Any
 
 import anyio
 from anyio.abc import SocketStream
@@ -25,7 +26,7 @@ from ..e2e.tunnel import parse_head, until
 from .ends import TOKEN, Tunnel
 from .places import Place
 
-__all__ = ["Call", "Kind", "Pace", "Traffic", "crowd", "seen", "served_again", "traffic"]
+__all__ = ["Call", "Kind", "Pace", "Traffic", "crowd", "pending", "seen", "served_again", "traffic"]
 
 # Gone in the middle, whatever the kernel or the origin made of it.
 ENDED = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead, ConnectionError)
@@ -282,20 +283,31 @@ async def _quiet_origin(tunnel: Tunnel) -> list[str]:
 
 async def seen(tunnel: Tunnel) -> dict[str, list[str]]:
     """What arrived at the origin since this was asked the last time, and what runs there now."""
-    port = int(tunnel.origin.said)
-    answer: dict[str, list[str]] = {}
+    answer: dict[str, list[str]] = await _get(tunnel.client.place, int(tunnel.origin.said), "/seen")
+    return answer
+
+
+async def pending(tunnel: Tunnel) -> int:
+    """How many requests the server says it has."""
+    answer = await _get(tunnel.server.place, tunnel.port, "/_stats")
+    return int(answer["req_pending"])
+
+
+async def _get(place: Place, port: int, target: str) -> Any:
+    """JSON, from somewhere that answers."""
+    found: list[Any] = []
 
     async def exchange(stream: SocketStream) -> None:
-        await stream.send(_request("GET /seen"))
+        await stream.send(_request(f"GET {target}"))
         reader = BufferedByteReceiveStream(stream)
         fields = await call.head(reader)
         assert fields is not None
-        answer.update(json.loads(await reader.receive_exactly(int(fields["content-length"]))))
+        found.append(json.loads(await reader.receive_exactly(int(fields["content-length"]))))
 
-    call = Call("/seen")
-    await call.run(tunnel.client.place, port, exchange)
-    assert answer, call
-    return answer
+    call = Call(target)
+    await call.run(place, port, exchange)
+    assert found, call
+    return found[0]
 
 
 async def crowd(tunnel: Tunnel) -> None:

@@ -22,6 +22,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the faults did, by `make faults`."""
+    reports = [report for each in ("passed", "failed") for report in terminalreporter.getreports(each)]
+    told = [(report.nodeid, value) for report in reports for name, value in report.user_properties if name == "fault"]
+    if told:
+        terminalreporter.section("faults")
+    for nodeid, line in sorted(told):
+        terminalreporter.write_line(f"{nodeid.partition('[')[2].rstrip(']')}: {line}")
+
+
 @pytest.fixture(scope="module")
 def tunnel(anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
     """Over a websocket, on loopback."""

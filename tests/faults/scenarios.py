@@ -17,7 +17,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..e2e.tunnel import until
-from .callers import Call, Pace, Traffic, crowd, served_again, traffic
+from .callers import Call, Pace, Traffic, crowd, pending, served_again, traffic
 from .ends import End, Figures, Tunnel
 from .places import ROOT, Link, SmallDisk
 
@@ -57,7 +57,7 @@ class Form:
 
 
 SHORT_FORM = Form(Pace(time=0.5), brief=1.0, long=3.5, again=20)
-FULL = Form(Pace(size=8_000_000, time=4, events=16, pause=0.1, each=3), brief=20, long=60, again=45)
+FULL = Form(Pace(size=6_000_000, time=4, events=16, pause=0.1, each=2), brief=15, long=60, again=45)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,9 @@ def _cannot_start(server: End, disk: SmallDisk) -> None:
 async def leaves_nothing(
     tunnel: Tunnel, start: dict[str, Figures], fault: Fault, form: Form
 ) -> tuple[Report, dict[str, Figures]]:
-    """``fault``, after which both ends have as many files and tasks as at the start. Its report, and the figures."""
+    """``fault``, after which the server has no request, and both ends as many files and tasks as at the start. Its
+    report, and the figures."""
     report = await fault(tunnel, form)
+    assert not await pending(tunnel)
     await crowd(tunnel)  # a client that was started again has kept no workers yet
     return report, await tunnel.back_at(start)

@@ -1,0 +1,130 @@
+"""All faults in their full length, with the clocks as they are by default: ``make faults``.
+
+One tunnel after the other suffers them all, after two minutes of traffic that show what it needs. Afterwards it has
+as many open files and tasks as before, and its memory is within 5 MB of what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from ..conftest import BACKENDS
+from ..e2e.ways import Way
+from .callers import crowd, traffic
+from .ends import Figures, Tunnel, open_linked, open_tunnel
+from .places import Surroundings, no_namespaces, surroundings
+from .scenarios import (
+    FULL,
+    Fault,
+    client_killed,
+    client_paused,
+    disk_full,
+    leaves_nothing,
+    link_lost,
+    server_killed,
+    server_paused,
+    server_restarted,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.faults, pytest.mark.timeout(300)]
+
+WARM_UP = 120.0  # seconds
+ALLOWED = 5.0  # MB that a fault may leave behind
+
+KINDS = [
+    pytest.param((backend, way), marks=pytest.mark.xdist_group(f"{backend}-{way}"), id=f"{backend}-{way}")
+    for backend, way in [
+        ("asyncio", Way.WEBSOCKET),
+        ("trio", Way.LONGPOLL),
+        ("trio", Way.WEBSOCKET),
+        ("asyncio", Way.STREAMED),
+    ]
+    if backend in BACKENDS
+]
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A tunnel that has had its two minutes."""
+
+    tunnel: Tunnel
+    around: Surroundings | None  # where there are namespaces
+    start: dict[str, Figures]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> tuple[str, Way]:
+    found: tuple[str, Way] = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(kind: tuple[str, Way]) -> tuple[str, dict[str, Any]]:
+    """The callers run on the backend of the ends."""
+    return kind[0], {}
+
+
+@pytest.fixture(scope="module")
+async def warm(
+    anyio_backend: object, kind: tuple[str, Way], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Warm]:
+    folder = tmp_path_factory.mktemp("full")
+    with ExitStack() as stack:
+        around = None if no_namespaces() else stack.enter_context(surroundings(folder))
+        opened = open_linked(*kind, folder, around) if around is not None else open_tunnel(*kind, folder)
+        tunnel = stack.enter_context(opened)
+        async with traffic(tunnel, FULL.pace) as callers:
+            await anyio.sleep(WARM_UP)
+        assert set(callers.told()) == {"whole"}
+        await crowd(tunnel)
+        yield Warm(tunnel, around, await tunnel.at_rest())
+
+
+def of_link(seconds: float) -> Callable[[Surroundings], Fault]:
+    return lambda around: link_lost(around.link, seconds)
+
+
+# Those that need namespaces, and those that do not.
+AROUND: dict[str, Callable[[Surroundings], Fault]] = {
+    "link down within the grace": of_link(FULL.brief),
+    "link down for longer": of_link(FULL.long),
+    "disk full": lambda around: disk_full(around.disk),
+}
+# A killed process takes its memory with it: those come last.
+FAULTS: dict[str, Fault] = {
+    "server stopped within the grace": partial(server_paused, seconds=FULL.brief),
+    "server stopped for longer": partial(server_paused, seconds=FULL.long),
+    "client stopped within the grace": partial(client_paused, seconds=FULL.brief),
+    "client stopped for longer": partial(client_paused, seconds=FULL.long),
+    "server restarted": server_restarted,
+    "client killed": client_killed,
+    "server killed": server_killed,
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+async def test_surroundings(warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
+    if warm.around is None:
+        pytest.skip(no_namespaces())
+    record_property("fault", await suffer(warm, name, AROUND[name](warm.around)))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_processes(warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("fault", await suffer(warm, name, FAULTS[name]))
+
+
+async def suffer(warm: Warm, name: str, fault: Fault) -> str:
+    """A line about it, for people."""
+    report, figures = await leaves_nothing(warm.tunnel, warm.start, fault, FULL)
+    more = {end: figures[end].memory - warm.start[end].memory for end in figures}
+    line = f"{name}: {report}; memory {', '.join(f'{end} {change:+.1f} MB' for end, change in more.items())}"
+    assert max(more.values()) <= ALLOWED, line
+    return line
