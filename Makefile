@@ -32,7 +32,7 @@ fuzz: $(READY)  ## the property tests and models with 3000 new examples each (mi
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto -m hypothesis
 
 ways: $(READY)  ## the end-to-end tests over long-poll, strict and streamed, whatever they are about
-	TUNNELKIT_TEST_WAYS=longpoll,streamed $(BIN)/python -m pytest -q -n auto --dist loadfile --max-worker-restart 0 \
+	TUNNELKIT_TEST_WAYS=longpoll,streamed $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-worker-restart 0 \
 		-m "not full and not one_way" tests/e2e
 
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
