@@ -11,18 +11,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from .config import Limits
 from .core.budget import Budget
-from .core.events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset, Room
+from .core.events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset
 from .core.frames import ResetCode, StreamKind
 from .core.multiplexer import Multiplexer
 from .core.opening import OpeningResult
 from .core.session import ConnectionFailed, Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
+from .net.doorbell import Doorbell
+from .net.loop import loop_clock
 from .transports.base import Connection
 from .tunnel_stream import NO_HANDLER, Stream, StreamHandler
 
@@ -35,6 +39,9 @@ LAST_WORD_LIMIT = 4096
 # Seconds that the reader may work before the other tasks have their turn: a peer can send faster than it is handled,
 # and a connection that always has another message need not wait.
 READER_TURN = 0.005
+
+_GONE: Final = State.GONE
+_OVER: Final = (State.GONE, State.CLOSING)
 
 
 class _Run:
@@ -96,11 +103,12 @@ class Link:
         self._ended = ended or self.end
         self._logger = logger
         self._run: _Run | None = None
-        self._bell = anyio.Event()
-        self._timer_bell = anyio.Event()
-        self._timer_due = float("inf")
+        self._now = loop_clock()
+        self._bell = Doorbell()  # there may be something to send
+        self._timer_bell = Doorbell()  # something is due earlier than the timekeeper believes
+        self._timer_due = inf
         self._progressed = False
-        self._heard = anyio.Event()  # replaced, once set, by whoever waits for the next message
+        self._heard: anyio.Event | None = None  # made by whoever waits for the next message
 
     # -- for handlers --------------------------------------------------------------------------
 
@@ -111,7 +119,7 @@ class Link:
     @property
     def gone(self) -> bool:
         """The session is over, or about to be: nothing new may begin on it."""
-        return self.session.state in (State.GONE, State.CLOSING)
+        return self.session.state in _OVER
 
     @property
     def progressed(self) -> bool:
@@ -126,9 +134,8 @@ class Link:
             raise SessionGone("closed")
         stream_id = self.mux.open_stream(kind, fields or {})
         stream = Stream(self, stream_id, handler)
-        self.streams[stream_id] = stream
         self._unsent[stream_id] = stream
-        self._become_active()
+        self._take_in(stream)
         return stream
 
     def forget(self, stream_id: int) -> None:
@@ -136,8 +143,9 @@ class Link:
         if self.streams.pop(stream_id, None) is not None and not self.streams:
             self._set_active(False)
 
-    def _become_active(self) -> None:
-        if not self.session.active:
+    def _take_in(self, stream: Stream) -> None:
+        self.streams[stream.id] = stream
+        if len(self.streams) == 1:
             self._set_active(True)
             self._check_timer()
 
@@ -148,7 +156,7 @@ class Link:
 
     def ring(self) -> None:
         """There may be something to send."""
-        self._bell.set()
+        self._bell.ring()
 
     # -- one connection ------------------------------------------------------------------------
 
@@ -216,13 +224,19 @@ class Link:
 
     def _next_message(self) -> anyio.Event:
         """Set when the peer is heard again, or the session ends."""
-        if self._heard.is_set():
+        if self._heard is None:
             self._heard = anyio.Event()
         return self._heard
 
+    def _tell_heard(self) -> None:
+        if self._heard is not None:
+            self._heard.set()
+            self._heard = None
+
     def tell_sent(self) -> None:
         """Tell the handlers of streams that a connection took meanwhile."""
-        for stream in [stream for stream in self._unsent.values() if stream.was_sent]:
+        last = self.mux.last_sent
+        for stream in [stream for stream in self._unsent.values() if stream.id <= last]:
             if self._unsent.pop(stream.id, None) is not None:  # no handler before it took this one out
                 self._call(stream, stream.handler.on_sent)
 
@@ -238,7 +252,7 @@ class Link:
                 self._run.scope.deadline = anyio.current_time() + CLOSE_TIMEOUT
         self._fail_streams()
         self.mux.close()
-        self._heard.set()
+        self._tell_heard()
 
     def _leave(self, run: _Run) -> None:
         if self._run is run:
@@ -284,21 +298,21 @@ class Link:
     async def _read(self, run: _Run, unread: bytes | None) -> None:
         receive = run.connection.receive
         if unread is not None:
-            self._receive(unread, anyio.current_time())
+            self._receive(unread, self._now())
         worked = 0.0
         while True:
             message = await receive()
             if self._run is not run:
                 return
-            began = anyio.current_time()
+            began = self._now()
             self._receive(message, began)
-            worked += anyio.current_time() - began
+            worked += self._now() - began
             if worked >= READER_TURN:
                 worked = 0.0
                 await checkpoint()
 
     def _receive(self, message: bytes, now: float) -> None:
-        self._heard.set()
+        self._tell_heard()
         if self._unsent:
             self.tell_sent()  # an answer may come before the send that carried its request has returned
         session = self.session
@@ -308,7 +322,7 @@ class Link:
                 self._deliver(event, touched)
         for stream in touched.values():
             self._call(stream, stream.handler.on_settled)
-        if session.state is State.GONE:
+        if session.state is _GONE:
             code = session.peer_bye or "closed"
             self._ended(code)
             raise SessionGone(code)
@@ -322,20 +336,20 @@ class Link:
             await connection.ready()
             await self._send(run, greeting)
         while self._run is run:
-            self._bell = anyio.Event()
+            self._bell.muffle()
             message = b""
             # Asked for only when there is something to send: a transport may have to wait for it.
             if self._has_output(run):
                 room = await connection.ready()
                 if self._run is not run:
                     return
-                message = self.session.data_to_send(anyio.current_time(), room)
+                message = self.session.data_to_send(self._now(), room)
             if message:
                 await self._send(run, message)
                 if self._unsent:
                     self.tell_sent()
                 self._deliver_rooms()
-            elif self.session.state is State.GONE:
+            elif self.session.state is _GONE:
                 raise SessionGone("closed")
             else:
                 self._check_timer()
@@ -354,13 +368,13 @@ class Link:
     async def _keep_time(self, run: _Run) -> None:
         while True:
             due = self.session.next_timer()
-            self._timer_due = float("inf") if due is None else due
-            self._timer_bell = anyio.Event()
+            self._timer_due = inf if due is None else due
+            self._timer_bell.muffle()
             with anyio.CancelScope(deadline=self._timer_due):
                 await self._timer_bell.wait()
             if self._run is not run:
                 return
-            self.session.handle_timer(anyio.current_time(), run.connection.last_received)
+            self.session.handle_timer(self._now(), run.connection.last_received)
             if self.session.has_output:
                 self.ring()
 
@@ -369,7 +383,7 @@ class Link:
         due = self.session.next_timer()
         if due is not None and due < self._timer_due:
             self._timer_due = due
-            self._timer_bell.set()
+            self._timer_bell.ring()
 
     async def _close(self, run: _Run, failure: Exception) -> None:
         """Tell the peer why, as far as that is possible in a moment, and close."""
@@ -396,7 +410,15 @@ class Link:
             self._drop(event)
             return
         touched[stream.id] = stream
-        self._call(stream, self._hand_over, stream, event)
+        if isinstance(event, Data):
+            self._call(stream, stream.handler.on_data, event.data, event.fin)
+        elif isinstance(event, HeadBlock):
+            self._call(stream, stream.handler.on_head, event.block, event.fin)
+        elif isinstance(event, Progress):
+            self._call(stream, stream.handler.on_progress, event.limit)
+        elif isinstance(event, Reset):
+            stream.forget()
+            self._call(stream, stream.handler.on_reset, event.code)
 
     def _call(self, stream: Stream, method: Callable[..., None], *args: object) -> None:
         """Call into a handler. One that fails costs its own stream, and is told that it is over."""
@@ -407,19 +429,6 @@ class Link:
             if stream.open:
                 stream.reset(stream.fault_code)
                 self._call(stream, stream.handler.on_reset, ResetCode.INTERNAL)
-
-    def _hand_over(self, stream: Stream, event: Event) -> None:
-        if isinstance(event, Data):
-            stream.handler.on_data(event.data, event.fin)
-        elif isinstance(event, HeadBlock):
-            stream.handler.on_head(event.block, event.fin)
-        elif isinstance(event, Progress):
-            stream.handler.on_progress(event.limit)
-        elif isinstance(event, Room):
-            stream.handler.on_room()
-        elif isinstance(event, Reset):
-            stream.forget()
-            stream.handler.on_reset(event.code)
 
     def _drop(self, event: Event) -> None:
         """Late bytes of a stream that its handler has finished with."""
@@ -438,8 +447,7 @@ class Link:
             stream.reset(ResetCode.REFUSED)
             return
         stream.handler = handler
-        self.streams[event.stream_id] = stream
-        self._become_active()
+        self._take_in(stream)
 
     def _deliver_rooms(self) -> None:
         for event in self.mux.take_room_events():

@@ -98,8 +98,7 @@ class Stream:
 
     def consume(self, count: int) -> None:
         """``count`` received bytes left for good: the peer may send as many more."""
-        if self.open and count:
-            self._owner.mux.consume(self.id, count)
+        if self.open and count and self._owner.mux.consume(self.id, count):
             self._owner.ring()
 
     def withdraw(self) -> bool:

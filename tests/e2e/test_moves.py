@@ -207,15 +207,15 @@ class Carried:
 
     @classmethod
     def watch(cls, patch: pytest.MonkeyPatch) -> Carried:
-        carried, hand_over = cls(), Link._hand_over
+        carried, deliver = cls(), Link._deliver
 
-        def noting(link: Link, stream: Stream, event: Event) -> None:
-            if isinstance(event, Data) and link.connection is not None:
+        def noting(link: Link, event: Event, touched: dict[int, Stream]) -> None:
+            if isinstance(event, Data) and event.stream_id in link.streams and link.connection is not None:
                 way = carried.down if link._accept is None else carried.up
-                way.setdefault(stream.id, Counter())[link.connection.transport] += len(event.data)
-            hand_over(link, stream, event)
+                way.setdefault(event.stream_id, Counter())[link.connection.transport] += len(event.data)
+            deliver(link, event, touched)
 
-        patch.setattr(Link, "_hand_over", noting)
+        patch.setattr(Link, "_deliver", noting)
         return carried
 
 

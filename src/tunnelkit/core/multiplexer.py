@@ -110,6 +110,11 @@ class Multiplexer:
             raise NoRoom("no memory is left for another stream", code="no_room")
         return table.add_mine(kind, encoded, window, self._peer_floor)
 
+    @property
+    def last_sent(self) -> int:
+        """The id of the last stream of ours whose OPEN was pulled into a message; they leave in the order of ids."""
+        return self._table.highest_sent
+
     def was_sent(self, stream_id: int) -> bool:
         """OPEN was pulled into a message (True too for streams of the peer)."""
         return self._table.was_sent(stream_id)
@@ -263,15 +268,18 @@ class Multiplexer:
         """
         return self._receiver.receive(data, now)
 
-    def consume(self, stream_id: int, n: int) -> None:
-        """The application used ``n`` bytes of the stream's data. Credit is granted on this alone."""
+    def consume(self, stream_id: int, n: int) -> bool:
+        """The application used ``n`` bytes of the stream's data. Credit is granted on this alone. True when there is
+        a credit to be sent for it."""
         stream = self._active.get(stream_id) or self._table.find(stream_id)
         if stream is None:
-            return
+            return False
         window = stream.window
         if not 0 <= n <= window.received - window.consumed:
             raise LocalProtocolError(f"{n} bytes consumed on stream {stream_id}, which holds {window.held}")
-        if window.consume(n):
+        grants = window.consume(n)
+        if grants:
             self._control.add_credit(stream)
         if stream.local is CLOSED and stream.finished:
             self._table.finish(stream)
+        return grants
