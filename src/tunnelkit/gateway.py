@@ -18,10 +18,12 @@ from .config import Limits
 from .core.naming import name_key
 from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
 from .core.routing import ToName, ToTunnel
-from .core.tokens import token_digest, token_tag
+from .core.tokens import masked_token, token_digest
 from .gateway_exchange import Addressed, GatewayExchange
 from .http.request import CallerRequest
 from .logs import AccessLog
+from .net.loop import loop_clock
+from .net.timeouts import Timeouts
 from .net.timers import Timer, Timers
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Gateway:
         self.trusts = trusts
         self.access = access
         self.base_path = base_path
+        self.now = loop_clock()
+        self.heads = Timeouts(timers, limits.response_head_timeout, GatewayExchange.head_late)
         self._owner = owner
         self._callers = callers
         self.draining = False
@@ -88,9 +92,12 @@ class Gateway:
     def _by_token(self, route: ToTunnel) -> Addressed:
         """To the first candidate that is known; else to the first, so that it waits or fails under its name."""
         digests = [token_digest(token) for token in route.tokens]
-        now = anyio.current_time()
-        digest = next((digest for digest in digests if self.registry.is_known(digest, now)), digests[0])
-        return Addressed(digest=digest, tag=token_tag(route.tokens[0]), target=route.target, x_host=route.x_host)
+        digest = digests[0]
+        if len(digests) > 1:
+            now = self.now()
+            digest = next((one for one in digests if self.registry.is_known(one, now)), digest)
+        tag = masked_token(route.tokens[0], digests[0])
+        return Addressed(digest=digest, tag=tag, target=route.target, x_host=route.x_host)
 
     def _by_name(self, route: ToName) -> Addressed:
         """To the token that has the name. Nobody's, it waits or fails under a key of its own, and may be adopted."""
@@ -148,4 +155,4 @@ class Gateway:
         self._alarm = self.timers.at(due, self._expire)
 
     def _expire(self) -> None:
-        self.execute(self.registry.expire(anyio.current_time()))
+        self.execute(self.registry.expire(self.now()))

@@ -12,8 +12,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
-
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.registry import Dispatch, Rejected
@@ -22,7 +20,6 @@ from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionG
 from .forwarding import forward_request, forward_response, upgrade_of
 from .heads import RequestHead, ResponseHead, Trailers, field_values
 from .http.request import CallerRequest
-from .net.timers import Timer
 from .problem import problem
 from .splice import Splice
 from .tunnel_stream import OpenField, Stream, gather
@@ -64,7 +61,7 @@ class GatewayExchange:
         self.number = number
         self.masked = where.tag
         self.session: ServerSession | None = None
-        self.started = anyio.current_time()
+        self.started = gateway.now()
         self.status = 0  # of what the caller was given
         self._gateway = gateway
         self.digest = where.digest
@@ -87,8 +84,6 @@ class GatewayExchange:
         self._sent_bytes = 0
         self._attempt = 0
         self._done = False
-        self._timer: Timer | None = None
-        self._head_due = 0.0
 
     # -- the task ------------------------------------------------------------------------------
 
@@ -131,12 +126,12 @@ class GatewayExchange:
         self._sent_bytes = splice.delivered
 
     def _leave(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._withdraw_or_reset(ResetCode.CANCEL)
         gateway = self._gateway
-        now = anyio.current_time()
-        gateway.execute(gateway.registry.cancel(self, now))
+        gateway.heads.stop(self)
+        self._withdraw_or_reset(ResetCode.CANCEL)
+        now = gateway.now()
+        if decisions := gateway.registry.cancel(self, now):
+            gateway.execute(decisions)
         gateway.access.returned(
             id=self.number,
             token=self.masked,
@@ -166,7 +161,7 @@ class GatewayExchange:
             addr=request.peer.forwarded_for or request.peer.address,
             x_host=self._x_host or b"",
         )
-        decision = gateway.registry.submit(self.digest, self, anyio.current_time(), wait=preferred_wait(request.head))
+        decision = gateway.registry.submit(self.digest, self, gateway.now(), wait=preferred_wait(request.head))
         if isinstance(decision, Rejected):
             self.reject(decision)
             return
@@ -185,8 +180,9 @@ class GatewayExchange:
             return
         self.session = session
         self._stream = stream
+        if self._attempt:
+            self._exchange = Exchange(client=False, limits=self._gateway.limits, earlier=self._exchange.outcome)
         self._attempt += 1
-        self._exchange = Exchange(client=False, limits=self._gateway.limits, earlier=self._exchange.outcome)
         self._give_request(stream)
 
     def _give_request(self, stream: Stream) -> None:
@@ -222,7 +218,7 @@ class GatewayExchange:
 
     def _again(self, *, full: bool = False, refused: bool = False) -> None:
         gateway = self._gateway
-        gateway.execute(gateway.registry.again(self, anyio.current_time(), full=full, refused=refused))
+        gateway.execute(gateway.registry.again(self, gateway.now(), full=full, refused=refused))
 
     def _withdraw_or_reset(self, code: int) -> None:
         stream, self._stream = self._stream, None
@@ -278,15 +274,15 @@ class GatewayExchange:
     def on_sent(self) -> None:
         gateway = self._gateway
         gateway.registry.sent(self)
-        self._restart_head_clock()
-        self._timer = gateway.timers.at(self._head_due, self._head_late)
-        gateway.access.sent(
-            id=self.number,
-            token=self.masked,
-            info=self._head.method + b" " + self._head.target,
-            ws=self.session.id[:8] if self.session is not None else "",
-            attempt=self._attempt if self._attempt > 1 else None,
-        )
+        gateway.heads.start(self)
+        if gateway.access.details:
+            gateway.access.sent(
+                id=self.number,
+                token=self.masked,
+                info=self._head.method + b" " + self._head.target,
+                ws=self.session.id[:8] if self.session is not None else "",
+                attempt=self._attempt if self._attempt > 1 else None,
+            )
 
     def on_progress(self, limit: int) -> None:
         self._restart_head_clock()
@@ -329,8 +325,7 @@ class GatewayExchange:
     def _answered(self, head: ResponseHead) -> None:
         self.status = head.status
         self._held = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._gateway.heads.stop(self)
         if self._gateway.access.details:
             lengths = field_values(head.fields, b"content-length")
             length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
@@ -403,8 +398,7 @@ class GatewayExchange:
             body_held=self._held is not None,
             other_session_attached=self._gateway.registry.others(self, self.session),
         ):
-            if self._timer is not None:
-                self._timer.cancel()
+            self._gateway.heads.stop(self)
             self._again(refused=code == ResetCode.REFUSED)
         elif self._exchange.outcome is Delivery.NEVER_SENT:
             self._fail(502, "refused", "the tunnel client did not take the request")
@@ -422,13 +416,11 @@ class GatewayExchange:
         """For body bytes on their way to the origin, and for those that it took: small ones do not show in credit.
         An origin that takes none stops both when its window is full, and a caller that sends none has a clock of
         its own."""
-        self._head_due = anyio.current_time() + self._gateway.limits.response_head_timeout
+        self._gateway.heads.restart(self)
 
-    def _head_late(self) -> None:
+    def head_late(self) -> None:
+        """The time for the head of the answer is over."""
         if self._done:
-            return
-        if anyio.current_time() < self._head_due:
-            self._timer = self._gateway.timers.at(self._head_due, self._head_late)
             return
         self._withdraw_or_reset(ResetCode.TIMEOUT)
         self._fail(504, "response_timeout", "the origin did not answer in time")

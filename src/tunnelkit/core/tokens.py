@@ -7,7 +7,16 @@ import re
 
 from ..errors import ConfigError
 
-__all__ = ["TOKEN_MAX", "TOKEN_MIN", "check_token", "is_token", "mask_token", "token_digest", "token_tag"]
+__all__ = [
+    "TOKEN_MAX",
+    "TOKEN_MIN",
+    "check_token",
+    "is_token",
+    "mask_token",
+    "masked_token",
+    "token_digest",
+    "token_tag",
+]
 
 TOKEN_MIN = 16
 TOKEN_MAX = 256
@@ -48,4 +57,9 @@ def token_digest(token: str) -> bytes:
 
 def token_tag(token: str) -> str:
     """``mask_token`` with "#" and 6 hex digits of the digest, so that logs tell equal beginnings apart."""
-    return f"{mask_token(token)}#{token_digest(token).hex()[:6]}"
+    return masked_token(token, token_digest(token))
+
+
+def masked_token(token: str, digest: bytes) -> str:
+    """``token_tag`` where the digest is known."""
+    return f"{mask_token(token)}#{digest[:3].hex()}"
