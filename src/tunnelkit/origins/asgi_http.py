@@ -111,8 +111,8 @@ class HttpCycle:
             body = await self._conversation.receive()
         except CallerGone:
             return None
-        self._body_told = not body
-        return {"type": "http.request", "body": body, "more_body": bool(body)}
+        self._body_told = self._conversation.body_ended
+        return {"type": "http.request", "body": body, "more_body": not self._body_told}
 
     async def send(self, message: Message) -> None:
         await self._response.send(message)

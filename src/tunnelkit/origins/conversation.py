@@ -57,7 +57,7 @@ class Conversation:
 
     @property
     def body_ended(self) -> bool:
-        """The end of the request's body was received."""
+        """Nothing more of the request's body comes."""
         return self._body_ended
 
     def check(self) -> None:
@@ -89,6 +89,7 @@ class Conversation:
             piece = exchange.body_waiting
             if piece:
                 exchange.body_taken()
+                self._body_ended = exchange.body_waiting == b""
                 return piece
             if piece is not None:
                 self._body_ended = True
