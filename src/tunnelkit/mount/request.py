@@ -76,11 +76,6 @@ class ScopeRequest(CallerRequest):
     def gone(self) -> bool:
         return self._gone or self._aborted
 
-    @property
-    def complete(self) -> bool:
-        """The answer was given whole, and the host has it."""
-        return self._finished and not self._aborted and self._idle
-
     # -- the answer ----------------------------------------------------------------------------
 
     def send_info(self, head: ResponseHead) -> None:

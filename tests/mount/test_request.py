@@ -1,0 +1,245 @@
+"""``CallerRequest`` on an ASGI server's ``receive`` and ``send``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from tunnelkit.errors import HeadError, LocalProtocolError
+from tunnelkit.heads import RequestHead, ResponseHead
+from tunnelkit.mount.request import SEND_AHEAD, HttpRequest
+from tunnelkit.net.peer import Peer
+
+from .host import Host
+
+pytestmark = pytest.mark.anyio
+
+HEAD = RequestHead(b"POST", b"/", [(b"host", b"a")])
+OK = ResponseHead(
+    200, [(b"Content-Type", b"text/plain"), (b"Connection", b"close"), (b"Transfer-Encoding", b"chunked")]
+)
+
+
+@asynccontextmanager
+async def requested(
+    host: Host,
+    *,
+    has_body: bool | None = True,
+    extensions: Mapping[str, Any] | None = None,
+    write_timeout: float = 10,
+) -> AsyncIterator[HttpRequest]:
+    request = HttpRequest(
+        HEAD,
+        Peer(),
+        "http",
+        host.receive,
+        host.send,
+        extensions=extensions or {},
+        has_body=has_body,
+        write_timeout=write_timeout,
+    )
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(request.send_all)
+            await request.decide_body()
+            group.start_soon(request.receive_all)
+            yield request
+            group.cancel_scope.cancel()
+
+
+async def read(request: HttpRequest) -> bytes:
+    while (data := request.receive_body_nowait()) is None:
+        await request.wait(readable=True)
+    return data
+
+
+async def flushed(request: HttpRequest) -> None:
+    while not request.flush():
+        await request.wait(writable=True)
+
+
+# -- the request's body ------------------------------------------------------------------------------
+
+
+async def test_a_body_comes_in_pieces_and_ends() -> None:
+    host = Host()
+    async with requested(host) as request:
+        assert request.receive_body_nowait() is None
+        host.give("http.request", body=b"abc", more_body=True)
+        assert await read(request) == b"abc"
+        host.give("http.request", body=b"defg", more_body=False)
+        await host.until(lambda: host.received == 2)
+        assert request.receive_body_nowait(3) == b"def"
+        assert request.receive_body_nowait(3) == b"g"
+        assert request.receive_body_nowait() == request.receive_body_nowait() == b""
+
+
+async def test_no_message_is_taken_before_the_last_one_was_read() -> None:
+    host = Host()
+    async with requested(host) as request:
+        for _ in range(3):
+            host.give("http.request", body=b"x" * 10, more_body=True)
+        await host.until(lambda: host.received == 1)
+        await anyio.wait_all_tasks_blocked()
+        assert host.received == 1
+        assert await read(request) == b"x" * 10
+        await host.until(lambda: host.received == 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "comes"),
+    [({"body": b""}, False), ({"body": b"", "more_body": True}, True), ({"body": b"x"}, True)],
+)
+async def test_where_no_field_tells_of_a_body_the_first_message_does(first: dict[str, Any], comes: bool) -> None:
+    host = Host()
+    host.give("http.request", **first)
+    async with requested(host, has_body=None) as request:
+        assert request.has_body is comes
+
+
+async def test_a_caller_that_leaves_within_its_body_is_told_as_a_broken_body() -> None:
+    host = Host()
+    async with requested(host) as request:
+        host.give("http.request", body=b"abc", more_body=True)
+        host.give("http.disconnect")
+        assert await read(request) == b"abc"
+        with pytest.raises(HeadError, match="left within"):
+            await read(request)
+        assert request.gone
+
+
+async def test_a_caller_that_leaves_before_its_answer_wakes_who_waits() -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        host.give("http.disconnect")
+        while not request.gone:
+            await request.wait(readable=True)
+        assert request.flush()
+
+
+async def test_hosts_that_tell_the_end_of_the_answer_as_leaving_are_understood() -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        request.send_end()
+        host.give("http.disconnect")
+        await host.until(lambda: host.received == 1)
+        await flushed(request)
+        assert not request.gone
+
+
+# -- the answer --------------------------------------------------------------------------------------
+
+
+async def test_an_answer_goes_out_in_order_with_the_hosts_own_fields_left_out() -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        request.send_info(ResponseHead(103, []))
+        before = request.answered
+        request.send_head(OK)
+        assert (before, request.answered) == (False, True)
+        assert request.try_send_body(b"one")
+        assert request.try_send_body(memoryview(b"two"))
+        request.send_end([(b"X-Sum", b"1")])
+        await flushed(request)
+    assert host.sent == [
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]},
+        {"type": "http.response.body", "body": b"one", "more_body": True},
+        {"type": "http.response.body", "body": b"two", "more_body": True},
+        {"type": "http.response.body", "body": b"", "more_body": False},
+    ]
+
+
+async def test_trailers_go_out_where_the_host_has_them() -> None:
+    host = Host()
+    async with requested(host, has_body=False, extensions={"http.response.trailers": {}}) as request:
+        request.send_head(OK)
+        request.send_end([(b"X-Sum", b"1")])
+        await flushed(request)
+    assert host.sent[0]["trailers"] is True
+    assert host.sent[-1] == {
+        "type": "http.response.trailers",
+        "headers": [(b"x-sum", b"1")],
+        "more_trailers": False,
+    }
+
+
+async def test_204_has_no_content_length() -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        request.send_head(ResponseHead(204, [(b"Content-Length", b"0"), (b"A", b"b")]))
+        await flushed(request)
+    assert host.sent[0]["headers"] == [(b"a", b"b")]
+
+
+async def test_a_host_that_takes_nothing_stops_the_answer_at_a_bound() -> None:
+    host = Host()
+    host.take(False)
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        taken = 0
+        while request.try_send_body(b"x" * 16_384):
+            taken += 16_384
+        assert taken == SEND_AHEAD
+        assert not request.flush()
+        host.take(True)
+        while not request.try_send_body(b"y"):
+            await request.wait(writable=True)
+        await flushed(request)
+    assert host.body == b"x" * taken + b"y"
+
+
+async def test_a_host_that_takes_nothing_for_too_long_has_lost_its_caller() -> None:
+    host = Host()
+    host.take(False)
+    async with requested(host, has_body=False, write_timeout=0.01) as request:
+        request.send_head(OK)
+        while not request.gone:
+            await request.wait()
+        assert request.try_send_body(b"nobody is there to read it")
+
+
+@pytest.mark.parametrize("failure", [OSError("gone"), RuntimeError("a host's own")])
+async def test_a_send_that_fails_means_that_the_caller_left(failure: Exception) -> None:
+    host = Host()
+    host.failure = failure
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        while not request.gone:
+            await request.wait()
+        request.send_end()
+        assert request.flush()
+    assert host.sent == []
+
+
+async def test_abort_leaves_the_answer_without_its_end() -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        await flushed(request)
+        request.abort()
+        request.send_end()
+        assert request.gone
+        assert request.flush()
+        await anyio.wait_all_tasks_blocked()
+    assert host.types() == ["http.response.start"]
+
+
+async def test_an_http_scope_is_never_upgraded() -> None:
+    async with requested(Host(), has_body=False) as request:
+        with pytest.raises(LocalProtocolError):
+            await request.upgrade(ResponseHead(101, []))
+
+
+async def test_cancelling_a_wait_loses_nothing() -> None:
+    host = Host()
+    async with requested(host) as request:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await request.wait(readable=True)
+        host.give("http.request", body=b"abc", more_body=False)
+        assert await read(request) == b"abc"
