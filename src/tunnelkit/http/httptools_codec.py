@@ -36,7 +36,7 @@ class HttptoolsParser:
         collected = _Collected()
         # A space too many, or a version too few, leaves something else than HTTP/ here.
         if version[:5] == _PROTOCOL and _reads(httptools.HttpRequestParser(collected), block, collected.fields):
-            return RequestHead(method, target, _stripped(collected.fields, block), version[5:])
+            return RequestHead(method, target, collected.fields, version[5:])
         return self._other.parse_request(block)
 
     def parse_response(self, block: bytes) -> ResponseHead:
@@ -44,7 +44,7 @@ class HttptoolsParser:
         status, _, reason = rest.partition(b" ")
         collected = _Collected()
         if version[:5] == _PROTOCOL and _reads(httptools.HttpResponseParser(collected), block, collected.fields):
-            return ResponseHead(int(status), _stripped(collected.fields, block), reason, version[5:])
+            return ResponseHead(int(status), collected.fields, reason, version[5:])
         return self._other.parse_response(block)
 
 
@@ -57,7 +57,7 @@ class _Collected:
         self.fields: Fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        self.fields.append((name, value.rstrip(b" \t")))  # llhttp leaves what stands behind a value (RFC 9110 5.5)
 
 
 def _reads(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, block: bytes, fields: Fields) -> bool:
@@ -69,13 +69,6 @@ def _reads(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, b
     except httptools.HttpParserError:
         return False
     return len(fields) == block.count(b"\n") - 2
-
-
-def _stripped(fields: Fields, block: bytes) -> Fields:
-    """llhttp leaves the white space behind a value, which few have (RFC 9110 5.5: it is no part of it)."""
-    if b" \r" in block or b"\t\r" in block:
-        return [(name, value.rstrip(b" \t")) for name, value in fields]
-    return fields
 
 
 HTTPTOOLS_PARSER: Final = HttptoolsParser()

@@ -28,6 +28,7 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])
 _EXTENSION = rb";[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*([ \t]*)")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_FOLD = re.compile(rb"\n[ \t]")
 
 
 class Input:
@@ -53,6 +54,14 @@ class Input:
         self._start = start + len(data)
         return data
 
+    def take_through(self, piece: bytes, start: int) -> bytes | None:
+        """Up to the end of the first ``piece`` at or behind ``start``; None where there is none."""
+        found = self._data.find(piece, self._start + start)
+        if found < 0:
+            return None
+        begin, self._start = self._start, found + len(piece)
+        return self._data[begin : self._start]
+
     def peek(self) -> bytes:
         return self._data[self._start :]
 
@@ -75,26 +84,24 @@ class HeadScanner:
     What can be refused before the head is complete is refused then, so that nobody waits for its end.
     """
 
-    __slots__ = ("_limits", "_may_skip", "_searched", "_skips")
+    __slots__ = ("_limits", "_may_skip", "_searched", "_skips", "_small")
 
     def __init__(self, limits: Limits, *, skips_empty_line: bool) -> None:
         self._limits = limits
+        self._small = min(limits.request_line_limit, limits.head_limit)  # a head that can break neither
         self._skips = self._may_skip = skips_empty_line
         self._searched = 0
 
     def scan(self, source: Input) -> bytes | None:
         """The head with its empty line, or None while it is incomplete. Raises ``HeadError``."""
-        if not source:
-            return None
         if self._may_skip and source.startswith(b"\r\n"):
             source.take(2)  # RFC 9112 2.2: one empty line before a request is passed over
             self._may_skip, self._searched = False, 0
-        end = source.find(b"\r\n\r\n", max(0, self._searched - 3))
-        if end < 0:
+        block = source.take_through(b"\r\n\r\n", max(0, self._searched - 3))
+        if block is None:
             self._check_partial(source)
             self._searched = len(source)
             return None
-        block = source.take(end + 4)
         self._searched, self._may_skip = 0, self._skips
         self._check_whole(block)
         return block
@@ -111,22 +118,23 @@ class HeadScanner:
             raise HeadError(431, "head_too_large", f"the head is larger than {self._limits.head_limit} bytes")
 
     def _check_whole(self, block: bytes) -> None:
+        if len(block) > self._small:
+            self._check_size(block)
+        lines = block.count(b"\n")
+        if block.count(b"\r\n") != lines or block.count(b"\r") != lines:
+            raise HeadError(400, "bad_line_end", "a line of the head does not end with CR LF")
+        if _FOLD.search(block) is not None:
+            raise HeadError(400, "folded_line", "a field is folded over several lines")  # RFC 9112 5.2
+        if lines - 2 > self._limits.field_limit:
+            limit = self._limits.field_limit
+            raise HeadError(431, "head_too_large", f"the head has more than {limit} fields")
+
+    def _check_size(self, block: bytes) -> None:
         limits = self._limits
         if block.find(b"\r\n") > limits.request_line_limit:
             raise HeadError(414, "uri_too_long", f"the first line is longer than {limits.request_line_limit} bytes")
         if len(block) > limits.head_limit:
             raise HeadError(431, "head_too_large", f"the head is larger than {limits.head_limit} bytes")
-        _check_lines(block)
-        if block.count(b"\n") - 2 > limits.field_limit:
-            raise HeadError(431, "head_too_large", f"the head has more than {limits.field_limit} fields")
-
-
-def _check_lines(block: bytes) -> None:
-    lines = block.count(b"\n")
-    if block.count(b"\r\n") != lines or block.count(b"\r") != lines:
-        raise HeadError(400, "bad_line_end", "a line of the head does not end with CR LF")
-    if b"\n " in block or b"\n\t" in block:
-        raise HeadError(400, "folded_line", "a field is folded over several lines")  # RFC 9112 5.2
 
 
 class _Stage(IntEnum):

@@ -20,9 +20,8 @@ def encode_block(first_line: bytes, fields: Fields) -> bytes:
     Raises ``LocalProtocolError`` when a line would break into two: whoever writes checks again, since a head
     may have come over the link from an end that did not.
     """
-    lines = [first_line] if first_line else []
-    lines += [name + b": " + value for name, value in fields]
-    lines += (b"", b"")
+    start = (first_line,) if first_line else ()
+    lines = [*start, *map(b": ".join, fields), b"", b""]
     block = b"\r\n".join(lines) if len(lines) > 2 else b"\r\n"
     ends = max(1, len(lines) - 1)
     if block.count(b"\n") != ends or block.count(b"\r") != ends or b"\0" in block:
