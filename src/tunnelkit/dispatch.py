@@ -56,10 +56,10 @@ class Dispatcher:
     async def admin(self, request: CallerRequest) -> None:
         """Answer a request at the admin listener."""
         where = route(request.head, self._routing)
-        if isinstance(where, Reserved) and where.name in ("_health_check", "_stats"):
+        if isinstance(where, Reserved) and where.name != "_tunnel":
             self._pages.answer(request, where, admin=True)
         else:
-            refuse(request, 404, "not_found", "the admin listener has /_health_check and /_stats")
+            refuse(request, 404, "not_found", "the admin listener carries no requests: it has the server's own pages")
 
     async def _to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None:
         if self._gateway.draining:

@@ -15,6 +15,7 @@ import anyio
 
 from .caller_check import CallerCheck
 from .config import Limits
+from .core.metrics import Metrics
 from .core.naming import name_key
 from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
 from .core.routing import ToName, ToTunnel
@@ -55,6 +56,7 @@ class Gateway:
         base_path: str,
         owner: Callable[[str], bytes | None],
         callers: CallerCheck,
+        metrics: Metrics,
     ) -> None:
         self.limits = limits
         self.registry = registry
@@ -66,6 +68,7 @@ class Gateway:
         self.heads = Timeouts(timers, limits.response_head_timeout, GatewayExchange.head_late)
         self._owner = owner
         self._callers = callers
+        self.metrics = metrics
         self.draining = False
         self.active: set[GatewayExchange] = set()
         self.idle = anyio.Event()  # set when drained
@@ -80,6 +83,7 @@ class Gateway:
         where = self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
         if self._callers.credentials and not await self._callers.passes(request, where.digest, where.name):
             return
+        self.metrics.requests += 1
         exchange = GatewayExchange(self, request, where, next(self._numbers))
         self.active.add(exchange)
         try:

@@ -81,6 +81,7 @@ class GatewayExchange:
         self._answer_ended = False
         self._trailers: Trailers | None = None
         self._switching: ResponseHead | None = None  # a 101 to be passed on
+        self._received_bytes = 0
         self._sent_bytes = 0
         self._attempt = 0
         self._done = False
@@ -123,7 +124,7 @@ class GatewayExchange:
         splice = Splice(stream, peer, early, fin=self._answer_ended)
         self._done = True
         await splice.run()
-        self._sent_bytes = splice.delivered
+        self._received_bytes, self._sent_bytes = splice.received, splice.delivered
 
     def _leave(self) -> None:
         gateway = self._gateway
@@ -132,12 +133,14 @@ class GatewayExchange:
         now = gateway.now()
         if decisions := gateway.registry.cancel(self, now):
             gateway.execute(decisions)
+        status, sent, seconds = self.status or 499, self._sent_bytes, now - self.started
+        gateway.metrics.answered(status, received=self._received_bytes, sent=sent, seconds=seconds)
         gateway.access.returned(
             id=self.number,
             token=self.masked,
-            status=self.status or 499,
-            sent=self._sent_bytes,
-            seconds=now - self.started,
+            status=status,
+            sent=sent,
+            seconds=seconds,
             outcome=self._outcome or str(self._exchange.outcome),
         )
 
@@ -255,6 +258,7 @@ class GatewayExchange:
             self._fail(error.status, error.code, error.detail)
 
     def _give_body(self, stream: Stream, data: bytes) -> None:
+        self._received_bytes += len(data)
         self._exchange.send_data(len(data))
         stream.send_data(data)
         self._restart_head_clock()

@@ -1,26 +1,26 @@
-"""The server's own pages: health and statistics. What they show, and to whom."""
+"""The server's own pages: health, statistics and metrics. What they show, and to whom."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import anyio
 
+from .admin_access import Access, AdminAccess
 from .config import Limits
-from .core.credentials import FailureLimiter
-from .core.routing import Reserved, details_allowed
+from .core.budget import Budget
+from .core.metrics import CONTENT_TYPE, Gauges, Metrics, render
+from .core.routing import Reserved
 from .gateway import Gateway, TunnelRegistry
-from .heads import RequestHead, ResponseHead, field_values
-from .http.own_answers import refuse, respond, send_whole
+from .heads import ResponseHead, field_values
+from .http.own_answers import respond, send_whole
 from .http.request import CallerRequest
 from .server_session import ServerSession
+from .session_page import SessionPage
 from .stats import ServerSnapshot, TokenClients, TunnelRow, render_stats
 
-__all__ = ["Pages", "refuse"]
+__all__ = ["Pages"]
 
 HEALTHY = b"WSTUNSRV RUNNING\n"
 
@@ -34,6 +34,8 @@ class Pages:
         limits: Limits,
         gateway: Gateway,
         registry: TunnelRegistry,
+        metrics: Metrics,
+        budget: Budget,
         sessions: Callable[[], Iterable[ServerSession]],
         admin_password: Callable[[], str | None],
     ) -> None:
@@ -41,18 +43,25 @@ class Pages:
         self._gateway = gateway
         self._registry = registry
         self._sessions = sessions
-        self._admin_password = admin_password
-        self._failures = FailureLimiter(limits.failed_registrations_per_minute)
+        self._metrics = metrics
+        self._budget = budget
+        self._access = AdminAccess(limits=limits, password=admin_password)
+        self._session_page = SessionPage(sessions=sessions, gateway=gateway, access=self._access)
 
     def answer(self, request: CallerRequest, page: Reserved, *, admin: bool = False) -> None:
         """Answer a request for a reserved page. ``admin``: it came in by the admin listener."""
         if page.name == "_health_check":
             self._health(request)
+        elif page.name == "_sessions":
+            self._session_page.answer(request, page.rest)
+        elif (access := self._access.see(request, admin=admin)) is Access.ANSWERED:
+            pass
+        elif page.name == "_stats":
+            self._stats(request, details=access is Access.ALLOWED)
+        elif access is Access.ALLOWED:
+            respond(request, 200, CONTENT_TYPE, render(self._metrics, self._gauges()))
         else:
-            self._stats(
-                request,
-                details=admin or (not request.mounted and details_allowed(request.head, request.peer.address)),
-            )
+            self._access.deny(request, "metrics are for loopback and the admin listener")
 
     def options(self, request: CallerRequest) -> None:
         """Answer OPTIONS in the origin's place (``forwarding.answers_itself``)."""
@@ -65,33 +74,21 @@ class Pages:
             respond(request, 200, b"text/plain; charset=utf-8", HEALTHY)
 
     def _stats(self, request: CallerRequest, *, details: bool) -> None:
-        if not details and (password := self._password_given(request.head)) is not None:
-            source, now = request.peer.forwarded_for or request.peer.address, anyio.current_time()
-            wait = self._failures.blocked(source, now)
-            if wait is not None:
-                refuse(request, 429, "rate_limited", "too many wrong passwords", retry_after=wait)
-                return
-            details = self._is_right(password)
-            if not details:
-                self._failures.failed(source, now)
         accept = b", ".join(field_values(request.head.fields, b"accept")).decode("latin-1")
         kind, body = render_stats(self.snapshot(), accept=accept, details=details)
         respond(request, 200, kind.encode("ascii"), body)
 
-    def _password_given(self, head: RequestHead) -> bytes | None:
-        """By Basic authentication, whatever the user name; None where no password could be right."""
-        values = field_values(head.fields, b"authorization")
-        if not self._admin_password() or len(values) != 1 or values[0][:6].lower() != b"basic ":
-            return None
-        try:
-            return b64decode(values[0][6:].strip(), validate=True).partition(b":")[2]
-        except ValueError:
-            return b""
-
-    def _is_right(self, password: bytes) -> bool:
-        """Digests are compared: how long that takes says nothing of the length either."""
-        wanted = (self._admin_password() or "").encode("utf-8", "surrogatepass")  # PEP 383: of the environment
-        return hmac.compare_digest(hashlib.sha256(password).digest(), hashlib.sha256(wanted).digest())
+    def _gauges(self) -> Gauges:
+        sessions = list(self._sessions())
+        return Gauges(
+            tunnels=len({session.digest for session in sessions}),
+            sessions=Counter(session.transport for session in sessions if session.attached),
+            detached=sum(not session.attached for session in sessions),
+            active=len(self._gateway.active),
+            queues=self._registry.queue_lengths(),
+            buffered=self._budget.used,
+            buffered_limit=self._limits.max_buffered_bytes,
+        )
 
     def snapshot(self) -> ServerSnapshot:
         """The server at this moment."""

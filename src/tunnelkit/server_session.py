@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+
 from .core.tokens import mask_token, token_digest, token_tag
 from .handshake import Handshake
 from .link import Link
@@ -16,9 +19,20 @@ class ServerSession:
     """See the module. What happens to it is ``sessions.SessionTable``'s to say."""
 
     def __init__(
-        self, session_id: str, handshake: Handshake, peer: Peer, link: Link, resume_key: bytes, permit: Permit
+        self,
+        session_id: str,
+        handshake: Handshake,
+        peer: Peer,
+        link: Link,
+        resume_key: bytes,
+        permit: Permit,
+        *,
+        started: float,
+        end: Callable[[ServerSession, str], None],
     ) -> None:
         self.id = session_id
+        self.started = started
+        self._end = end
         self.permit = permit
         self.name = ""  # below the base domain, where there is one
         self.replaces = False  # when it attaches, all others of its token are superseded
@@ -37,6 +51,16 @@ class ServerSession:
         self.lost_at: float | None = None
         self.grace: Timer | None = None
         self.ended: str | None = None
+
+    @property
+    def public_id(self) -> str:
+        """What names it to people and programs: nobody resumes a session by that."""
+        return hashlib.sha256(b"tunnelkit public id " + self.id.encode()).hexdigest()[:16]
+
+    def close(self, code: str = "closed_by_server") -> None:
+        """End it at once: its requests fail truthfully, and its client, which is told, opens another session. To keep
+        a client out, withdraw its token, or refuse it by ``authorise``."""
+        self._end(self, code)
 
     @property
     def attached(self) -> bool:

@@ -20,6 +20,7 @@ from .caller_check import CallerCheck
 from .config import Limits
 from .core.budget import Budget
 from .core.locate import make_session_id
+from .core.metrics import Metrics
 from .core.naming import PublicAddress
 from .core.registry import Registry
 from .core.routing import RoutingConfig, is_loopback, is_named
@@ -41,7 +42,7 @@ from .net.peer import Peer
 from .net.stream import ByteStream
 from .net.timers import Timers
 from .pages import Pages
-from .problem import problem
+from .problem import CODES, problem
 from .public_names import PublicNames
 from .server_session import ServerSession
 from .sessions import SessionTable
@@ -98,6 +99,8 @@ class Serving:
             listed_only=state.listed_only,
             policies=state.admission.policies,
         )
+        self.metrics = Metrics(CODES)
+        self.budget = Budget(limits.max_buffered_bytes)
         self.gateway = Gateway(
             limits=limits,
             registry=self.registry,
@@ -107,6 +110,7 @@ class Serving:
             base_path=state.routing.base_path,
             owner=state.names.owner,
             callers=state.callers,
+            metrics=self.metrics,
         )
         self.host_names = HostNames()
         self.table = SessionTable(
@@ -114,17 +118,20 @@ class Serving:
             admission=state.admission,
             registry=self.registry,
             timers=self.timers,
-            budget=Budget(limits.max_buffered_bytes),
+            budget=self.budget,
             execute=self.gateway.execute,
             make_id=lambda: make_session_id(NODE, secrets.token_hex(16)),
             make_key=lambda: secrets.token_bytes(32),
             started=self._look_up,
             names=state.names,
+            metrics=self.metrics,
         )
         self.pages = Pages(
             limits=limits,
             gateway=self.gateway,
             registry=self.registry,
+            metrics=self.metrics,
+            budget=self.budget,
             sessions=lambda: self.table,
             admin_password=lambda: state.admin_password,
         )

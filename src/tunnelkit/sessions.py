@@ -15,6 +15,7 @@ import anyio
 from .admission import UNLISTED, Admission
 from .config import Limits
 from .core.budget import Budget
+from .core.metrics import Metrics
 from .core.naming import name_key
 from .core.opening import OpeningResult
 from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
@@ -57,6 +58,7 @@ class SessionTable:
         make_id: Callable[[], str],
         make_key: Callable[[], bytes],
         names: PublicNames,
+        metrics: Metrics,
         started: Callable[[ServerSession], None] = lambda session: None,
     ) -> None:
         self.limits = limits
@@ -69,6 +71,7 @@ class SessionTable:
         self._make_id = make_id
         self._make_key = make_key
         self._names = names
+        self._metrics = metrics
         self._started = started
         self._sessions: dict[str, ServerSession] = {}
         self._by_token: dict[bytes, list[ServerSession]] = {}
@@ -90,6 +93,7 @@ class SessionTable:
         """The answer to a handshake: see ``transports.base.Offer``."""
         answer = await self._decide(handshake, peer)
         if isinstance(answer, Refusal):
+            self._metrics.refused(answer.code)
             logger.warning(
                 "refused a registration: %s (%s) token=%s addr=%s",
                 answer.detail,
@@ -271,7 +275,16 @@ class SessionTable:
             going_away=lambda: self._retire(session),
             ended=lambda code: self.end(session, code),
         )
-        session = ServerSession(self._make_id(), handshake, peer, link, self._make_key(), permit)
+        session = ServerSession(
+            self._make_id(),
+            handshake,
+            peer,
+            link,
+            self._make_key(),
+            permit,
+            started=anyio.current_time(),
+            end=self.end,
+        )
         return session
 
     def _retire(self, session: ServerSession) -> None:
@@ -314,6 +327,7 @@ class SessionTable:
             return
         self._openings.discard(opening)
         is_first = session.epoch == 0
+        self._count_attached(session, connection, is_first)
         session.epoch = attached.epoch
         session.attachments += 1
         attachment = session.attachments
@@ -347,6 +361,12 @@ class SessionTable:
                 self._detached(session)
         if session.ended is None and session.attachments == attachment:
             self._tell_lost(session, failure)
+
+    def _count_attached(self, session: ServerSession, connection: Connection, is_first: bool) -> None:
+        if is_first:
+            self._metrics.registrations += 1
+        else:
+            self._metrics.attached(connection.transport, before=session.transport or None)
 
     def _take_place(self, newcomer: ServerSession) -> None:
         """Now that it is there, what was not sent on the others goes on at once."""
@@ -383,6 +403,8 @@ class SessionTable:
         if session.ended is not None:
             return
         session.ended = code
+        if session.epoch:
+            self._metrics.ended(code)
         if session.grace is not None:
             session.grace.cancel()
         self._forget(session)

@@ -94,7 +94,7 @@ def test_reserved_paths(target: bytes, answer: Reserved) -> None:
     "target",
     [
         *(b"/_health_check/", b"/_stats/x", b"/_STATS", b"/_stat", b"/_statsx", b"/_unknown", b"/_\xff"),
-        *(b"/_metrics", b"//_stats", b"/./_stats", b"/%5Fstats", b"/x/_stats", b"/_tunnels", b"*"),
+        *(b"/_metrics/", b"//_stats", b"/./_stats", b"/%5Fstats", b"/x/_stats", b"/_tunnels", b"*"),
     ],
 )
 def test_what_is_not_reserved_goes_on(target: bytes) -> None:
@@ -108,6 +108,7 @@ def test_what_is_not_reserved_goes_on(target: bytes) -> None:
         ("stats", b"/_stats"),
         ("transports", b"/_tunnel/x"),
         ("metrics", b"/_metrics"),
+        ("sessions", b"/_sessions/x"),
     ],
 )
 def test_reserved_paths_are_switchable(switch: str, target: bytes) -> None:

@@ -37,9 +37,11 @@ CARRIED = {
     "test_drain",
     "test_eager_tasks",
     "test_kills",
+    "test_metrics",
     "test_names",
     "test_policies",
     "test_requests",
+    "test_session_page",
 }
 BOTH = (Way.WEBSOCKET, Way.LONGPOLL)
 

@@ -16,6 +16,7 @@ from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.credentials import Credentials
 from tunnelkit.core.message import Kind, build, encode_bye, split_header
+from tunnelkit.core.metrics import Metrics
 from tunnelkit.core.opening import ClientOpening
 from tunnelkit.core.registry import Registry
 from tunnelkit.core.tokens import token_digest
@@ -112,6 +113,7 @@ class Here:
             make_key=lambda: bytes(32),
             started=self.started.append,
             names=PublicNames(limits=limits, base=None, public=None, bound={}, base_path=""),
+            metrics=Metrics(()),
         )
 
     def _execute(self, decisions: Iterable[object]) -> None:

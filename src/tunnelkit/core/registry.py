@@ -161,6 +161,10 @@ class Registry(Generic[S, E]):
         queue = self._queues.get(token)
         return 0 if queue is None else len(queue.waiting)
 
+    def queue_lengths(self) -> list[int]:
+        """Of the tokens for which any exchange waits."""
+        return [len(queue.waiting) for queue in self._queues.values() if queue.waiting]
+
     def attached(self, token: bytes) -> list[S]:
         """The token's sessions that take exchanges now."""
         queue = self._queues.get(token)

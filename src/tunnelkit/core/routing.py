@@ -41,7 +41,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Reserved:
     """A path of the server's own. ``name`` is its first segment ("_stats"), ``rest`` the path below it ("" or
-    with its leading slash; only ``_tunnel`` has one), ``query`` what follows "?"."""
+    with its leading slash; only ``_tunnel`` and ``_sessions`` have one), ``query`` what follows "?"."""
 
     name: str
     rest: bytes = b""
@@ -100,7 +100,8 @@ class RoutingConfig:
     base_path: str = ""
     health: bool = True
     stats: bool = True
-    metrics: bool = False
+    metrics: bool = True
+    sessions: bool = True
     transports: bool = True
     token_path: bool = True
     token_header: bool = True
@@ -124,6 +125,7 @@ class RoutingConfig:
             "_health_check": self.health,
             "_stats": self.stats,
             "_metrics": self.metrics,
+            "_sessions": self.sessions,
             "_tunnel": self.transports,
         }.get(name, False)
 
@@ -177,13 +179,16 @@ def _below_base(target: bytes, base: bytes) -> bytes | None:
     return below if below[:1] == b"/" else None
 
 
+_WITH_PATHS = ("_tunnel", "_sessions")
+
+
 def _reserved(target: bytes, config: RoutingConfig) -> Reserved | None:
     if not target.startswith(b"/_"):
         return None
     path, _, query = target.partition(b"?")
     first, slash, rest = path[1:].partition(b"/")
     name = first.decode("ascii", "replace")
-    if not config.reserves(name) or (slash and name != "_tunnel"):
+    if not config.reserves(name) or (slash and name not in _WITH_PATHS):
         return None
     return Reserved(name, slash + rest, query)
 
