@@ -10,9 +10,15 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 
 from tunnelkit import TunnelServer
 from tunnelkit.errors import StreamBroken
+from tunnelkit.http.websocket import Close, Event, MessageCodec, accept_key, new_key
+from tunnelkit.net.stream import ByteStream
 
 from .hosts import HOSTS, hosted
 from .origin import pattern_digest, serve_origin
@@ -130,3 +136,86 @@ async def test_the_server_ends_with_its_host(host: str) -> None:
         client_was = client.transport
     assert client_was
     assert ends.server.sessions() == []
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI app behind the tunnel: websockets give back what they are sent."""
+    if scope["type"] != "websocket":
+        return
+    await receive()
+    await send({"type": "websocket.accept", "subprotocol": (scope["subprotocols"] or [None])[0]})
+    while (event := await receive())["type"] == "websocket.receive":
+        if event.get("text") == "enough":
+            await send({"type": "websocket.close", "code": 4000, "reason": "as asked"})
+            return
+        await send({"type": "websocket.send", "text": event.get("text"), "bytes": event.get("bytes")})
+
+
+async def open_websocket(ends: Mounted, caller: ByteStream, target: str) -> MessageCodec:
+    key = new_key()
+    head = (
+        f"GET {ends.path(target)} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key.decode()}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    )
+    await caller.send(head.encode())
+    status, fields, rest = await read_head(caller)
+    values = {name.lower(): value for name, value in fields}
+    assert (status, rest) == (101, b"")
+    assert values["sec-websocket-accept"] == accept_key(key).decode()
+    assert values["sec-websocket-protocol"] == "chat"
+    return MessageCodec(client=True, max_message=1_000_000)
+
+
+@TRANSPORTS
+async def test_a_callers_websocket_goes_message_by_message(host: str, transport: str) -> None:
+    async with mounted(host) as ends, ends.join(transport=transport, origin=echo), ends.caller() as caller:
+        with anyio.fail_after(10):
+            codec = await open_websocket(ends, caller, "/ws")
+            events: list[Event] = []
+            large = bytes(range(256)) * 1000
+            await caller.send(codec.message("é") + codec.message(large) + codec.message("enough"))
+            while len(events) < 3:
+                events += codec.receive(await caller.receive())
+        assert events == ["é", large, Close(4000, "as asked", by_peer=True)]
+
+
+async def test_a_websocket_that_the_origin_refuses_is_refused_by_the_host(host: str) -> None:
+    async with mounted(host) as ends, ends.join():
+        fields = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": new_key().decode(),
+        }
+        status, _, _ = await exchange(ends.port, "GET", ends.path("/status/404"), fields=fields)
+        assert status in (403, 404)  # 403 where the host knows no other refusal
+
+
+@TRANSPORTS
+async def test_below_another_app(host: str, transport: str) -> None:
+    """Who mounts it keeps lifespan to itself, and enters the server in its own."""
+    server = TunnelServer(())
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with server:
+            yield
+
+    async def own(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("the host's own page")
+
+    app = Starlette(routes=[Route("/own", own), Mount("/tunnels", app=server.asgi_app)], lifespan=lifespan)
+    async with serve_origin() as origin, hosted(app, host) as port:
+        ends = Mounted(origin, server, server.limits)
+        ends.host_port = port
+        async with ends.join(url=f"http://127.0.0.1:{port}/tunnels", transport=transport):
+            assert (await exchange(port, "GET", "/own"))[2] == b"the host's own page"
+            status, _, body = await exchange(port, "GET", f"/tunnels{ends.path('/bytes/1000?a=b')}")
+            assert (status, len(body)) == (200, 1000)
+        assert origin.targets() == ["/bytes/1000?a=b"]
+
+
+async def test_a_server_that_does_not_run_is_told_to_the_hosts_log(host: str) -> None:
+    server = TunnelServer(())
+    async with hosted(Starlette(routes=[Mount("/tunnels", app=server.asgi_app)]), host) as port:
+        assert (await exchange(port, "GET", "/tunnels/_health_check"))[0] == 500
