@@ -23,7 +23,7 @@ from tunnelkit.heads import (
     validate_response,
 )
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import HeadParser
+from tunnelkit.http.codec import HeadParser, Signal
 from tunnelkit.http.parsers import find_parser
 from tunnelkit.http.plain_codec import PLAIN_PARSER
 from tunnelkit.http.server_codec import ServerCodec
@@ -40,6 +40,7 @@ ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 08:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: 12\r\nVary: Accept-Encoding\r\nConnection: keep-alive\r\n\r\n"
 )
+BODY = b"hello, world"
 
 Work = Callable[[], object]
 
@@ -68,10 +69,9 @@ def forwarded(head: RequestHead) -> RequestHead:
     return forward_request(head, peer_address="127.0.0.1", scheme="http", target=PATH)
 
 
-def at_both_ends(parser: HeadParser) -> None:
+def at_both_ends(front: ServerCodec, origin: ClientCodec) -> None:
     """All that becomes of the heads of one exchange, but for the socket's and the multiplexer's part."""
-    server, front = Exchange(client=False), ServerCodec(parser, DEFAULT_LIMITS)
-    client, origin = Exchange(client=True), ClientCodec(parser, DEFAULT_LIMITS)
+    server, client = Exchange(client=False), Exchange(client=True)
     front.receive_data(REQUEST)
     head = front.next_event()
     assert isinstance(head, RequestHead)
@@ -87,6 +87,26 @@ def at_both_ends(parser: HeadParser) -> None:
     front.encode_head(forward_response(back))
 
 
+class KeptAlive:
+    """Exchange after exchange on the same two connections, between the same two that always say the same."""
+
+    def __init__(self, parser: HeadParser) -> None:
+        self._front, self._origin = ServerCodec(parser, DEFAULT_LIMITS), ClientCodec(parser, DEFAULT_LIMITS)
+
+    def __call__(self) -> None:
+        front, origin = self._front, self._origin
+        at_both_ends(front, origin)
+        while front.next_event() is not Signal.PAUSED:
+            pass
+        front.encode_body(BODY)
+        front.encode_end()
+        origin.receive_data(BODY)
+        while origin.next_event() is not Signal.PAUSED:
+            pass
+        front.start_next_cycle()
+        origin.start_next_cycle()
+
+
 def works() -> dict[str, Work]:
     request, answer = PLAIN_PARSER.parse_request(REQUEST), PLAIN_PARSER.parse_response(ANSWER)
     sent, returned = forwarded(request), forward_response(answer)
@@ -96,7 +116,10 @@ def works() -> dict[str, Work]:
         found[f"parse a request, {name}"] = lambda parser=parser: parser.parse_request(REQUEST)  # type: ignore[misc]
         found[f"parse an answer, {name}"] = lambda parser=parser: parser.parse_response(ANSWER)  # type: ignore[misc]
         found[f"read a request, {name}"] = lambda parser=parser: server_reads(parser)  # type: ignore[misc]
-        found[f"an exchange, both ends, {name}"] = lambda parser=parser: at_both_ends(parser)  # type: ignore[misc]
+        found[f"an exchange on new connections, {name}"] = lambda parser=parser: at_both_ends(  # type: ignore[misc]
+            ServerCodec(parser, DEFAULT_LIMITS), ClientCodec(parser, DEFAULT_LIMITS)
+        )
+        found[f"the same again on kept ones, {name}"] = KeptAlive(parser)
     return found | {
         "validate a request": lambda: validate_request(request),
         "validate an answer": lambda: validate_response(answer),

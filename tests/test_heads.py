@@ -17,6 +17,7 @@ from tunnelkit.heads import (
     ResponseHead,
     Trailers,
     body_length,
+    connection_options,
     content_length,
     decode_block,
     effective_host,
@@ -29,7 +30,9 @@ from tunnelkit.heads import (
     switches_as_offered,
     validate_fields,
     validate_request,
+    validate_request_line,
     validate_response,
+    validate_status_line,
     validate_trailers,
 )
 
@@ -504,3 +507,23 @@ def test_validating_any_response_raises_nothing_else(head: ResponseHead) -> None
         return
     assert decode_block(encode_response(head)) == head
     body_length(head, b"GET")
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def test_a_first_line_by_itself() -> None:
+    validate_request_line(request(), LIMITS)
+    validate_status_line(ResponseHead(200, [], b"OK"))
+    with pytest.raises(HeadError) as caught:
+        validate_request_line(request(target=b"/#"), LIMITS)
+    assert (caught.value.status, caught.value.code) == (400, "bad_target")
+    for head in (ResponseHead(600, []), ResponseHead(200, [], b"\n"), ResponseHead(200, [], version=b"2.0")):
+        with pytest.raises(HeadError) as caught:
+            validate_status_line(head)
+        assert (caught.value.status, caught.value.code) == (502, "bad_response")
+
+
+def test_connection_options() -> None:
+    assert connection_options(b"Keep-Alive ,\tUPGRADE,,") == {b"keep-alive", b"upgrade"}
+    assert connection_options(b"") == frozenset()

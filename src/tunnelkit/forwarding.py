@@ -19,6 +19,7 @@ from .heads import (
     RequestHead,
     ResponseHead,
     body_length,
+    connection_options,
     effective_host,
     field_values,
     forbidden_trailer,
@@ -177,7 +178,7 @@ def _kept(fields: Fields, names: FieldNames, plan: _Plan) -> Fields:
 @lru_cache(maxsize=64)
 def _nominated(connection: bytes) -> frozenset[bytes]:
     """What Connection makes hop-by-hop, but for what it cannot (RFC 9110 7.6.1)."""
-    options = frozenset(list_items([connection])) - _PROTECTED
+    options = connection_options(connection) - _PROTECTED
     return frozenset(option for option in options if not option.startswith(_PROTECTED_PREFIXES))
 
 

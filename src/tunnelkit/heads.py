@@ -27,6 +27,7 @@ __all__ = [
     "ResponseHead",
     "Trailers",
     "body_length",
+    "connection_options",
     "content_length",
     "decode_block",
     "effective_host",
@@ -41,7 +42,9 @@ __all__ = [
     "switches_as_offered",
     "validate_fields",
     "validate_request",
+    "validate_request_line",
     "validate_response",
+    "validate_status_line",
     "validate_trailers",
 ]
 
@@ -83,6 +86,12 @@ def field_values(fields: Fields, name: bytes) -> list[bytes]:
 def list_items(values: Iterable[bytes]) -> list[bytes]:
     """The members of a comma-separated list field (RFC 9110 5.6.1), in lower case, without empty ones."""
     return [item for value in values for part in value.split(b",") if (item := part.strip(b" \t").lower())]
+
+
+@lru_cache(maxsize=64)
+def connection_options(value: bytes) -> frozenset[bytes]:
+    """What a Connection field lists (RFC 9110 7.6.1), in lower case: on nearly all connections one of a few."""
+    return frozenset(list_items([value]))
 
 
 def switches_as_offered(head: ResponseHead, offer: Fields) -> bool:
@@ -209,7 +218,7 @@ def validate_request(head: RequestHead, limits: Limits = DEFAULT_LIMITS, added: 
 
     ``added`` is the room beyond the limits, in fields, for what a gateway put in (``ADDED_FIELDS``): a head that
     one end let pass must not break the same limit at the other."""
-    _check_request_line(head, limits)
+    validate_request_line(head, limits)
     names = _check_fields(head.fields, limits, len(head.method) + len(head.target) + 12, added)
     if b"host" in names.at:
         _check_host(head.fields, names)
@@ -226,9 +235,22 @@ def validate_response(head: ResponseHead, limits: Limits = DEFAULT_LIMITS, added
         _check_status_line(head)
         names = _check_fields(head.fields, limits, len(head.reason) + 15, added)
         _check_framing(head.fields, names, head.version)
-    except HeadError as error:  # an origin's fault, whatever a caller would be told for the same
-        raise HeadError(502, "bad_response", f"the origin's response: {error.detail}") from None
+    except HeadError as error:
+        raise _bad_response(error) from None
     return names
+
+
+def validate_status_line(head: ResponseHead) -> None:
+    """The part of ``validate_response`` that has nothing to do with fields."""
+    try:
+        _check_status_line(head)
+    except HeadError as error:
+        raise _bad_response(error) from None
+
+
+def _bad_response(error: HeadError) -> HeadError:
+    """An origin's fault, whatever a caller would be told for the same."""
+    return HeadError(502, "bad_response", f"the origin's response: {error.detail}")
 
 
 def validate_fields(fields: Fields, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -248,11 +270,13 @@ def forbidden_trailer(name: bytes) -> bool:
     return name in FORBIDDEN_TRAILERS or name.startswith(_FORBIDDEN_TRAILER_PREFIXES)
 
 
-def _check_request_line(head: RequestHead, limits: Limits) -> None:
+def validate_request_line(head: RequestHead, limits: Limits = DEFAULT_LIMITS) -> None:
+    """The part of ``validate_request`` that has nothing to do with fields."""
     method, target = head.method, head.target
     if len(method) + len(target) + 10 > limits.request_line_limit:
         raise HeadError(414, "uri_too_long", f"the request line is longer than {limits.request_line_limit} bytes")
-    _check_version(head.version)
+    if head.version != b"1.1":
+        _check_version(head.version)
     if not method or method.translate(None, _TOKEN_BYTES):
         raise HeadError(400, "bad_request", "the method is not a token")
     if method in _REFUSED_METHODS:
@@ -270,7 +294,8 @@ def _valid_odd_target(target: bytes, method: bytes) -> bool:
 
 
 def _check_status_line(head: ResponseHead) -> None:
-    _check_version(head.version)
+    if head.version != b"1.1":
+        _check_version(head.version)
     if not 100 <= head.status <= 599:  # RFC 9110 15: any other is to be treated as a failure of the server
         raise HeadError(400, "bad_request", "the status is not a number from 100 to 599")
     if head.reason.translate(None, _VALUE_BYTES):
@@ -279,7 +304,7 @@ def _check_status_line(head: ResponseHead) -> None:
 
 def _check_version(version: bytes) -> None:
     # RFC 9110 2.5: a higher minor version is spoken to as 1.1.
-    if version != b"1.1" and _VERSION.fullmatch(version) is None:
+    if _VERSION.fullmatch(version) is None:
         raise HeadError(505, "http_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
 
 
@@ -336,18 +361,18 @@ _STATUS = re.compile(rb"[1-9][0-9]{2}")
 
 def encode_request(head: RequestHead) -> bytes:
     """The block of a request head."""
-    return _encode([b"\x01" + head.method, head.target, head.version], head.fields)
+    return _encode((b"\x01" + head.method, head.target, head.version), head.fields)
 
 
 def encode_response(head: ResponseHead) -> bytes:
     """The block of an interim or a final response head."""
     kind = _INTERIM if is_interim(head.status) else _FINAL
-    return _encode([b"%c%d" % (kind, head.status), head.reason, head.version], head.fields)
+    return _encode((b"%c%d" % (kind, head.status), head.reason, head.version), head.fields)
 
 
 def encode_trailers(fields: Fields) -> bytes:
     """The block of a trailer section, which may be empty."""
-    return _encode([b"\x04"], fields)
+    return _encode((b"\x04",), fields)
 
 
 def is_interim(status: int) -> bool:
@@ -355,10 +380,11 @@ def is_interim(status: int) -> bool:
     return status < 200 and status != 101
 
 
-def _encode(parts: list[bytes], fields: Fields) -> bytes:
-    parts.extend(chain.from_iterable(fields))
-    block = b"\n".join(parts)
-    if block.count(b"\n") != len(parts) - 1:  # never past validation: it would add fields at the other end
+def _encode(start: tuple[bytes, ...], fields: Fields) -> bytes:
+    block = b"\n".join([*start, *chain.from_iterable(fields)])
+    if (
+        block.count(b"\n") != len(start) + 2 * len(fields) - 1
+    ):  # never past validation: it would add fields at the other end
         raise LocalProtocolError("a part of a head holds a line feed", code="bad_head")
     return block
 
@@ -373,7 +399,8 @@ def decode_block(block: bytes) -> RequestHead | ResponseHead | Trailers:
     parts = block[1:].split(b"\n")
     if len(parts) < start or (len(parts) - start) % 2:
         raise RemoteProtocolError("a head block with a part missing", code="bad_head")
-    fields = list(zip(parts[start::2], parts[start + 1 :: 2], strict=True))
+    rest = iter(parts[start:])
+    fields = list(zip(rest, rest, strict=True))
     if kind == _REQUEST:
         return RequestHead(parts[0], parts[1], fields, parts[2])
     if kind == _TRAILERS:

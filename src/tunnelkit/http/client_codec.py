@@ -6,7 +6,8 @@ from typing import Final
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
-from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response
+from ..field_names import FieldNames
+from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response, validate_status_line
 from ..net.stream import READ_AHEAD
 from .codec import Codec, Event, HeadParser, Move, Signal, State, moved
 from .framing import CHUNKED, CODING_FIELDS, UNTIL_CLOSE, framing_fields, persists, response_length, without
@@ -55,8 +56,7 @@ class ClientCodec(Codec[ResponseHead]):
     def _begin(self, block: bytes) -> ResponseHead:
         if self.writing is State.HEAD:
             raise HeadError(502, "bad_response", "a response came without a request")
-        head = self._parser.parse_response(block)
-        names = validate_response(head, self._limits)
+        head, names = self._read(block)
         if head.status == 101:
             self._switch(head)
         elif head.status < 200:
@@ -67,6 +67,16 @@ class ClientCodec(Codec[ResponseHead]):
             self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
             self.reading = moved(self.reading, _BY_HEAD)
         return head
+
+    def _read(self, block: bytes) -> tuple[ResponseHead, FieldNames]:
+        again = self._repeats.response(block)
+        if again is not None:
+            validate_status_line(again[0])
+            return again
+        head = self._parser.parse_response(block)
+        names = validate_response(head, self._limits)
+        self._repeats.keep(block, head, names)
+        return head, names
 
     def _switch(self, head: ResponseHead) -> None:
         if self._offer is None:

@@ -21,6 +21,7 @@ from ..heads import Fields, RequestHead, ResponseHead, validate_trailers
 from ..net.stream import READ_AHEAD, Buffer
 from .framing import CHUNKED, Length
 from .reading import ChunkDecoder, HeadScanner, Input
+from .repeats import Repeats
 from .writing import BodyWriter
 
 __all__ = ["TRANSITIONS", "Body", "Codec", "End", "Event", "HeadParser", "Move", "Signal", "State", "moved"]
@@ -126,6 +127,7 @@ class Codec(ABC, Generic[HeadT]):
         self._limits = limits
         self._input = Input()
         self._scanner = HeadScanner(limits, skips_empty_line=skips_empty_line)
+        self._repeats = Repeats(limits)
         self._chunks: ChunkDecoder | None = None
         self._padded_chunks = padded_chunks
         self._left: Length = 0  # of the body being read

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from ..field_names import FieldNames, field_names
-from ..heads import Fields, RequestHead, ResponseHead
+from ..heads import Fields, RequestHead, ResponseHead, connection_options
 
 __all__ = [
     "CHUNKED",
@@ -71,7 +71,7 @@ def _transfer_encoding(found: FramingFields, value: bytes) -> None:
 
 
 def _connection(found: FramingFields, value: bytes) -> None:
-    options = [option.strip(b" \t") for option in value.lower().split(b",")]
+    options = connection_options(value)
     found.close |= b"close" in options
     found.keep_alive |= b"keep-alive" in options
     found.upgrade |= b"upgrade" in options

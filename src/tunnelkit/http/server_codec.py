@@ -6,7 +6,8 @@ from typing import Final
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
-from ..heads import Fields, RequestHead, ResponseHead, validate_request
+from ..field_names import FieldNames
+from ..heads import Fields, RequestHead, ResponseHead, validate_request, validate_request_line
 from .codec import Codec, HeadParser, Move, State, moved
 from .framing import (
     CHUNKED,
@@ -39,8 +40,7 @@ class ServerCodec(Codec[RequestHead]):
         self.expects_continue = False  # the current request waits for 100 before it sends its body
 
     def _begin(self, block: bytes) -> RequestHead:
-        head = self._parser.parse_request(block)
-        names = validate_request(head, self._limits)
+        head, names = self._read(block)
         if head.version != b"1.0":
             head.version = b"1.1"  # RFC 9110 2.5: a higher minor version is our own
         found = framing_fields(head.fields, names)
@@ -50,6 +50,17 @@ class ServerCodec(Codec[RequestHead]):
         self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
         self.reading = moved(self.reading, _BY_HEAD)
         return head
+
+    def _read(self, block: bytes) -> tuple[RequestHead, FieldNames]:
+        again = self._repeats.request(block)
+        if again is not None:
+            validate_request_line(again[0], self._limits)
+            return again
+        head = self._parser.parse_request(block)
+        names = validate_request(head, self._limits)
+        if head.method != b"POST":  # few come again, and what long-poll posts another parser reads (``PlainBelow``)
+            self._repeats.keep(block, head, names)
+        return head, names
 
     def _truncated(self, part: str) -> HeadError:
         return HeadError(400, "incomplete_request", f"the connection ended within the request's {part}")

@@ -1,0 +1,200 @@
+"""Heads that come again on a connection: read as if each came on a connection of its own, and less often parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnelkit.config import DEFAULT_LIMITS, Limits
+from tunnelkit.errors import HeadError
+from tunnelkit.heads import Fields, RequestHead, ResponseHead
+from tunnelkit.http.client_codec import ClientCodec
+from tunnelkit.http.codec import Body, End, HeadParser
+from tunnelkit.http.parsers import find_parser
+from tunnelkit.http.repeats import REPEATED_SIZE
+from tunnelkit.http.server_codec import ServerCodec
+
+H11 = find_parser("h11")
+
+
+class Counting:
+    """A parser that counts."""
+
+    def __init__(self) -> None:
+        self.parsed = 0
+
+    def parse_request(self, block: bytes) -> RequestHead:
+        self.parsed += 1
+        return H11.parse_request(block)
+
+    def parse_response(self, block: bytes) -> ResponseHead:
+        self.parsed += 1
+        return H11.parse_response(block)
+
+
+def requests(parser: HeadParser, wire: bytes, limits: Limits = DEFAULT_LIMITS) -> Iterator[RequestHead | str]:
+    """The heads on one connection, and at last the code of a refusal."""
+    codec = ServerCodec(parser, limits)
+    codec.receive_data(wire)
+    while codec.buffered:
+        try:
+            head = codec.next_event()
+            assert isinstance(head, RequestHead)
+            yield head
+            while not isinstance(codec.next_event(), End):
+                pass
+        except HeadError as error:
+            yield f"{error.status} {error.code} {error.detail}"
+            return
+        codec.encode_head(ResponseHead(204, []))
+        codec.encode_end()
+        if not codec.keep_alive:
+            return
+        codec.start_next_cycle()
+
+
+def responses(parser: HeadParser, wire: bytes) -> Iterator[ResponseHead | str]:
+    """Interim ones: they may follow one another."""
+    codec = ClientCodec(parser, DEFAULT_LIMITS)
+    codec.encode_head(RequestHead(b"GET", b"/", [(b"Host", b"a")]))
+    codec.encode_end()
+    codec.receive_data(wire)
+    while codec.buffered:
+        try:
+            head = codec.next_event()
+        except HeadError as error:
+            yield f"{error.status} {error.code} {error.detail}"
+            return
+        assert isinstance(head, (ResponseHead, Body, End))
+        if isinstance(head, ResponseHead):
+            yield head
+
+
+SECTION = b"\r\nHost: a\r\nX-B:  c \r\nx-b: d\r\n\r\n"
+FIELDS: Fields = [(b"Host", b"a"), (b"X-B", b"c"), (b"x-b", b"d")]
+
+
+def test_the_same_fields_are_parsed_once() -> None:
+    parser = Counting()
+    lines = [b"GET /a HTTP/1.1", b"GET /b?c HTTP/1.1", b"QUACK /d HTTP/1.1"]
+    heads = list(requests(parser, b"".join(line + SECTION for line in lines)))
+    assert heads == [
+        RequestHead(b"GET", b"/a", FIELDS),
+        RequestHead(b"GET", b"/b?c", FIELDS),
+        RequestHead(b"QUACK", b"/d", FIELDS),
+    ]
+    assert parser.parsed == 1
+
+
+def test_a_head_is_its_receivers_own() -> None:
+    heads = list(requests(H11, (b"GET / HTTP/1.1" + SECTION) * 3))
+    for head in heads:
+        assert isinstance(head, RequestHead)
+        assert head.fields == FIELDS
+        head.fields.clear()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-B:  c \r\nx-b: e\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: y" + SECTION,
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.0" + SECTION.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n"),
+        b"GET / HTTP/1.2" + SECTION,
+    ],
+)
+def test_other_fields_or_another_version_are_parsed(other: bytes) -> None:
+    parser = Counting()
+    assert len(list(requests(parser, b"GET / HTTP/1.1" + SECTION + other))) == 2
+    assert parser.parsed == 2
+
+
+def test_posts_are_not_remembered() -> None:
+    parser = Counting()
+    assert len(list(requests(parser, (b"POST / HTTP/1.1" + SECTION) * 2))) == 2
+    assert parser.parsed == 2
+
+
+def test_large_heads_are_not_remembered() -> None:
+    parser = Counting()
+    large = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * REPEATED_SIZE + b"\r\n\r\n"
+    assert len(list(requests(parser, large * 2))) == 2
+    assert parser.parsed == 2
+    long = b"GET /" + b"y" * REPEATED_SIZE + b" HTTP/1.1" + SECTION
+    assert len(list(requests(parser, b"GET / HTTP/1.1" + SECTION + long))) == 2
+    assert parser.parsed == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        (b"GET /#a HTTP/1.1", "400 bad_target the request target is malformed"),
+        (b"TRACE / HTTP/1.1", "405 method_not_allowed TRACE is refused"),
+        (b"GET / HTTP/2.0", "505 http_version only HTTP/1.1 and HTTP/1.0 are spoken here"),
+        (b"GET /" + b"a" * 200 + b" HTTP/1.1", "414 uri_too_long the first line is longer than 100 bytes"),
+    ],
+)
+def test_a_first_line_is_judged_each_time(line: bytes, refusal: str) -> None:
+    limits = Limits(request_line_limit=100)
+    assert list(requests(H11, b"GET / HTTP/1.1" + SECTION + line + SECTION, limits))[1:] == [refusal]
+
+
+METHODS = st.sampled_from([b"GET", b"GET", b"HEAD", b"POST", b"Q", b"CONNECT", b"", b"G T", b"\x01"])
+TARGETS = st.sampled_from([b"/", b"/a", b"*", b"", b"http://b/c", b"/ b", b"/\x7f", b"/\xff"])
+VERSIONS = st.sampled_from(
+    [b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.3", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 "]
+)
+SECTIONS = st.sampled_from(
+    [
+        b"Host: a\r\n\r\n",
+        b"Host: a\r\nConnection: keep-alive\r\n\r\n",
+        b"Host: a\r\nContent-Length: 0\r\n\r\n",
+        b"X: y\r\nHost: a\r\n\r\n",
+        b"X: y\r\n\r\n",
+        b"\r\n",
+    ]
+)
+
+
+@given(st.lists(st.tuples(METHODS, TARGETS, VERSIONS, SECTIONS), min_size=2, max_size=5))
+def test_requests_are_read_as_if_each_came_alone(parts: list[tuple[bytes, bytes, bytes, bytes]]) -> None:
+    wires = [b" ".join(first) + b"\r\n" + section for *first, section in parts]
+    together = list(requests(H11, b"".join(wires)))
+    alone = [head for wire in wires for head in requests(H11, wire)]
+    assert together == alone[: len(together)]
+    assert len(together) == len(alone) or isinstance(together[-1], str) or closes(together[-1])
+
+
+def closes(head: RequestHead) -> bool:
+    return head.version == b"1.0" and (b"Connection", b"keep-alive") not in head.fields
+
+
+def test_answers_with_the_same_fields_are_parsed_once() -> None:
+    parser = Counting()
+    section = b"\r\nLink: a\r\n\r\n"
+    wire = b"".join(line + section for line in (b"HTTP/1.1 103 Early", b"HTTP/1.1 100", b"HTTP/1.1 102 A  b"))
+    fields = [(b"Link", b"a")]
+    assert list(responses(parser, wire)) == [
+        ResponseHead(103, fields, b"Early"),
+        ResponseHead(100, fields, b""),
+        ResponseHead(102, fields, b"A  b"),
+    ]
+    assert parser.parsed == 1
+
+
+STATUSES = st.sampled_from(
+    [b"103", b"103 A", b"100 ", b"199", b"1x3", b"10", b"1033", b"099", b"600", b"103  \x01", b""]
+)
+
+
+@given(st.lists(st.tuples(VERSIONS, STATUSES, SECTIONS), min_size=2, max_size=5))
+def test_answers_are_read_as_if_each_came_alone(parts: list[tuple[bytes, bytes, bytes]]) -> None:
+    wires = [b" ".join(first) + b"\r\n" + section for *first, section in parts]
+    together = list(responses(H11, b"".join(wires)))
+    alone = [head for wire in wires for head in responses(H11, wire)]
+    assert together == alone[: len(together)]
+    assert len(together) == len(alone) or isinstance(together[-1], str)
