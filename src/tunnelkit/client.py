@@ -78,7 +78,8 @@ class TunnelClient(AsyncContextManagerMixin):
         ``myapp.tunnel.example.com``. None for one that is made from the token. ``RegistrationRefused`` with the code
         ``name_taken`` ends the client when the name is another's.
     ``host``
-        The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one.
+        The Host that the origin is sent: its own (None), the caller's ("preserve"), or a fixed one. An app has none
+        of its own, and is sent the caller's.
     ``transport``
         How messages are carried: "auto" for whatever passes (websocket, else long-poll; a session moves back to the
         better one while it lives), one transport's name, a ``Transport``, or several of these, the best first.

@@ -48,6 +48,7 @@ class Answer:
         """Take the final head. Until the body begins, another may replace it."""
         if not isinstance(status, int) or not 200 <= status <= 999:
             raise AppError(f"{status!r} is no status of a final response")
+        status = int(status)  # of an IntEnum, perhaps
         head = forward_response(ResponseHead(status, fields, _PHRASES.get(status, b"") if reason is None else reason))
         try:
             validate_response(head, self._limits)

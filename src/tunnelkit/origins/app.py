@@ -14,7 +14,7 @@ from ..forwarding import upgrade_of
 from .base import Origin, OriginExchange
 from .conversation import Conversation
 
-__all__ = ["AppOrigin", "run_apart"]
+__all__ = ["AppOrigin", "report", "report_late", "run_apart"]
 
 logger = logging.getLogger("tunnelkit.client")
 
@@ -66,16 +66,22 @@ class AppOrigin(Origin):
 
 def report(exchange: OriginExchange, error: Exception) -> None:
     """An app raised ``error``."""
-    if exchange.gone:  # many apps fail by that alone
-        logger.debug("an app failed after its caller had left: %r", error, exc_info=error)
+    if exchange.gone:
+        report_late(error)
         return
     logger.error("an app failed", exc_info=error)
     exchange.fail(502, "origin_failed", "the app raised an error")
 
 
+def report_late(error: Exception) -> None:
+    """An app raised ``error`` when its caller had left: many do by that alone."""
+    logger.debug("an app failed after its caller had left: %r", error, exc_info=error)
+
+
 async def run_apart(conversation: Conversation, call: Callable[[], Awaitable[None]]) -> None:
     """Run ``call`` in a task of its own, because what an app puts into context variables must not reach the next
-    request: the agent's tasks serve one after the other. What it raises comes out as it is, but for CallerGone."""
+    request: the agent's tasks serve one after the other. What it raises comes out as it is, but for CallerGone. An
+    app that will not hear that nobody is there is cancelled."""
     failures: list[Exception] = []
 
     async def guarded() -> None:
@@ -88,6 +94,7 @@ async def run_apart(conversation: Conversation, call: Callable[[], Awaitable[Non
 
     try:
         async with anyio.create_task_group() as group:
+            conversation.on_deaf = group.cancel_scope.cancel
             group.start_soon(guarded)
     finally:
         conversation.close()

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..forwarding import upgrade_of
 from ..heads import Fields, list_items
 from .answer import Answer
-from .app import AppOrigin, run_apart
+from .app import AppOrigin, report_late, run_apart
 from .asgi_http import HttpCycle
 from .asgi_lifespan import Lifespan
 from .asgi_types import ASGIApp, http_scope, websocket_scope
@@ -114,7 +114,10 @@ class AsgiOrigin(AppOrigin):
                 await run_apart(conversation, lambda: self._app(scope, cycle.receive, cycle.send))
             except Exception as raised:
                 error = raised
+            left = cycle.caller_left
             await cycle.finish(failed=error is not None)
-        if error is not None:
+        if error is not None and left:
+            report_late(error)
+        elif error is not None:
             raise error
         return cycle.complete

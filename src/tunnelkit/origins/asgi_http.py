@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
+from anyio.lowlevel import checkpoint
+
 from ..config import Limits
 from ..errors import AppError, CallerGone
 from ..heads import Fields
@@ -48,9 +50,11 @@ class AsgiResponse:
     async def send(self, message: Message) -> None:
         """Raises AppError for a message out of turn, CallerGone, and nothing after the end."""
         kind = message["type"].removeprefix(self._prefix)
-        if self._answer.complete:
+        if self._conversation.over:
+            await checkpoint()  # or an app that goes on and on would stop the event loop
+            self._conversation.check()
+            self._conversation.tell()
             return
-        self._conversation.check()
         if self._state not in _MOVES.get(kind, ()):
             raise AppError(f"the app sent {message['type']!r} {self._state.value}")
         if kind == "start":

@@ -84,6 +84,7 @@ class WebSocketCycle:
         elif kind == "websocket.close" and self._state is _State.CONNECTING:
             await self._refuse()
         elif kind == "websocket.close" and self._pump is not None:
+            await checkpoint()
             self._close(message)
         elif kind == "websocket.send" and self._pump is not None and self._state is _State.OPEN:
             await self._pump.send(_payload(message))
@@ -145,6 +146,11 @@ class WebSocketCycle:
             with anyio.move_on_after(CLOSE_TIMEOUT):  # for the caller to close its connection
                 await self._spliced.wait()
             self._group.cancel_scope.cancel()
+
+    @property
+    def caller_left(self) -> bool:
+        """The caller closed the websocket, or was lost."""
+        return self._pump is not None and self._pump.closed is not None and self._state is not _State.CLOSED
 
     @property
     def complete(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -13,15 +14,21 @@ from .base import OriginExchange
 
 __all__ = ["Conversation"]
 
-_CONTINUE = 100
+_CONTINUE: Final = 100
+
+# How often an app is told that nobody is there before it counts as deaf: such a one goes on for ever.
+TELLINGS: Final = 1000
 
 
 class Conversation:
-    """``on_gone`` is called, once, when the caller leaves before the response is complete."""
+    """``on_gone`` is called, once, when the caller leaves before the response is complete; ``on_deaf`` may be set,
+    and is called when the app goes on all the same."""
 
     def __init__(self, exchange: OriginExchange, *, on_gone: Callable[[], None] | None = None) -> None:
         self.exchange = exchange
+        self.on_deaf: Callable[[], None] | None = None
         self._on_gone = on_gone
+        self._tellings = 0
         self._bell: anyio.Event | None = None  # there while somebody waits
         self._closed = False
         self._complete = False
@@ -63,13 +70,21 @@ class Conversation:
     def check(self) -> None:
         """Raise CallerGone if nobody is there any more."""
         if self.gone:
+            self.tell()
             raise CallerGone("the caller has left")
+
+    def tell(self) -> None:
+        """The app is told once more that all is over."""
+        self._tellings += 1
+        if self._tellings > TELLINGS and self.on_deaf is not None:
+            self.on_deaf()
 
     async def until_over(self) -> None:
         """Cancelling changes nothing."""
         await checkpoint()
         while not self.over:
             await self._wait()
+        self.tell()
 
     def close(self) -> None:
         """The app's call is over: whatever still waits, or calls later from a task of its own, gets CallerGone."""

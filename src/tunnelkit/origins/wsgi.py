@@ -75,7 +75,11 @@ class WsgiOrigin(AppOrigin):
         answer = Answer(conversation, limits=self.limits)
         call = WsgiCall(self._app, environ, conversation, answer, current_token())
         thread = _CallThread(call, self._free)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads
+            self._free.release()
+            raise
         try:
             await thread.ended.wait()
         except BaseException:
