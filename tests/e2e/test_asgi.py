@@ -143,7 +143,6 @@ async def test_an_app_that_asks_for_the_body_lets_the_caller_send_it() -> None:
         await caller.until(b"5 bytes")
 
 
-@EVERY_WAY
 async def test_a_caller_that_takes_nothing_stops_the_app_and_nobody_else() -> None:
     sent = 0
 

@@ -9,6 +9,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
+from websockets import Subprotocol
+from websockets.asyncio.client import connect
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from tunnelkit import AsgiOrigin
@@ -212,7 +214,6 @@ async def test_a_handshake_that_is_none(lines: list[str], status: bytes) -> None
         assert (b"\r\nSec-WebSocket-Version: 13\r\n" in answer) == (status == b"426")
 
 
-@EVERY_WAY
 async def test_who_takes_nothing_stops_who_sends() -> None:
     """The app that takes no messages its caller, and the caller the app; neither stops anybody else."""
     sent = 0
@@ -259,3 +260,27 @@ async def test_a_caller_that_does_not_close_is_cut(who: str, monkeypatch: pytest
             await caller.send(CloseConnection(1000))
         await until(lambda: not origin._running)
         await still_serves(ends)
+
+
+async def test_a_real_client_that_offers_compression(anyio_backend_name: str) -> None:
+    """websockets', which needs asyncio at its own end: here, at both."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("the websockets library speaks asyncio here")
+
+    async def echo(websocket: WebSocket) -> None:
+        await websocket.accept(subprotocol="chat")
+        async for text in websocket.iter_text():
+            await websocket.send_text(text)
+        await websocket.close(4000, "bye")
+
+    app = Starlette(routes=[WebSocketRoute("/echo", echo)])
+    async with serve_app(app) as ends:
+        url = ends.server.url.replace("http", "ws") + ends.path("/echo")
+        async with connect(url, subprotocols=[Subprotocol("chat")]) as caller:
+            assert caller.subprotocol == "chat"
+            assert not caller.protocol.extensions
+            for text in ("gr\u00fc\u00dfe", "x" * 300_000):
+                await caller.send(text)
+                assert await caller.recv() == text
+            assert await (await caller.ping()) >= 0
+        assert (caller.close_code, caller.close_reason) == (1000, "")

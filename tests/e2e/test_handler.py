@@ -23,7 +23,6 @@ def get(path: str, *lines: str, method: str = "GET") -> bytes:
     return "\r\n".join([f"{method} /_token/{TOKEN}{path} HTTP/1.1", "Host: a", *lines, "", ""]).encode()
 
 
-@EVERY_WAY
 async def test_a_request_in_and_a_response_out() -> None:
     async def handler(request: Request) -> Response:
         facts = [request.method, request.target, request.path, request.query, request.scheme, request.host]
@@ -77,7 +76,6 @@ async def test_trailers_and_early_hints() -> None:
         assert await caller.until(b"\r\n\r\n") == b"4\r\nbody\r\n0\r\nX-Asked: 2\r\nX-Sum: 1\r\n\r\n"
 
 
-@EVERY_WAY
 @pytest.mark.parametrize("where", ["handler", "body"])
 async def test_a_caller_that_leaves_cancels_the_handler(where: str) -> None:
     began, ended = anyio.Event(), anyio.Event()

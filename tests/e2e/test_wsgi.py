@@ -45,7 +45,6 @@ def fine(app: Wsgi) -> Wsgi:
     return served
 
 
-@EVERY_WAY
 async def test_pep_3333_to_the_letter() -> None:
     """By wsgiref's validator, which raises at anything that is not."""
     seen: dict[str, Any] = {}
@@ -207,7 +206,6 @@ async def test_a_thread_that_stays_blocked_does_not_hold_up_the_end(caplog: pyte
             assert not thread.is_alive()
 
 
-@EVERY_WAY
 @pytest.mark.parametrize("does", ["reads", "writes"])
 async def test_a_caller_that_leaves_is_told_to_the_app(does: str) -> None:
     failure: list[Exception] = []

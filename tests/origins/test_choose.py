@@ -85,8 +85,13 @@ def test_an_origin_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("app", [anything, synchronous, two, keyword, Asgi2, Starlette, dict, print, 7, object()])
 def test_whatever_is_in_doubt_is_refused_with_the_fix(app: object) -> None:
     with pytest.raises(ConfigError, match="AsgiOrigin") as caught:
-        TunnelClient("ws://a", token="a-token-for-the-tests", origin=app)  # type: ignore[arg-type]
+        app_origin(app, host=None, limits=DEFAULT_LIMITS)
     assert caught.value.field == "origin"
+
+
+def test_a_client_refuses_it_at_once() -> None:
+    with pytest.raises(ConfigError, match="it cannot be told"):
+        TunnelClient("ws://a", token="a-token-for-the-tests", origin=anything)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
