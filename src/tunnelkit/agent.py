@@ -1,6 +1,8 @@
 """The client's agent: takes streams that the server opens, judges the request, and hands it to an origin.
 
-Workers are reused: a task a request costs more than the request's own work (facts).
+Workers are reused: a task a request costs more than the request's own work (facts). A worker whose origin left a
+connection open waits right there, so that the next request goes out on it, from the link's reader, and its answer
+alone wakes a task.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from .core.exchange import Exchange
 from .core.frames import ResetCode, StreamKind
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .heads import Fields, RequestHead, ResponseHead, Trailers
+from .net.doorbell import Doorbell
 from .net.stream import Buffer, ByteStream
-from .origins.base import Origin, OriginExchange
+from .origins.base import Begun, Origin, OriginExchange, Perch
 from .problem import problem
 from .splice import Splice
 from .tunnel_stream import OpenField, Stream, StreamHandler, gather
@@ -29,8 +32,8 @@ __all__ = ["Agent"]
 
 logger = logging.getLogger("tunnelkit.client")
 
-# Workers that wait for their next request; more than these end when they have none.
-WORKERS_KEPT = 64
+# Workers that wait for their next request, with and without a connection; more than these end when they have none.
+WORKERS_KEPT = 100
 
 
 class Agent:
@@ -46,6 +49,7 @@ class Agent:
         self._origin = origin
         self._named = named
         self._workers: list[_Worker] = []
+        self._perched: dict[Perch, _Worker] = {}
         self._tasks: TaskGroup | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -57,6 +61,7 @@ class Agent:
         finally:
             self._tasks = None
             self._workers.clear()
+            self._perched.clear()
 
     def drain(self) -> None:
         """Take nothing new. ``idle`` is set when what runs is over."""
@@ -85,18 +90,40 @@ class Agent:
         return self._named
 
     def assign(self, exchange: AgentExchange, origin: Origin) -> None:
-        if self._workers:
-            self._workers.pop().give(exchange, origin)
+        begun = origin.begin(exchange)
+        perch = begun.perch
+        worker = self._perched.pop(perch, None) if perch is not None else None
+        if worker is not None:
+            worker.give(exchange, begun)
+        elif self._workers:
+            self._workers.pop().give(exchange, begun)
         elif self._tasks is not None:
             worker = _Worker(self)
-            worker.give(exchange, origin)
+            worker.give(exchange, begun)
             self._tasks.start_soon(worker.run)
+        else:
+            begun.drop()
 
     def park(self, worker: _Worker) -> bool:
-        if len(self._workers) >= WORKERS_KEPT:
+        if not self._has_room:
             return False
         self._workers.append(worker)
         return True
+
+    def take_perch(self, worker: _Worker, perch: Perch) -> bool:
+        """Who begins something there from now on gives it to ``worker``."""
+        if not self._has_room:
+            return False
+        self._perched[perch] = worker
+        return True
+
+    def leave_perch(self, worker: _Worker, perch: Perch) -> None:
+        if self._perched.get(perch) is worker:
+            del self._perched[perch]
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._workers) + len(self._perched) < WORKERS_KEPT
 
     def over(self, exchange: AgentExchange) -> None:
         self.active.discard(exchange)
@@ -112,23 +139,34 @@ class _Worker:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._work: tuple[AgentExchange, Origin] | None = None
-        self._bell = anyio.Event()
+        self._work: tuple[AgentExchange, Begun] | None = None
+        self._bell = Doorbell()
 
-    def give(self, exchange: AgentExchange, origin: Origin) -> None:
-        self._work = (exchange, origin)
-        self._bell.set()
+    def give(self, exchange: AgentExchange, begun: Begun) -> None:
+        self._work = exchange, begun
+        self._bell.ring()
 
     async def run(self) -> None:
-        while True:
-            await self._bell.wait()
-            self._bell = anyio.Event()
-            assert self._work is not None
-            exchange, origin = self._work
-            self._work = None
-            await exchange.serve(origin)
-            if not self._agent.park(self):
-                return
+        try:
+            while self._work is not None:
+                (exchange, begun), self._work = self._work, None
+                self._bell.muffle()
+                perch = await exchange.serve(begun)
+                if perch is not None:
+                    await self._wait_at(perch)
+                if self._work is None and self._agent.park(self):
+                    await self._bell.wait()
+        finally:
+            if self._work is not None:
+                self._work[1].drop()
+
+    async def _wait_at(self, perch: Perch) -> None:
+        """Until something comes: the answer to what was begun here meanwhile, or else the end of the perch."""
+        if self._agent.take_perch(self, perch):
+            try:
+                await perch.wait(readable=True)
+            finally:
+                self._agent.leave_perch(self, perch)
 
 
 class AgentExchange(OriginExchange):
@@ -146,6 +184,7 @@ class AgentExchange(OriginExchange):
         self._request_ended = False
         self._trailers: Fields = []
         self._body_started = False
+        self._news = False  # of the body, which the origin was not told yet
         self._assigned = False  # a worker has it, or will
         self._gone = False
         self._over = False
@@ -165,6 +204,7 @@ class AgentExchange(OriginExchange):
         self._request_ended = fin
         if isinstance(head, Trailers):
             self._trailers = head.fields
+            self._news = True
         elif isinstance(head, RequestHead) and head.target[:1] not in (b"/", b"*"):
             # To an origin that is a proxy too, an absolute form would name another host past the allowlist.
             self._refuse_stream(RemoteProtocolError("a target that is no path", code="bad_head"))
@@ -197,11 +237,14 @@ class AgentExchange(OriginExchange):
         if data:
             gather(self._inbox, data)
         self._request_ended = self._request_ended or fin
+        self._news = True
 
     def on_settled(self) -> None:
         if self._left:
             self._drop_rest()
-        self._wake()
+        elif self._news:
+            self._news = False
+            self._wake()
 
     def on_room(self) -> None:
         self._wake()
@@ -221,19 +264,21 @@ class AgentExchange(OriginExchange):
 
     # -- serving -------------------------------------------------------------------------------
 
-    async def serve(self, origin: Origin) -> None:
-        """Let ``origin`` answer; whatever it does, the exchange ends here, with a whole answer or a truthful end."""
+    async def serve(self, begun: Begun) -> Perch | None:
+        """Let the origin finish what it began; whatever it does, the exchange ends here, with a whole answer or a
+        truthful end. What ``begun.finish`` gives."""
+        perch = None
         try:
-            if not self._gone:
-                await origin.serve(self)
-                if not self._exchange_over:
-                    self.fail(502, "origin_failed", "the origin gave no complete answer")
+            perch = await begun.finish()
+            if not self._exchange_over:
+                self.fail(502, "origin_failed", "the origin gave no complete answer")
         except Exception as error:
             if not isinstance(error, TunnelkitError):
                 logger.exception("an origin failed")
             self.fail(502, "origin_failed", "the origin failed")
         finally:
             self._leave()
+        return perch
 
     @property
     def _exchange_over(self) -> bool:

@@ -316,12 +316,12 @@ class Link:
         if self._unsent:
             self.tell_sent()  # an answer may come before the send that carried its request has returned
         session = self.session
-        touched: dict[int, Stream] = {}
+        touched: dict[Stream, StreamHandler] = {}
         for piece in session.receive_message(message, now):
             for event in self.mux.receive_data(piece, now):
                 self._deliver(event, touched)
-        for stream in touched.values():
-            self._call(stream, stream.handler.on_settled)
+        for stream, handler in touched.items():
+            self._call(stream, handler.on_settled)
         if session.state is _GONE:
             code = session.peer_bye or "closed"
             self._ended(code)
@@ -397,7 +397,7 @@ class Link:
 
     # -- events --------------------------------------------------------------------------------
 
-    def _deliver(self, event: Event, touched: dict[int, Stream]) -> None:
+    def _deliver(self, event: Event, touched: dict[Stream, StreamHandler]) -> None:
         if isinstance(event, Opened):
             self._open_by_peer(event)
             return
@@ -409,16 +409,16 @@ class Link:
         if stream is None:
             self._drop(event)
             return
-        touched[stream.id] = stream
+        handler = touched[stream] = stream.handler
         if isinstance(event, Data):
-            self._call(stream, stream.handler.on_data, event.data, event.fin)
+            self._call(stream, handler.on_data, event.data, event.fin)
         elif isinstance(event, HeadBlock):
-            self._call(stream, stream.handler.on_head, event.block, event.fin)
+            self._call(stream, handler.on_head, event.block, event.fin)
         elif isinstance(event, Progress):
-            self._call(stream, stream.handler.on_progress, event.limit)
+            self._call(stream, handler.on_progress, event.limit)
         elif isinstance(event, Reset):
             stream.forget()
-            self._call(stream, stream.handler.on_reset, event.code)
+            self._call(stream, handler.on_reset, event.code)
 
     def _call(self, stream: Stream, method: Callable[..., None], *args: object) -> None:
         """Call into a handler. One that fails costs its own stream, and is told that it is over."""
@@ -427,8 +427,9 @@ class Link:
         except Exception:
             self._logger.exception("a stream's handler failed")
             if stream.open:
+                handler = stream.handler
                 stream.reset(stream.fault_code)
-                self._call(stream, stream.handler.on_reset, ResetCode.INTERNAL)
+                self._call(stream, handler.on_reset, ResetCode.INTERNAL)
 
     def _drop(self, event: Event) -> None:
         """Late bytes of a stream that its handler has finished with."""
@@ -457,5 +458,6 @@ class Link:
 
     def _fail_streams(self) -> None:
         for stream in list(self.streams.values()):
+            handler = stream.handler
             stream.forget()
-            self._call(stream, stream.handler.on_reset, ResetCode.SESSION_GONE)
+            self._call(stream, handler.on_reset, ResetCode.SESSION_GONE)

@@ -123,6 +123,7 @@ class Stream:
         """No event of it comes any more, and nothing of it is sent."""
         if self.open:
             self.open = False
+            self.handler = NO_HANDLER  # the two hold each other, and there is one such pair a request
             self._owner.forget(self.id)
 
 

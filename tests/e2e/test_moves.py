@@ -24,7 +24,7 @@ from tunnelkit.net.memory import memory_pair
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.origins.base import OriginExchange
 from tunnelkit.testing.middlebox import Middlebox, serve_middlebox
-from tunnelkit.tunnel_stream import Stream
+from tunnelkit.tunnel_stream import Stream, StreamHandler
 
 from ..runtime.tunnels import Answering, News, plain
 from ..runtime.ways import expect, longpoll, websocket
@@ -209,7 +209,7 @@ class Carried:
     def watch(cls, patch: pytest.MonkeyPatch) -> Carried:
         carried, deliver = cls(), Link._deliver
 
-        def noting(link: Link, event: Event, touched: dict[int, Stream]) -> None:
+        def noting(link: Link, event: Event, touched: dict[Stream, StreamHandler]) -> None:
             if isinstance(event, Data) and event.stream_id in link.streams and link.connection is not None:
                 way = carried.down if link._accept is None else carried.up
                 way.setdefault(event.stream_id, Counter())[link.connection.transport] += len(event.data)

@@ -15,7 +15,7 @@ from tunnelkit.errors import HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead, encode_request
 from tunnelkit.link import Link
 from tunnelkit.net.memory import MemoryStream, memory_pair
-from tunnelkit.origins.base import OriginExchange
+from tunnelkit.origins.base import Begun, Origin, OriginExchange, Perch
 
 from .links import Silent
 from .tunnels import QUICK, TOKEN, Answering, News, Tunnel, eventually, plain, tunnel
@@ -475,6 +475,121 @@ async def test_an_upgrade_that_is_refused() -> None:
         await caller.send("GET", PATH)
         assert await caller.answer() == (200, b"fine")
         await both_clean(there, client)
+
+
+# -- workers that wait where the next exchange goes out ----------------------------------------
+
+
+class Place:
+    """A perch that a test makes something come to."""
+
+    def __init__(self) -> None:
+        self.came = anyio.Event()
+        self.waiting = 0
+
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+        assert readable
+        self.waiting += 1
+        try:
+            await self.came.wait()
+        finally:
+            self.waiting -= 1
+            self.came = anyio.Event()
+
+
+class Placed(Origin):
+    """Every exchange goes out on ``place``, and its answer comes there."""
+
+    def __init__(self) -> None:
+        self.place: Place | None = Place()
+        self.tasks: list[int] = []
+        self.begun: list[OriginExchange] = []
+        self.dropped = 0
+
+    async def serve(self, exchange: OriginExchange) -> None:
+        raise NotImplementedError
+
+    def begin(self, exchange: OriginExchange) -> Begun:
+        self.begun.append(exchange)
+        return PlacedExchange(self, exchange)
+
+    async def aclose(self) -> None: ...
+
+
+class PlacedExchange(Begun):
+    def __init__(self, origin: Placed, exchange: OriginExchange) -> None:
+        self.origin = origin
+        self.exchange = exchange
+        self.place = origin.place
+
+    @property
+    def perch(self) -> Perch | None:
+        return self.place
+
+    async def finish(self) -> Perch | None:
+        self.origin.tasks.append(anyio.get_current_task().id)
+        await plain(self.exchange)
+        return self.place
+
+    def drop(self) -> None:
+        self.origin.dropped += 1
+
+
+async def test_what_goes_out_where_a_worker_waits_is_begun_at_once_and_finished_there() -> None:
+    origin = Placed()
+    place = origin.place
+    assert place is not None
+    async with tunnel() as there, there.client(origin) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        await caller.send("GET", PATH)
+        assert await caller.answer() == (200, b"fine")
+        await eventually(lambda: place.waiting)
+        await caller.send("GET", PATH)
+        await eventually(lambda: len(origin.begun) == 2)
+        await anyio.wait_all_tasks_blocked()
+        assert len(origin.tasks) == 1  # nobody is woken until something comes
+        place.came.set()
+        assert await caller.answer() == (200, b"fine")
+        assert origin.tasks[0] == origin.tasks[1]
+        await both_clean(there, client)
+
+
+async def test_a_worker_leaves_where_it_waits_when_that_ends_and_serves_on() -> None:
+    origin = Placed()
+    place = origin.place
+    assert place is not None
+    async with tunnel() as there, there.client(origin) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        await caller.send("GET", PATH)
+        assert await caller.answer() == (200, b"fine")
+        await eventually(lambda: place.waiting)
+        origin.place = None
+        place.came.set()
+        await eventually(lambda: not client._agent._perched)
+        await caller.send("GET", PATH)
+        assert await caller.answer() == (200, b"fine")
+        assert origin.tasks[0] == origin.tasks[1]
+        await both_clean(there, client)
+
+
+async def test_what_was_begun_and_never_finished_is_dropped() -> None:
+    origin = Placed()
+    async with tunnel() as there:
+        async with there.client(origin) as client:
+            await client.wait_ready(10)
+            caller = there.call()
+            await caller.send("GET", PATH)
+            assert await caller.answer() == (200, b"fine")
+            place = origin.place
+            assert place is not None
+            await eventually(lambda: place.waiting)
+            await caller.send("GET", PATH)
+            await eventually(lambda: len(origin.begun) == 2)
+            before = origin.dropped
+        assert origin.dropped - before == 1
+        assert len(origin.tasks) == 1
 
 
 # -- everything at once ------------------------------------------------------------------------

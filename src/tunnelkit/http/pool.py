@@ -68,17 +68,18 @@ class OriginPool:
         """A new connection, for a request that failed on one that had been kept alive."""
         return OriginConnection(await self._dial(), limits=self._limits, parser=self._parser)
 
-    def release(self, connection: OriginConnection) -> None:
-        """Give a connection back, whatever state it is in: what cannot be used again is let go."""
+    def release(self, connection: OriginConnection) -> bool:
+        """Give a connection back, whatever state it is in: what cannot be used again is let go. True: kept."""
         if self._closed or not connection.reusable:
             self._let_go(connection)
-            return
+            return False
         now = anyio.current_time()
         self._idle.append((now, connection))
         if len(self._idle) > self._limits.origin_connections_idle:
             self._let_go(self._idle.popleft()[1])
         if self._timer is None and self._idle:
             self._set_timer(now)
+        return True
 
     def _let_go(self, connection: OriginConnection) -> None:
         """In order where nothing is under way; else the origin is to stop, and hears so by a reset."""

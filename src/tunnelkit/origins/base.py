@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from ..core.allowlist import HostOrigin
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.stream import Buffer, ByteStream
 
-__all__ = ["Origin", "OriginExchange"]
+__all__ = ["Begun", "Origin", "OriginExchange", "Perch"]
 
 
 class OriginExchange(ABC):
@@ -82,12 +83,44 @@ class OriginExchange(ABC):
         """Call ``wake`` whenever body, room or ``gone`` changed. Synchronous; it must not call back."""
 
 
+class Perch(Protocol):
+    """Where a task may wait between two exchanges, and so need not be woken to begin the next: an idle connection to
+    an origin. It wakes when something comes."""
+
+    async def wait(self, *, readable: bool = False, writable: bool = False) -> None: ...
+
+
+class Begun(ABC):
+    """An exchange for which was done what could be done without waiting. Either ``finish`` is awaited or ``drop`` is
+    called, once."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def perch(self) -> Perch | None:
+        """What the exchange goes out on: a task that waits there already is the one to ``finish`` it."""
+
+    @abstractmethod
+    async def finish(self) -> Perch | None:
+        """Do the rest; where the task may wait for the next exchange, if anywhere. What it raises becomes a 502, or
+        breaks off an answer that has begun."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Nobody will finish it."""
+
+
 class Origin(ABC):
     """Answers requests. One object serves any number of exchanges at a time."""
 
     @abstractmethod
     async def serve(self, exchange: OriginExchange) -> None:
         """Answer one request. What it raises becomes a 502, or breaks off an answer that has begun."""
+
+    def begin(self, exchange: OriginExchange) -> Begun:
+        """The same in two parts, for origins of which the first needs no waiting."""
+        return _Serve(self, exchange)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
@@ -98,3 +131,23 @@ class Origin(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Let go of kept-alive connections and the like; no exchange comes any more."""
+
+
+class _Serve(Begun):
+    """All is yet to be done."""
+
+    __slots__ = ("_exchange", "_origin")
+
+    def __init__(self, origin: Origin, exchange: OriginExchange) -> None:
+        self._origin = origin
+        self._exchange = exchange
+
+    @property
+    def perch(self) -> None:
+        return None
+
+    async def finish(self) -> None:
+        if not self._exchange.gone:
+            await self._origin.serve(self._exchange)
+
+    def drop(self) -> None: ...

@@ -14,25 +14,23 @@ import anyio
 
 from ..config import Limits
 from ..core.allowlist import HostOrigin
-from ..errors import ConfigError, DialError, HeadError, StreamBroken
-from ..forwarding import forward_response, with_origin_host
-from ..heads import RequestHead, ResponseHead
-from ..http.client import OriginConnection
-from ..http.codec import Body, End, HeadParser
+from ..errors import ConfigError, DialError
+from ..forwarding import with_origin_host
+from ..heads import RequestHead
+from ..http.codec import HeadParser
 from ..http.keeper import IdleKeeper
 from ..http.parsers import DEFAULT_PARSER
 from ..http.pool import OriginPool
 from ..net.dial import Dial, connect_unix
 from ..net.stream import ByteStream
 from .base import Origin, OriginExchange
+from .url_exchange import UrlExchange
 
 __all__ = ["NamedOrigins", "OriginUrl", "UrlOrigin"]
 
 logger = logging.getLogger("tunnelkit.client")
 
 FAILURE_LOG_INTERVAL = 60.0
-# What may be repeated though the origin may have acted on it (RFC 9110 9.2.2).
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +163,11 @@ class UrlOrigin(Origin):
         self._pool.close()
 
     async def serve(self, exchange: OriginExchange) -> None:
-        """Pass the request to the origin, and its answer back as it comes. A kept-alive connection that turns out
-        to be dead is replaced once, where the request may be made again (RFC 9112 9.3.1)."""
-        head = self._request(exchange.head)
-        connection = self._pool.acquire_nowait()
-        try:
-            if connection is not None and await self._try(exchange, connection, head):
-                return
-            connection = await self._pool.connect()
-            if exchange.gone:  # while we dialled: the origin is not to see it
-                self._pool.release(connection)
-            else:
-                await self._try(exchange, connection, head)
-        except DialError as error:
-            self._log(error)
-            exchange.fail(*_DIAL_FAILURES.get(error.stage, _UNREACHABLE))
+        """Pass the request to the origin, and its answer back as it comes."""
+        await self.begin(exchange).finish()
+
+    def begin(self, exchange: OriginExchange) -> UrlExchange:
+        return UrlExchange(exchange, self._request(exchange.head), self._pool, self._log)
 
     def _log(self, error: DialError) -> None:
         """Why, for this side alone: callers are told no addresses."""
@@ -194,100 +182,6 @@ class UrlOrigin(Origin):
             head.target = self.url.prefix + head.target
         return head
 
-    async def _try(self, exchange: OriginExchange, connection: OriginConnection, head: RequestHead) -> bool:
-        """False: the connection was dead before it took the request, which may go out on another."""
-        reused = connection.exchanges > 0
-        try:
-            await _Drive(exchange, connection, head).run()
-        except (StreamBroken, HeadError) as error:
-            connection.abort()
-            untouched = connection.request_untouched or head.method in IDEMPOTENT
-            if reused and untouched and not exchange.body_started and not connection.final and not exchange.gone:
-                return False
-            _tell_failure(exchange, error)
-        except BaseException:
-            connection.abort()
-            raise
-        self._pool.release(connection)
-        return True
-
-
-_UNREACHABLE = (502, "origin_unreachable", "the origin cannot be reached")
-_DIAL_FAILURES = {
-    "address": (403, "x_host_refused", "this X-Host leads to an address that the client does not connect to"),
-    "connect": (502, "origin_unreachable", "the origin refused the connection, or cannot be reached"),
-    "resolve": (502, "origin_unreachable", "the origin's name cannot be resolved"),
-    "tls": (502, "origin_tls", "no secure connection to the origin"),
-}
-
-
-def _tell_failure(exchange: OriginExchange, error: StreamBroken | HeadError) -> None:
-    if isinstance(error, HeadError):
-        exchange.fail(502, error.code, "the origin's answer is malformed or incomplete")
-    else:
-        exchange.fail(502, "origin_failed", "the origin broke its connection off")
-
-
-class _Drive:
-    """One exchange on one connection: pumps both ways until the answer is complete or nobody wants it."""
-
-    def __init__(self, exchange: OriginExchange, connection: OriginConnection, head: RequestHead) -> None:
-        self._exchange = exchange
-        self._connection = connection
-        self._head = head
-        self._request_ended = not exchange.has_body
-        self._done = False
-
-    async def run(self) -> None:
-        """Raises StreamBroken or HeadError when the origin failed; the connection is spoilt then."""
-        connection, exchange = self._connection, self._exchange
-        exchange.on_news(connection.wake)
-        connection.send_request(self._head, has_body=exchange.has_body)
-        if self._request_ended:
-            connection.send_end()
-        while True:
-            self._pump_body()
-            flushed = connection.flush()
-            await self._pump_answer()
-            if self._done:
-                return
-            if exchange.gone:
-                connection.abort()
-                return
-            await connection.wait(readable=exchange.room > 0, writable=not flushed)
-
-    def _pump_body(self) -> None:
-        exchange, connection = self._exchange, self._connection
-        while not self._request_ended and (piece := exchange.body_waiting) is not None:
-            if not piece:
-                connection.send_end(exchange.trailers or None)
-                self._request_ended = True
-            elif connection.try_send_body(piece):
-                exchange.body_taken()
-            else:
-                return
-
-    async def _pump_answer(self) -> None:
-        exchange, connection = self._exchange, self._connection
-        while not self._done and exchange.room > 0 and (event := connection.next_event_nowait()) is not None:
-            if isinstance(event, Body):
-                exchange.send_body(event.data)
-            elif isinstance(event, End):
-                exchange.send_end(event.trailers or None)
-                self._done = True
-            elif event.status == 101:
-                await self._switch(event)
-            else:
-                exchange.send_head(forward_response(event))
-
-    async def _switch(self, head: ResponseHead) -> None:
-        connection = self._connection
-        while not connection.flush():
-            await connection.wait(writable=True)
-        self._done = True
-        await self._exchange.splice(forward_response(head), connection.upgraded())
-        connection.abort()
-
 
 class NamedOrigins(Origin):
     """The origins that callers name by X-Host, each with its own connections. What is allowed was judged before."""
@@ -298,16 +192,17 @@ class NamedOrigins(Origin):
         self._origins: OrderedDict[HostOrigin, UrlOrigin] = OrderedDict()
 
     async def serve(self, exchange: OriginExchange) -> None:
+        await self.begin(exchange).finish()
+
+    def begin(self, exchange: OriginExchange) -> UrlExchange:
         wanted = exchange.x_host
         assert wanted is not None
         origin = self._origins.get(wanted)
         if origin is None:
             origin = self._origins[wanted] = self._make(OriginUrl(wanted.scheme, wanted.host, wanted.port))
         self._origins.move_to_end(wanted)
-        try:
-            await origin.serve(exchange)
-        finally:
-            self._let_go()
+        self._let_go()
+        return origin.begin(exchange)
 
     def _let_go(self) -> None:
         while len(self._origins) > self._kept:

@@ -1,0 +1,173 @@
+"""One exchange with an origin behind a URL: the connection it goes out on, and both messages, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import DialError, HeadError, StreamBroken
+from ..forwarding import forward_response
+from ..heads import RequestHead, ResponseHead
+from ..http.client import OriginConnection
+from ..http.codec import Body, End
+from ..http.pool import OriginPool
+from .base import Begun, OriginExchange, Perch
+
+__all__ = ["UrlExchange"]
+
+# What may be repeated though the origin may have acted on it (RFC 9110 9.2.2).
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+
+
+class UrlExchange(Begun):
+    """Where a kept-alive connection is idle, the request is on its way once this is made. ``unreached`` hears why no
+    connection could be had."""
+
+    __slots__ = ("_connection", "_exchange", "_head", "_pool", "_request_ended", "_starved", "_unreached")
+
+    def __init__(
+        self, exchange: OriginExchange, head: RequestHead, pool: OriginPool, unreached: Callable[[DialError], None]
+    ) -> None:
+        self._exchange = exchange
+        self._head = head
+        self._pool = pool
+        self._unreached = unreached
+        self._request_ended = not exchange.has_body
+        self._starved = False  # the tunnel took no more of the answer
+        self._connection = pool.acquire_nowait()
+        if self._connection is not None:
+            self._send_request(self._connection)
+
+    @property
+    def perch(self) -> Perch | None:
+        return self._connection
+
+    def drop(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+
+    async def finish(self) -> Perch | None:
+        """A kept-alive connection that turns out to be dead is replaced once, where the request may be made again
+        (RFC 9112 9.3.1)."""
+        if self._connection is None or not await self._try(self._connection):
+            self._connection = await self._connect()
+            if self._connection is None:
+                return None
+            self._send_request(self._connection)
+            await self._try(self._connection)
+        return self._connection if self._pool.release(self._connection) else None
+
+    async def _connect(self) -> OriginConnection | None:
+        """None: nobody waits for the answer any more, or it is that the origin cannot be reached."""
+        if not self._is_wanted():
+            return None
+        try:
+            connection = await self._pool.connect()
+        except DialError as error:
+            self._unreached(error)
+            self._exchange.fail(*_DIAL_FAILURES.get(error.stage, _UNREACHABLE))
+            return None
+        if not self._is_wanted():  # it left while we dialled: the origin is not to see it
+            self._pool.release(connection)
+            return None
+        return connection
+
+    def _is_wanted(self) -> bool:
+        return not self._exchange.gone
+
+    async def _try(self, connection: OriginConnection) -> bool:
+        """False: the connection was dead before it took the request, which may go out on another."""
+        exchange, reused = self._exchange, connection.exchanges > 1
+        try:
+            await self._drive(connection)
+        except (StreamBroken, HeadError) as error:
+            connection.abort()
+            untouched = connection.request_untouched or self._head.method in IDEMPOTENT
+            if reused and untouched and not exchange.body_started and not connection.final and not exchange.gone:
+                return False
+            _tell_failure(exchange, error)
+        except BaseException:
+            connection.abort()
+            raise
+        return True
+
+    # -- both ways -----------------------------------------------------------------------------
+
+    def _send_request(self, connection: OriginConnection) -> None:
+        exchange = self._exchange
+        exchange.on_news(connection.wake)
+        self._request_ended = not exchange.has_body
+        connection.send_request(self._head, has_body=exchange.has_body)
+        if self._request_ended:
+            connection.send_end()
+        else:
+            self._pump_body(connection)
+            connection.flush()
+
+    async def _drive(self, connection: OriginConnection) -> None:
+        """Pump both ways until the answer is complete or nobody wants it. Raises StreamBroken or HeadError when the
+        origin failed; the connection is spoilt then."""
+        exchange = self._exchange
+        while (last := self._pump_answer(connection)) is None:
+            if exchange.gone:
+                connection.abort()
+                return
+            self._pump_body(connection)
+            flushed = connection.flush()
+            await connection.wait(readable=not self._starved, writable=not flushed)
+        if isinstance(last, ResponseHead):
+            await self._switch(connection, last)
+
+    async def _switch(self, connection: OriginConnection, head: ResponseHead) -> None:
+        while not connection.flush():
+            await connection.wait(writable=True)
+        await self._exchange.splice(forward_response(head), connection.upgraded())
+        connection.abort()
+
+    def _pump_body(self, connection: OriginConnection) -> None:
+        exchange = self._exchange
+        while not self._request_ended and (piece := exchange.body_waiting) is not None:
+            if not piece:
+                connection.send_end(exchange.trailers or None)
+                self._request_ended = True
+            elif connection.try_send_body(piece):
+                exchange.body_taken()
+            else:
+                return
+
+    def _pump_answer(self, connection: OriginConnection) -> End | ResponseHead | None:
+        """What ends the HTTP of it, once that came: its end, or the head of a 101."""
+        exchange = self._exchange
+        while not self._is_starved() and (event := connection.next_event_nowait()) is not None:
+            if isinstance(event, Body):
+                exchange.send_body(event.data)
+                self._starved = exchange.room <= 0
+            elif isinstance(event, End):
+                exchange.send_end(event.trailers or None)
+                return event
+            elif event.status == 101:
+                return event
+            else:
+                exchange.send_head(forward_response(event))
+                self._starved = event.status < 200 and exchange.room <= 0  # of which any number may come
+        return None
+
+    def _is_starved(self) -> bool:
+        if self._starved:
+            self._starved = self._exchange.room <= 0
+        return self._starved
+
+
+_UNREACHABLE = (502, "origin_unreachable", "the origin cannot be reached")
+_DIAL_FAILURES = {
+    "address": (403, "x_host_refused", "this X-Host leads to an address that the client does not connect to"),
+    "connect": (502, "origin_unreachable", "the origin refused the connection, or cannot be reached"),
+    "resolve": (502, "origin_unreachable", "the origin's name cannot be resolved"),
+    "tls": (502, "origin_tls", "no secure connection to the origin"),
+}
+
+
+def _tell_failure(exchange: OriginExchange, error: StreamBroken | HeadError) -> None:
+    if isinstance(error, HeadError):
+        exchange.fail(502, error.code, "the origin's answer is malformed or incomplete")
+    else:
+        exchange.fail(502, "origin_failed", "the origin broke its connection off")
