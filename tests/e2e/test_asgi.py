@@ -207,11 +207,11 @@ async def test_apps_that_ignore_who_left_are_counted_and_end_with_the_client() -
             await respond(send)
             return
         try:
-            while True:
-                await anyio.sleep(0.01)
-                await receive()
-                with pytest.raises(OSError, match="left"):
-                    await send(START)
+            await receive()
+            await receive()
+            with pytest.raises(OSError, match="left"):
+                await send(START)
+            await anyio.sleep_forever()
         finally:
             ended += 1
 

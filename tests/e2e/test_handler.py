@@ -25,6 +25,8 @@ def get(path: str, *lines: str, method: str = "GET") -> bytes:
 
 async def test_a_request_in_and_a_response_out() -> None:
     async def handler(request: Request) -> Response:
+        assert repr(request) == "<Request PUT>"
+        assert repr(Response(204)) == "<Response 204>"
         facts = [request.method, request.target, request.path, request.query, request.scheme, request.host]
         facts += [request.caller, request.header("x-many") or "", str(request.header("x-none"))]
         body = await request.read()
@@ -119,6 +121,8 @@ async def wrong(request: Request) -> Response:
         return Response(99)
     if request.path == "/bad-fields":
         return Response(200, [("X-Split", "a\r\nb")])
+    if request.path == "/no-pairs":
+        return Response(200, [3])  # type: ignore[list-item]
     if request.path == "/too-long":
         await request.read(3)
     length = "11" if request.path == "/too-little" else "9"
@@ -132,7 +136,7 @@ async def wrong_body(path: str) -> AsyncIterator[bytes]:
         raise RuntimeError("a secret of the app")
 
 
-@pytest.mark.parametrize("path", ["/raises", "/returns-none", "/bad-status", "/bad-fields", "/too-long"])
+@pytest.mark.parametrize("path", ["/raises", "/returns-none", "/bad-status", "/no-pairs", "/bad-fields", "/too-long"])
 async def test_a_failure_before_the_response_began_is_told(path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serve_app(wrong) as ends:
         answer = await exchange(

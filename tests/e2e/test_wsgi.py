@@ -17,6 +17,7 @@ import pytest
 
 from tunnelkit import WsgiOrigin
 from tunnelkit.config import DEFAULT_LIMITS
+from tunnelkit.origins import wsgi
 
 from .apps import serve_app, still_serves
 from .by_hand import caller_side
@@ -176,6 +177,17 @@ async def test_there_are_so_many_threads_and_no_more() -> None:
     assert most == 2
 
 
+async def test_a_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with serve_app(WsgiOrigin(fine(wrong), limits=replace(DEFAULT_LIMITS, wsgi_threads=1))) as ends:
+        with monkeypatch.context() as patch:
+            patch.setattr(wsgi._CallThread, "start", fails)
+            assert problem_of(await ask(ends.port, ends.path("/fine")))["code"] == "origin_failed"
+        await still_serves(ends)
+
+
 async def test_a_thread_that_stays_blocked_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
     """It is left to itself, and finds nobody when it goes on."""
     began, go, ended = threading.Event(), threading.Event(), threading.Event()
@@ -242,6 +254,8 @@ def wrong(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
         return [b"body"]
     if path == "/no-status":
         start_response("fine", FIELDS)
+    if path == "/no-pairs":
+        start_response("200 OK", [("X",)])  # type: ignore[list-item]
     if path == "/bad-fields":
         start_response("200 OK", [("X-Split", "a\r\nb")])
     length = [("Content-Length", "10")] if "content-length" in path else []
@@ -262,7 +276,8 @@ def wrong_body(path: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("path", [
-    "/raises-before", "/no-start", "/no-status", "/bad-fields", "/starts-twice", "/text", "/too-much-content-length",
+    "/raises-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields", "/starts-twice", "/text",
+    "/too-much-content-length",
 ])  # fmt: skip
 async def test_a_failure_before_the_response_began_is_told(path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serve_app(fine(wrong)) as ends:

@@ -85,6 +85,33 @@ async def test_a_failure_behind_the_end_of_a_websocket_is_no_error(caplog: pytes
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
+async def test_a_caller_that_leaves_before_its_websocket_is_accepted() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        assert await receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        with pytest.raises(OSError, match="left"):
+            await send({"type": "websocket.accept"})
+
+    exchange = FakeExchange(request(b"GET", b"/", *WEBSOCKET))
+    async with anyio.create_task_group() as group:
+        group.start_soon(AsgiOrigin(app).serve, exchange)
+        await anyio.wait_all_tasks_blocked()
+        exchange.leave()
+    assert not exchange.sent
+
+
+async def test_a_websocket_is_opened_by_get() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it was called")
+
+    exchange = FakeExchange(request(b"POST", b"/", *WEBSOCKET))
+    await AsgiOrigin(app).serve(exchange)
+    assert exchange.sent == [
+        ResponseHead(405, [(b"Allow", b"GET"), (b"Content-Length", b"0")], b"Method Not Allowed"),
+        "end",
+    ]
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -82,7 +82,9 @@ def test_an_origin_is_taken_as_it_is() -> None:
     assert repr(origin) == "<AsgiOrigin running=0>"
 
 
-@pytest.mark.parametrize("app", [anything, synchronous, two, keyword, Asgi2, Starlette, dict, print, 7, object()])
+@pytest.mark.parametrize(
+    "app", [anything, synchronous, two, keyword, Asgi2, Starlette, dict, print, max, 7, object()]
+)
 def test_whatever_is_in_doubt_is_refused_with_the_fix(app: object) -> None:
     with pytest.raises(ConfigError, match="AsgiOrigin") as caught:
         app_origin(app, host=None, limits=DEFAULT_LIMITS)
