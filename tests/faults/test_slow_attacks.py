@@ -19,7 +19,7 @@ from tunnelkit.config import DEFAULT_LIMITS
 from ..e2e.tunnel import SHORT
 from ..e2e.ways import Way
 from .attackers import Attacker, Slow, attack
-from .callers import Call, Kind, ask, crowd
+from .callers import Call, Kind, ask, crowd, seen
 from .ends import Tunnel, open_tunnel
 
 pytestmark = pytest.mark.anyio
@@ -72,12 +72,21 @@ async def others(tunnel: Tunnel, form: Form) -> list[Call]:
     return calls
 
 
+async def stands(tunnel: Tunnel, form: Form) -> None:
+    """Wait until all the slow requests whose heads are whole run at the origin."""
+    began = anyio.current_time()
+    while len((await seen(tunnel))["running"]) < 2 * form.attackers:
+        await anyio.sleep(0.05)  # between two looks
+    print(f"the attack stood after {anyio.current_time() - began:.1f} s")
+
+
 async def attacked(tunnel: Tunnel, form: Form) -> list[Call]:
     """The attack and what it comes to; the requests of others meanwhile."""
     await crowd(tunnel)
     start = await tunnel.at_rest()
     with anyio.fail_after(max(form.allowed.values()) + 30):
         async with attack(tunnel, form.attackers, form.period) as attackers:
+            await stands(tunnel, form)
             calls = await others(tunnel, form)
             assert any(attacker.shut is None for attacker in attackers), "the attack was over before the others were"
     check_shut(attackers, form)
