@@ -207,9 +207,12 @@ def upgrade_of(head: RequestHead) -> bytes | None:
 
     h2c is not passed on: HTTP/2 past us would be unseen requests. A request with a body is not upgraded, because
     what follows the body could not be told from it."""
-    if head.version == b"1.0" or b"upgrade" not in list_items(field_values(head.fields, b"connection")):
+    names = field_names(head.fields)
+    if b"upgrade" not in names.at or head.version == b"1.0":
         return None
-    offered = [part.strip(b" \t") for value in field_values(head.fields, b"upgrade") for part in value.split(b",")]
+    if b"upgrade" not in list_items(names.values(head.fields, b"connection")):
+        return None
+    offered = [part.strip(b" \t") for value in names.values(head.fields, b"upgrade") for part in value.split(b",")]
     wanted = [protocol for protocol in offered if protocol and protocol.lower() != b"h2c"]
     return b", ".join(wanted) if wanted and body_length(head) == 0 else None
 

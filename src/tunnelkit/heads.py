@@ -155,8 +155,10 @@ def effective_host(head: RequestHead) -> bytes:
     authority, _ = split_target(head.target)
     if authority is not None:
         return authority
-    values = field_values(head.fields, b"host")
-    return values[0] if values else b""
+    for name, value in head.fields:  # near the top (RFC 9110 7.2)
+        if name.lower() == b"host":
+            return value
+    return b""
 
 
 def _valid_host(value: bytes) -> bool:
