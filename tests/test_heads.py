@@ -527,3 +527,8 @@ def test_a_first_line_by_itself() -> None:
 def test_connection_options() -> None:
     assert connection_options(b"Keep-Alive ,\tUPGRADE,,") == {b"keep-alive", b"upgrade"}
     assert connection_options(b"") == frozenset()
+
+
+def test_the_host_is_found_wherever_it_stands() -> None:
+    assert effective_host(request((b"A", b"b"), (b"hOST", b"c"), (b"Host", b"d"))) == b"c"
+    assert effective_host(request((b"A", b"b"))) == b""
