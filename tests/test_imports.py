@@ -41,11 +41,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
     "splice": (*BELOW_THE_RUNTIME, "tunnel_stream"),
+    "regexp_engine": BELOW_THE_RUNTIME,
     "registration": BELOW_THE_RUNTIME,
     "admission": (*BELOW_THE_RUNTIME, "registration"),
     "server_session": (*BELOW_THE_RUNTIME, "link", "registration"),
     "granted_offer": (*BELOW_THE_RUNTIME, "link", "server_session"),
-    "public_names": (*BELOW_THE_RUNTIME, "registration"),
+    "public_names": BELOW_THE_RUNTIME,
     "sessions": (
         *BELOW_THE_RUNTIME,
         *("link", "registration", "admission", "server_session", "granted_offer", "public_names"),
@@ -66,7 +67,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server": (
         *BELOW_THE_RUNTIME,
         *("lifetime", "registration", "admission", "server_session", "public_names", "caller_check", "stats"),
-        *("serving", "mount"),
+        *("regexp_engine", "serving", "mount"),
     ),
     "events": BELOW_THE_RUNTIME,
     "origins": (*BELOW_THE_RUNTIME, "lifetime"),
@@ -80,7 +81,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *("tunnel_stream", "link", "events", "guarded_tasks", "client_session", "attaching", "dialling", "moves"),
     ),
     "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "origins"),
-    "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent"),
+    "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent", "regexp_engine"),
 }
 # Modules that are one floor together.
 WINGS = {"gateway_exchange": "gateway"}

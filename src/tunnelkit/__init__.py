@@ -17,6 +17,7 @@ __all__ = [
     "RegistrationRefused",
     "Request",
     "Response",
+    "Rule",
     "TlsFiles",
     "TunnelClient",
     "TunnelServer",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .config import Limits
     from .core.callers import parse_caller_lines
     from .core.credentials import parse_password_lines, parse_passwords
+    from .core.rules import Rule
     from .core.tokens import check_token, mask_token
     from .errors import ConfigError, RegistrationRefused, TunnelkitError
     from .net.contexts import ClientCertificate, TlsFiles
@@ -59,6 +61,7 @@ _HOMES = {
     "RegistrationRefused": "errors",
     "Request": "origins.handler",
     "Response": "origins.handler",
+    "Rule": "core.rules",
     "TlsFiles": "net.contexts",
     "TunnelClient": "client",
     "TunnelServer": "server",

@@ -15,10 +15,11 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from .config import Limits
-from .core.allowlist import HostAllowlist, HostOrigin, parse_x_host
+from .core.allowlist import HostOrigin
 from .core.events import Opened
 from .core.exchange import Exchange
 from .core.frames import ResetCode, StreamKind
+from .core.guard import Guard
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .heads import Fields, RequestHead, ResponseHead, Trailers
 from .net.doorbell import Doorbell
@@ -37,11 +38,15 @@ WORKERS_KEPT = 100
 
 
 class Agent:
-    """``origin`` answers requests without X-Host; None: every request must have one that ``allowlist`` allows."""
+    """``guard`` judges each request. ``origin`` answers those that name none, ``named`` those that name another;
+    ``own`` is ``origin`` for those that name it by a whole URL."""
 
-    def __init__(self, *, limits: Limits, origin: Origin | None, named: Origin, allowlist: HostAllowlist) -> None:
+    def __init__(
+        self, *, limits: Limits, origin: Origin | None, named: Origin, guard: Guard, own: Origin | None = None
+    ) -> None:
         self.limits = limits
-        self.allowlist = allowlist
+        self.own = own
+        self._guard = guard
         self.draining = False
         self.active: set[AgentExchange] = set()
         self.idle = anyio.Event()  # set when drained
@@ -77,17 +82,14 @@ class Agent:
         self.active.add(exchange)
         return exchange
 
-    def choose(self, exchange: AgentExchange, x_host: bytes | None) -> Origin:
-        """Which origin answers. Raises ``HeadError`` for an X-Host that is malformed or not allowed."""
-        if x_host is None:
-            if self._origin is None:
-                raise HeadError(403, "x_host_refused", "this client serves only requests with an X-Host field")
+    def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
+        """Which origin answers. Raises ``HeadError`` for a request that must not be made."""
+        wanted = self._guard.choose(exchange.head, x_host, by_destination=by_destination)
+        if wanted is None:
+            assert self._origin is not None  # the guard's word
             return self._origin
-        wanted = parse_x_host(x_host)
-        if not self.allowlist.allows(wanted):
-            raise HeadError(403, "x_host_refused", "this X-Host is not on the client's allowlist")
         exchange.x_host = wanted
-        return self._named
+        return self.own if self.own is not None and by_destination and wanted == self._guard.own else self._named
 
     def assign(self, exchange: AgentExchange, origin: Origin) -> None:
         begun = origin.begin(exchange)
@@ -178,6 +180,7 @@ class AgentExchange(OriginExchange):
         self._agent = agent
         self._stream = stream
         self._wanted = opened.fields.get(OpenField.X_HOST)
+        self._by_destination = OpenField.BY_DESTINATION in opened.fields
         self._upgrade = opened.kind is StreamKind.UPGRADE
         self._exchange = Exchange(client=True, limits=agent.limits)
         self._inbox: deque[bytes] = deque()
@@ -215,7 +218,7 @@ class AgentExchange(OriginExchange):
         self.head = head
         self.has_body = has_body
         try:
-            origin = self._agent.choose(self, self._wanted)
+            origin = self._agent.choose(self, self._wanted, by_destination=self._by_destination)
         except HeadError as error:
             self.fail(error.status, error.code, error.detail)
             self._leave()

@@ -10,9 +10,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from functools import partial
-from importlib import import_module
-from types import ModuleType
+from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -24,9 +22,11 @@ from . import __version__
 from .agent import Agent
 from .config import DEFAULT_LIMITS, Limits
 from .core.addresses import is_public
-from .core.allowlist import Compiled, HostAllowlist
+from .core.allowlist import HostAllowlist
+from .core.guard import Guard
 from .core.naming import check_name
 from .core.routing import normalise_base_path
+from .core.rules import Rule, RuleSet
 from .core.tokens import check_token, mask_token
 from .errors import AppError, ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
 from .events import Closed, Events, EventStream
@@ -39,6 +39,7 @@ from .net.dial import Dial
 from .origins.base import Origin
 from .origins.choose import App, app_origin
 from .origins.url import NamedOrigins, OriginUrl, UrlOrigin
+from .regexp_engine import find_engine
 from .supervisor import Supervisor, Way
 from .transports.base import Transport
 from .transports.lookup import find_transports
@@ -68,6 +69,10 @@ class TunnelClient(AsyncContextManagerMixin):
         with options. Optional with ``allow``.
     ``allow``
         Regular expressions that match, whole, the origins that callers may name in X-Host.
+    ``blacklist``, ``whitelist``
+        ``Rule`` objects that judge requests by method, URL and fields. What one of ``blacklist`` matches is refused,
+        whatever else allows it; X-Host and X-PROXY-DESTINATION may name what one of ``whitelist`` matches, beside
+        what ``allow`` allows. Without ``allow`` and ``whitelist`` a destination may be ``origin`` alone.
     ``refuse_private``
         Refuse an X-Host that ``allow`` allows, but whose name or address leads to this machine, its networks, or
         another place that is not on the public Internet (``core.addresses``). A name is resolved once, each of its
@@ -102,6 +107,8 @@ class TunnelClient(AsyncContextManagerMixin):
         password: str | None = None,
         origin: str | Origin | App | None = None,
         allow: Sequence[str] = (),
+        blacklist: Sequence[Rule] = (),
+        whitelist: Sequence[Rule] = (),
         refuse_private: bool = False,
         name: str | None = None,
         host: str | None = None,
@@ -129,8 +136,7 @@ class TunnelClient(AsyncContextManagerMixin):
         )
         if origin_cafile is not None:
             self._origin_tls()  # a mistake shows at once
-        allowlist = _compile_allowlist(allow)
-        if origin is None and not allow:
+        if origin is None and not (allow or whitelist):
             raise ConfigError("origin", "there is nothing to serve", "give origin, or allow for callers' X-Host")
         self._host = host
         self._parser = find_parser(parser)
@@ -138,7 +144,13 @@ class TunnelClient(AsyncContextManagerMixin):
         self._origin = self._find_origin(origin)
         permits = is_public if refuse_private else None
         self._named = NamedOrigins(lambda url: self._make_origin(url, permits), limits=limits)
-        self._agent = Agent(limits=limits, origin=self._origin, named=self._named, allowlist=allowlist)
+        self._agent = Agent(
+            limits=limits,
+            origin=self._origin,
+            named=self._named,
+            guard=_make_guard(allow, blacklist, whitelist, self._origin),
+            own=self._without_prefix(self._origin),
+        )
         self._events = Events()
         announce = Handshake(
             token=token,
@@ -234,7 +246,7 @@ class TunnelClient(AsyncContextManagerMixin):
                 await self._supervisor.run()
         finally:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                for origin in (self._origin, self._named):
+                for origin in (self._origin, self._named, self._agent.own):
                     if origin is not None:
                         await origin.aclose()
 
@@ -284,6 +296,12 @@ class TunnelClient(AsyncContextManagerMixin):
             return None
         return app_origin(origin, host=None if self._host == "preserve" else self._host, limits=self.limits)
 
+    def _without_prefix(self, origin: Origin | None) -> Origin | None:
+        """The origin for those that name it by a whole URL: it is judged no more than the configured one."""
+        if not isinstance(origin, UrlOrigin) or not origin.url.prefix:
+            return origin
+        return self._make_origin(replace(origin.url, prefix=b""))
+
     def _make_origin(self, url: OriginUrl, permits: Callable[[str], bool] | None = None) -> UrlOrigin:
         return UrlOrigin(
             url,
@@ -308,28 +326,22 @@ def _check_handshake(announce: Handshake) -> None:
         raise ConfigError(_ARGUMENTS.get(name, name), rule) from None
 
 
-def _compile_allowlist(patterns: Sequence[str]) -> HostAllowlist:
-    """With google-re2 where it is installed: its time is linear, so that patterns of any shape are safe."""
-    try:
-        re2 = import_module("re2")
-    except ImportError:
-        allowlist = HostAllowlist.compile(patterns, name="allow")
-    else:
-        compiler = partial(_compile_re2, re2)
-        allowlist = HostAllowlist.compile(patterns, compiler=compiler, linear_time=True, name="allow")
-    for warning in allowlist.warnings:
+def _make_guard(
+    allow: Sequence[str], blacklist: Sequence[Rule], whitelist: Sequence[Rule], origin: Origin | None
+) -> Guard:
+    engine = find_engine()
+    allowlist = HostAllowlist.compile(allow, engine=engine, name="allow")
+    rules = RuleSet.compile(blacklist, whitelist, engine=engine)
+    for warning in allowlist.warnings + rules.warnings:
         logger.warning("%s", warning)
-    return allowlist
-
-
-def _compile_re2(re2: ModuleType, pattern: str) -> Compiled:
-    options = re2.Options()
-    options.log_errors = False  # it would write to standard error by itself
-    try:
-        compiled: Compiled = re2.compile(pattern, options)
-    except re2.error as error:  # whose argument is bytes
-        raise ValueError(error.args[0].decode("utf-8", "replace")) from None
-    return compiled
+    url = origin.url if isinstance(origin, UrlOrigin) else None
+    return Guard(
+        allowlist=allowlist,
+        rules=rules,
+        own=url.origin if url is not None else None,
+        prefix=url.prefix if url is not None else b"",
+        serves=origin is not None,
+    )
 
 
 _USER_AGENT = f"tunnelkit/{__version__} python/{platform.python_version()} {platform.system().lower()}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .core.routing import NotFound, Reserved, RoutingConfig, ToName, ToTunnel, route
+from .core.destinations import check_x_host, through_tunnel
+from .core.routing import Reserved, RoutingConfig, ToDestination, ToName, ToTunnel, route
+from .core.rules import RuleSet
 from .core.trust import TrustedProxies
 from .forwarding import answers_itself, client_address, scheme_told
 from .gateway import Gateway
@@ -25,6 +27,7 @@ class Dispatcher:
         self,
         *,
         routing: RoutingConfig,
+        rules: RuleSet,
         trusts: TrustedProxies,
         transports: Mapping[str, Transport],
         gateway: Gateway,
@@ -32,6 +35,7 @@ class Dispatcher:
         offer: Offer,
     ) -> None:
         self._routing = routing
+        self._rules = rules
         self._trusts = trusts
         self._transports = transports
         self._gateway = gateway
@@ -42,16 +46,18 @@ class Dispatcher:
         """Answer a caller's request, or serve a tunnel client's connection to its end."""
         where = route(request.head, self._routing)
         self._mark_forwarded(request)
+        if isinstance(where, ToDestination):
+            where = through_tunnel(where, request.head, self._rules)
+        elif isinstance(where, (ToTunnel, ToName)):
+            check_x_host(where, request.head, self._rules)
         if isinstance(where, (ToTunnel, ToName)):
             await self._to_tunnel(request, where)
         elif isinstance(where, Reserved) and where.name == "_tunnel":
             await self._to_transport(request, where)
         elif isinstance(where, Reserved):
             self._pages.answer(request, where)
-        elif isinstance(where, NotFound):
-            refuse(request, 404, "no_tunnel", where.detail)
         else:
-            refuse(request, 404, "no_tunnel", "this route is not switched on")
+            refuse(request, 404, "no_tunnel", where.detail)
 
     async def admin(self, request: CallerRequest) -> None:
         """Answer a request at the admin listener."""

@@ -44,7 +44,7 @@ VIA_LIMIT = 4  # how often our pseudonym may stand in Via: a chain of a few tunn
 
 # tunnelkit's own fields: they address the tunnel and hold its secrets. With the prefix they never reach an origin,
 # nor, set by an origin, a caller.
-OWN_FIELDS = frozenset({b"x-token", b"x-host"})
+OWN_FIELDS = frozenset({b"x-token", b"x-host", b"x-proxy-destination"})
 _OWN_PREFIX = b"tunnelkit-"
 
 _HOP_BY_HOP = frozenset(

@@ -101,7 +101,13 @@ class Gateway:
             now = self.now()
             digest = next((one for one in digests if self.registry.is_known(one, now)), digest)
         tag = masked_token(route.tokens[0], digests[0])
-        return Addressed(digest=digest, tag=tag, target=route.target, x_host=route.x_host)
+        return Addressed(
+            digest=digest,
+            tag=tag,
+            target=route.target,
+            x_host=route.x_host,
+            by_destination=route.by_destination,
+        )
 
     def _by_name(self, route: ToName) -> Addressed:
         """To the token that has the name. Nobody's, it waits or fails under a key of its own, and may be adopted."""

@@ -47,6 +47,7 @@ class Addressed:
     target: bytes
     x_host: bytes | None = None
     name: str | None = None  # by which it came
+    by_destination: bool = False  # wsp's way
     unknown: str = ""  # what the caller is told when there is no such tunnel, if not the usual
 
     def __repr__(self) -> str:  # the target may hold secrets
@@ -66,6 +67,7 @@ class GatewayExchange:
         self._gateway = gateway
         self.digest = where.digest
         self._x_host = where.x_host
+        self._by_destination = where.by_destination
         self._target = where.target
         self._unknown = where.unknown
         self._upgrade = upgrade_of(request.head) is not None
@@ -176,6 +178,8 @@ class GatewayExchange:
         """Open a stream on ``session`` and give it all there is of the request."""
         kind = StreamKind.UPGRADE if self._upgrade else StreamKind.HTTP
         fields = {int(OpenField.X_HOST): self._x_host} if self._x_host is not None else None
+        if fields is not None and self._by_destination:
+            fields[int(OpenField.BY_DESTINATION)] = b""
         try:
             stream = session.link.open_stream(kind, self, fields)
         except (LocalProtocolError, SessionGone):

@@ -209,7 +209,8 @@ FORBIDDEN_TRAILERS = frozenset(
     b"content-type cookie date expect expires forwarded host http2-settings if-match if-modified-since if-none-match "
     b"if-range if-unmodified-since keep-alive location max-forwards pragma proxy-authenticate "
     b"proxy-authentication-info proxy-authorization proxy-connection range retry-after set-cookie set-cookie2 te "
-    b"trailer transfer-encoding upgrade vary via warning www-authenticate x-host x-real-ip x-token".split()
+    b"trailer transfer-encoding upgrade vary via warning www-authenticate x-host x-proxy-destination x-real-ip "
+    b"x-token".split()
 )
 _FORBIDDEN_TRAILER_PREFIXES = (b"x-forwarded-", b"tunnelkit-")
 

@@ -6,18 +6,15 @@ A name is a public way to the tunnel of its token: what is said of the token's s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import anyio
 
 from .config import Limits
 from .core.name_table import NameTable
 from .core.naming import BaseDomain, PublicAddress, check_name, derived_name, is_derived
-from .core.policies import POOL, Policy, policy_named
 from .errors import ConfigError
-from .handshake import Handshake, Refusal
+from .handshake import Refusal
 from .net.peer import Peer
-from .registration import Permit
 
 __all__ = ["PublicNames"]
 
@@ -45,22 +42,14 @@ class PublicNames:
         """The digest of the token that has ``name``."""
         return self._table.owner(name, anyio.current_time())
 
-    def permit(self, handshake: Handshake, permit: Permit, policy: Policy) -> Permit:
-        """``permit`` with what a name changes in it. ``policy`` is what the configuration says for the token: where
-        it says nothing of its own, a name that was asked for is its first client's for as long as that is there."""
-        name = permit.name if permit.name is not None else handshake.name
-        if name is None or permit.policy is not None or policy is not POOL:
-            return replace(permit, name=name)
-        return replace(permit, name=name, policy=policy_named("reject"))
-
-    def claim(self, token: str, digest: bytes, permit: Permit, beside: Iterable[str]) -> str | Refusal:
+    def claim(self, token: str, digest: bytes, wanted: str | None, beside: Iterable[str]) -> str | Refusal:
         """The name of a new session, "" where there are none; it is the token's until as many ``release`` as claims.
-        The one that ``permit`` has or, where it has none, one made from the token. ``beside``: the names of the
-        token's other clients, which must be the same, because requests for a name go to all of them."""
+        The one that is ``wanted``; None: one made from the token. ``beside``: the names of the token's other clients,
+        which must be the same, because requests for a name go to all of them."""
         if self._base is None:
-            return "" if permit.name is None else _NO_NAMES
+            return "" if wanted is None else _NO_NAMES
         own = derived_name(token, self._base.host)
-        name = own if permit.name is None else self._chosen(permit.name, own, self._base)
+        name = own if wanted is None else self._chosen(wanted, own, self._base)
         if isinstance(name, Refusal):
             return name
         if name != own and not {name, own, ""}.issuperset(beside):

@@ -17,11 +17,13 @@ from anyio.abc import TaskStatus
 from .admission import Admission
 from .caller_check import CallerCheck
 from .config import DEFAULT_LIMITS, Limits
+from .core.balance import balance_named
 from .core.callers import CallerCredentials, Callers, caller_table
-from .core.credentials import Credentials, password_table
+from .core.credentials import Credentials, parse_secret, password_table
 from .core.naming import BaseDomain, PublicAddress, check_name, is_derived
 from .core.policies import Policies, parse_policies
 from .core.routing import RoutingConfig, normalise_base_path
+from .core.rules import Rule, RuleSet
 from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError
@@ -30,6 +32,7 @@ from .lifetime import run_beside, run_to_the_end
 from .mount import MountedServer
 from .net.contexts import TlsFiles
 from .public_names import PublicNames
+from .regexp_engine import find_engine
 from .registration import Authorise
 from .server_session import ServerSession
 from .serving import ServerState, Serving
@@ -61,6 +64,9 @@ class TunnelServer(AsyncContextManagerMixin):
     ``passwords``
         Tokens with the passwords that a client must give to register (plain, or ``scrypt$...``); or a function that
         reads them, which is asked again at ``reload``.
+    ``secretkey``
+        The password of every token that has none of its own (plain, or ``scrypt$...``); or a function that reads it
+        and is asked again at ``reload``.
     ``known_tokens``, ``known_tokens_only``
         Tokens that are known though no client came yet, or a function that reads them and is asked again at
         ``reload``; whether others are refused.
@@ -70,11 +76,19 @@ class TunnelServer(AsyncContextManagerMixin):
         ("localhost:8080") is shown in the clients' URLs. Where callers come to, if not to where the server listens
         ("https://tunnel.example.com"): clients are told URLs made from it. Names that belong to tokens of the
         configuration, and never to another (a mapping of names to tokens).
+    ``wsp_path``, ``wsp_token``
+        Where callers name a whole URL in X-PROXY-DESTINATION, "" for nowhere; the token of the tunnel for those
+        without X-Token, who then need no secret at all.
+    ``blacklist``, ``whitelist``
+        ``Rule`` objects for requests that name their origin, by X-PROXY-DESTINATION or X-Host: what one of
+        ``blacklist`` matches is refused; where there is a ``whitelist``, so is what none of it matches.
     ``trusted_proxies``
         Addresses or networks whose X-Forwarded-* is believed.
     ``admin_listen``, ``admin_password``
         A listener of its own for health and detailed statistics; the credential that shows them elsewhere, or a
         function that reads it and is asked again at ``reload``.
+    ``balance``
+        Which of a token's clients gets the next request: "least-load" or "random".
     ``half_close``
         "gone": a caller that ends its sending half has left; "answer": it still gets its answer.
     ``policy``, ``policies``
@@ -100,17 +114,23 @@ class TunnelServer(AsyncContextManagerMixin):
         limits: Limits = DEFAULT_LIMITS,
         tls: TlsFiles | ssl.SSLContext | None = None,
         passwords: Passwords | None = None,
+        secretkey: str | Callable[[], str] | None = None,
         known_tokens: KnownTokens = (),
         known_tokens_only: bool = False,
         base_path: str = "",
         base_domain: str | None = None,
         public_url: str | None = None,
         names: Mapping[str, str] = _NO_NAMES,
+        wsp_path: str = "/request",
+        wsp_token: str | None = None,
+        blacklist: Sequence[Rule] = (),
+        whitelist: Sequence[Rule] = (),
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
         admin_password: str | Callable[[], str] | None = None,
         transports: str | Transport | Sequence[str | Transport] = ("websocket", "longpoll"),
         half_close: str = "gone",
+        balance: str = "least-load",
         policy: str | None = None,
         policies: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         callers: Callers | Callable[[], Callers] | None = None,
@@ -122,6 +142,7 @@ class TunnelServer(AsyncContextManagerMixin):
         self.limits = limits
         self._tls = tls
         self._passwords = passwords
+        self._secretkey = secretkey
         self._known_tokens = known_tokens
         self._owners = frozenset(names.values())
         self._admin_source = admin_password
@@ -152,7 +173,10 @@ class TunnelServer(AsyncContextManagerMixin):
                 base_path=normalise_base_path(base_path),
                 base_domain=domain,
                 own_host=public.host if public is not None else "",
+                wsp_path=normalise_base_path(wsp_path, field="wsp_path") or None,
+                wsp_token=wsp_token,
             ),
+            rules=_rules(blacklist, whitelist),
             names=PublicNames(
                 limits=limits,
                 base=domain,
@@ -166,6 +190,7 @@ class TunnelServer(AsyncContextManagerMixin):
             callers=CallerCheck(limits=limits, credentials=self._read_callers(), hashing=admission.hashing),
             admin_password=self._read_admin_password(),
             half_close_answers=half_close == "answer",
+            balance=balance_named(balance),
             parser=find_parser(parser),
         )
         self._urls: list[str] = []
@@ -271,12 +296,17 @@ class TunnelServer(AsyncContextManagerMixin):
 
     def _read_passwords(self) -> Credentials:
         passwords = self._passwords() if callable(self._passwords) else self._passwords
-        return Credentials(password_table(passwords or {}), key=self._key)
+        secretkey = self._secretkey() if callable(self._secretkey) else self._secretkey
+        return Credentials(
+            password_table(passwords or {}),
+            key=self._key,
+            for_others=parse_secret(secretkey) if secretkey is not None else None,
+        )
 
     def _read_policies(self, credentials: Credentials) -> Policies:
         by_token = self._policies() if callable(self._policies) else self._policies
         policies = parse_policies(self._policy, by_token or {})
-        if self._authorise is None:  # it may grant to whom it likes
+        if self._authorise is None and not credentials.required_of_all:  # it may grant to whom it likes
             policies.check(credentials.tokens)
         return policies
 
@@ -300,13 +330,21 @@ class TunnelServer(AsyncContextManagerMixin):
 
     def _warn(self) -> None:
         admission = self._state.admission
-        protected = admission.listed_only or bool(admission.credentials.tokens)
+        credentials = admission.credentials
+        protected = admission.listed_only or credentials.required_of_all or bool(credentials.tokens)
         hosts = [host for host, _ in self._need_running().listener.addresses]
         if not protected and not all(host.startswith("127.") or host == "::1" for host in hosts):
             logger.warning(
                 "listening beyond loopback without passwords or known_tokens_only: whoever can make a request "
                 "through a token can also register with it and receive its requests"
             )
+
+
+def _rules(blacklist: Sequence[Rule], whitelist: Sequence[Rule]) -> RuleSet:
+    rules = RuleSet.compile(blacklist, whitelist, engine=find_engine())
+    for warning in rules.warnings:
+        logger.warning("%s", warning)
+    return rules
 
 
 def _bound(names: Mapping[str, str], domain: BaseDomain | None) -> dict[str, bytes]:

@@ -18,12 +18,14 @@ from anyio.abc import TaskStatus
 from .admission import Admission
 from .caller_check import CallerCheck
 from .config import Limits
+from .core.balance import Balance
 from .core.budget import Budget
 from .core.locate import make_session_id
 from .core.metrics import Metrics
 from .core.naming import PublicAddress
 from .core.registry import Registry
 from .core.routing import RoutingConfig, is_loopback, is_named
+from .core.rules import RuleSet
 from .core.trust import TrustedProxies
 from .dispatch import Dispatcher
 from .errors import ConfigError, HeadError
@@ -64,6 +66,7 @@ class ServerState:
     admin_listen: str | None
     context: ssl.SSLContext | None
     routing: RoutingConfig
+    rules: RuleSet
     names: PublicNames
     trusts: TrustedProxies
     transports: Mapping[str, Transport]
@@ -71,6 +74,7 @@ class ServerState:
     callers: CallerCheck
     admin_password: str | None
     half_close_answers: bool
+    balance: Balance
     parser: HeadParser
 
     @property
@@ -97,6 +101,7 @@ class Serving:
             pick=random.randrange,
             listed=state.listed,
             listed_only=state.listed_only,
+            balance=state.balance,
             policies=state.admission.policies,
         )
         self.metrics = Metrics(CODES)
@@ -138,6 +143,7 @@ class Serving:
         self.crowd = Crowd(limits.connections_per_address, exempt=self._stands_for_many)
         dispatcher = Dispatcher(
             routing=state.routing,
+            rules=state.rules,
             trusts=state.trusts,
             transports=state.transports,
             gateway=self.gateway,

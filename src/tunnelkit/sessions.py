@@ -162,7 +162,7 @@ class SessionTable:
 
     async def _offer_new(self, handshake: Handshake, peer: Peer, permit: Permit) -> Accepted | Refusal:
         digest = token_digest(handshake.token)
-        permit = self._names.permit(handshake, permit, self.admission.policies.of(digest))
+        wanted = handshake.name if permit.name is None else permit.name
         self._supersede_itself(handshake, digest)
         word = await self._ask_registry(digest, permit)
         if not isinstance(word, Admitted):
@@ -173,19 +173,19 @@ class SessionTable:
         if self._made >= self.limits.max_sessions or not self._budget.reserve(self.limits.replay_floor):
             return Refusal(status=503, code="overloaded", detail="the server is full", retry_after=10)
         self._made += 1
-        name = self._names.claim(handshake.token, digest, permit, self._names_beside(digest))
+        name = self._names.claim(handshake.token, digest, wanted, self._names_beside(digest))
         if isinstance(name, Refusal):
             self._unmake("")
             return name
         session = self._make(handshake, peer, permit)
         session.name = name
-        session.replaces = word.replaces or self._takes_over(permit, digest)
+        session.replaces = word.replaces or (wanted is not None and self._takes_over(permit, digest))
         return self._open(session, FIRST_EPOCH, resume_key=session.resume_key)
 
     def _takes_over(self, permit: Permit, digest: bytes) -> bool:
         """A name is one client's. Where it is let in the others are away, and are not to come back to it."""
         policy = permit.policy or self.admission.policies.of(digest)
-        return permit.name is not None and policy.name == "reject"
+        return policy.name == "reject"
 
     def _names_beside(self, digest: bytes) -> set[str]:
         """Those of the token's other clients, as far as they are there."""

@@ -23,6 +23,7 @@ class OpenField(IntEnum):
     """Keys of the fields that OPEN carries."""
 
     X_HOST = 1  # the origin that the caller asks for, as it stood in X-Host
+    BY_DESTINATION = 2  # empty: the caller named that origin, and the target with it, in X-PROXY-DESTINATION
 
 
 class StreamHandler(Protocol):

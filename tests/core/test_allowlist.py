@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tunnelkit.core.allowlist import HTTP_SCHEMES, TCP_SCHEMES, HostAllowlist, HostOrigin, parse_x_host
+from tunnelkit.core.regexps import Engine
 from tunnelkit.errors import ConfigError, HeadError
 
 BOTH = HTTP_SCHEMES | TCP_SCHEMES
@@ -349,12 +350,12 @@ class Equal:
 
 
 def test_another_compiler() -> None:
-    allowlist = HostAllowlist.compile(["http://(a+)+"], compiler=Equal, linear_time=True)
+    allowlist = HostAllowlist.compile(["http://(a+)+"], engine=Engine(Equal, linear_time=True))
     assert not allowlist.allows(parse_x_host("http://a"))
     with pytest.raises(ConfigError, match="repeat"):
-        HostAllowlist.compile(["http://(a+)+"], compiler=Equal)
+        HostAllowlist.compile(["http://(a+)+"], engine=Engine(Equal))
     with pytest.raises(ConfigError, match=r"\\z"):
-        HostAllowlist.compile([r"a\z"], compiler=Equal, linear_time=True)
+        HostAllowlist.compile([r"a\z"], engine=Engine(Equal, linear_time=True))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tunnelkit.core.credentials import (
     hash_password,
     parse_password_lines,
     parse_passwords,
+    parse_secret,
     password_table,
     verify_hash,
 )
@@ -283,3 +284,41 @@ def test_no_minute_holds_more_failures_than_the_limit(times: list[float], limit:
             let.append(now)
     for start in let:
         assert sum(1 for now in let if start <= now < start + 59.999) <= limit
+
+
+# -- one password for all the others -------------------------------------------------------------
+
+
+def test_a_password_for_all_tokens_that_have_none() -> None:
+    credentials = Credentials(password_table({TOKEN: "own"}), key=KEY, for_others=parse_secret("shared"))
+    assert credentials.required_of_all
+    assert credentials.required(OTHER)
+    assert credentials.tokens == {token_digest(TOKEN)}
+    assert credentials.check_plan(OTHER, "shared") == Verified()
+    assert credentials.check_plan(OTHER, "own") == Refused()
+    assert credentials.check_plan(OTHER, None) == Refused()
+    assert credentials.check_plan(TOKEN, "own") == Verified()
+    assert credentials.check_plan(TOKEN, "shared") == Refused()  # its own counts
+    assert not Credentials({}, key=KEY).required_of_all
+
+
+def test_that_password_may_be_a_hash() -> None:
+    credentials = Credentials({}, key=KEY, for_others=parse_secret(str(CHEAP)))
+    plan = credentials.check_plan(OTHER, "right")
+    assert isinstance(plan, NeedsHash)
+    assert verify_hash(plan)
+
+
+@pytest.mark.parametrize(
+    ("secret", "problem"),
+    [
+        ("", "must not be empty"),
+        ("x" * 1025, "it is longer than 1024 bytes"),
+        ("scrypt$secret", "it: a hash must read"),
+    ],
+)
+def test_what_is_no_secret(secret: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        parse_secret(secret)
+    assert caught.value.field == "secretkey"
+    assert "$secret" not in str(caught.value)

@@ -50,20 +50,6 @@ def test_a_standby_leaves_all_to_the_first(name: str) -> None:
     assert not POLICIES[name].serving([])
 
 
-def test_the_least_loaded_is_chosen_and_chance_is_asked_for_ties_only() -> None:
-    places = [Place("a", 1), Place("b"), Place("c")]
-    asked: list[int] = []
-
-    def last(n: int) -> int:
-        asked.append(n)
-        return n - 1
-
-    assert POOL.choose(places, last).name == "c"
-    places[1].load = 1
-    assert POOL.choose(places, last).name == "c"
-    assert asked == [2]
-
-
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     assert policy_named("reject") is POLICIES["reject"]
     with pytest.raises(ConfigError) as caught:

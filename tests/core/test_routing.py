@@ -264,8 +264,11 @@ def test_bad_base_paths(path: str) -> None:
 def test_the_configuration_checks_itself() -> None:
     with pytest.raises(ConfigError, match="base_path"):
         RoutingConfig(base_path="base/")
-    with pytest.raises(ConfigError, match="token"):
+    with pytest.raises(ConfigError, match="wsp_token: can be no token") as caught:
         RoutingConfig(wsp_token="short")
+    assert "short" not in str(caught.value)
+    with pytest.raises(ConfigError, match="wsp_path"):
+        normalise_base_path("/a b", field="wsp_path")
 
 
 # -- names -------------------------------------------------------------------------------------
@@ -350,7 +353,9 @@ def test_wsp() -> None:
 
 
 def test_wsp_says_what_is_missing() -> None:
-    assert "X-PROXY-DESTINATION" in missing(to(b"/request", X_TOKEN, wsp_path="/request"))
+    assert "X-PROXY-DESTINATION" in missing(to(b"/request", wsp_path="/request", wsp_token="w" * 16))
+    assert "names no tunnel" in missing(to(b"/request", wsp_path="/request"))
+    assert to(b"/request", X_TOKEN, wsp_path="/request") == ToTunnel((TOKEN,), b"/request")  # a path like any other
     assert "X-Token" in missing(to(b"/request", DESTINATION, wsp_path="/request"))
     short = (b"X-Token", b"short")
     assert "no tunnel" in missing(to(b"/request", short, DESTINATION, wsp_path="/request", wsp_token="w" * 16))

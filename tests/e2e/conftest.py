@@ -42,6 +42,7 @@ CARRIED = {
     "test_policies",
     "test_requests",
     "test_session_page",
+    "test_wsp",
 }
 BOTH = (Way.WEBSOCKET, Way.LONGPOLL)
 

@@ -110,7 +110,7 @@ class Ends:
 
     @property
     def port(self) -> int:
-        return int(self.server.url.rpartition(":")[2])
+        return int(self.server.url.rpartition(":")[2].partition("/")[0])
 
     def path(self, target: str) -> str:
         """The target by which callers reach ``target`` of the origin."""

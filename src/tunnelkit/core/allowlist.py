@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from ..errors import ConfigError, HeadError
-from . import backtracking, patterns
+from . import patterns
+from .regexps import Compiled, Engine, compile_pattern
 
-__all__ = ["HTTP_SCHEMES", "TCP_SCHEMES", "X_HOST_LIMIT", "Compiled", "HostAllowlist", "HostOrigin", "parse_x_host"]
+__all__ = ["HTTP_SCHEMES", "TCP_SCHEMES", "X_HOST_LIMIT", "HostAllowlist", "HostOrigin", "parse_x_host"]
 
 HTTP_SCHEMES: Final = frozenset({"http", "https"})
 TCP_SCHEMES: Final = frozenset({"tcp"})
 
-PATTERN_LIMIT: Final = 1000  # characters
 PATTERNS_LIMIT: Final = 100
 # A host name has at most 253 characters in ASCII; non-ASCII ones may need four bytes each.
 X_HOST_LIMIT: Final = 1024
@@ -135,12 +135,6 @@ def _bad(problem: str) -> HeadError:
 # -- the list ------------------------------------------------------------------------------------
 
 
-class Compiled(Protocol):
-    """A pattern as ``re`` or google-re2 compiles it."""
-
-    def fullmatch(self, string: str, /) -> object | None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Rule:
     pattern: str
@@ -152,6 +146,9 @@ class _Rule:
         if self.tcp != (origin.scheme in TCP_SCHEMES):
             return False
         return any(self.regexp.fullmatch(spelling) is not None for spelling in origin.spellings)
+
+
+_PYTHONS: Final = Engine()
 
 
 class HostAllowlist:
@@ -168,11 +165,10 @@ class HostAllowlist:
         cls,
         texts: Iterable[str],
         *,
-        compiler: Callable[[str], Compiled] = re.compile,
-        linear_time: bool = False,
+        engine: Engine = _PYTHONS,
         name: str = "regexp",
     ) -> HostAllowlist:
-        """``linear_time``: ``compiler`` never backtracks (google-re2). ``name``: the setting, for errors.
+        """``name``: the setting, for errors.
 
         Raises ``ConfigError`` for a pattern that does not compile, that is written for another engine, or that a
         hostile X-Host could keep a backtracking one busy with.
@@ -180,7 +176,7 @@ class HostAllowlist:
         texts = list(texts)
         if len(texts) > PATTERNS_LIMIT:
             raise ConfigError(name, f"has {len(texts)} patterns", f"give at most {PATTERNS_LIMIT}")
-        rules = [_compile(text, compiler, linear_time, name) for text in texts]
+        rules = [_compile(text, engine, name) for text in texts]
         warnings = [f"{name}: '{text}' {warning}" for rule in rules for text, warning in _doubts(rule)]
         return cls(tuple(rules), tuple(warnings))
 
@@ -194,48 +190,10 @@ class HostAllowlist:
         return any(rule.allows(origin) for rule in self._rules)
 
 
-def _compile(text: str, compiler: Callable[[str], Compiled], linear_time: bool, name: str) -> _Rule:
-    if not text or len(text) > PATTERN_LIMIT:
-        raise ConfigError(name, f"a pattern must have 1 to {PATTERN_LIMIT} characters")
-    _refuse_foreign(text, name)
-    try:
-        regexp = compiler(text)
-        node = patterns.read_pattern(text)
-    except Exception as error:  # whatever the given compiler raises for a pattern that it does not like
-        raise ConfigError(name, f"'{text}' is no regular expression: {error}") from error
-    if not linear_time and (reason := backtracking.explosive(node)) is not None:
-        problem = f"'{text}' {reason}: a hostile X-Host could keep it busy for long"
-        raise ConfigError(name, problem, "rewrite it, or install tunnelkit[re2]")
+def _compile(text: str, engine: Engine, name: str) -> _Rule:
+    regexp, node = compile_pattern(text, engine, name=name)
     # ".*" was hardly meant to open every TCP port: a pattern for these must begin with their scheme.
     return _Rule(text, regexp, node, tcp=patterns.leading_text(node).startswith("tcp://"))
-
-
-_PAIR = re.compile(r"\\(.)", re.DOTALL)
-_VERBOSE = re.compile(r"\(\?[a-zA-Z]*x")
-_POSIX = re.compile(r"\[:\^?([a-z]+):\]")
-_POSIX_SPELLINGS: Final = {
-    "alnum": "a-z0-9",
-    "alpha": "a-z",
-    "digit": "0-9",
-    "lower": "a-z",
-    "word": r"\w",
-    "xdigit": "0-9a-f",
-}
-
-
-def _refuse_foreign(text: str, name: str) -> None:
-    """Spellings of other engines. Python's would take some for something else, or say "bad escape"."""
-    escapes = {match[1] for match in _PAIR.finditer(text)}
-    if "z" in escapes:
-        raise ConfigError(name, rf"'{text}' has \z", "leave it out: the whole origin must match anyway")
-    if _VERBOSE.search(text):  # its blanks and comments would be read as what they are not
-        raise ConfigError(name, f"'{text}' has the flag x", "write it without blanks and comments")
-    if escapes & {"p", "P"}:
-        raise ConfigError(name, rf"'{text}' has \p, which Python does not know", "write a set such as [a-z0-9-]")
-    posix = _POSIX.search(text)
-    if posix is not None:
-        spelling = _POSIX_SPELLINGS.get(posix[1], "a-z0-9")
-        raise ConfigError(name, f"'{text}' has {posix[0]}, which Python does not know", f"write [{spelling}]")
 
 
 # -- doubts --------------------------------------------------------------------------------------

@@ -22,14 +22,14 @@ MAX_WAYS: Final = 300**3
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
-def explosive(node: Node) -> str | None:
-    """Why a backtracking matcher may need long for an origin, or None.
+def explosive(node: Node, *, longest: int = LONGEST) -> str | None:
+    """Why a backtracking matcher may need long for a text of at most ``longest`` characters, or None.
 
     On the safe side: two ways through the inside of a repeat double the work with each turn, if they can match the
     same text, and whether they can is not looked at.
     """
     reason = _nested(node)
-    if reason is None and ways(node) > MAX_WAYS:
+    if reason is None and ways(node, longest=longest) > MAX_WAYS:
         return "has too many repeats that may share the same text"
     return reason
 

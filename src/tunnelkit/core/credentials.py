@@ -33,6 +33,7 @@ __all__ = [
     "parse_password",
     "parse_password_lines",
     "parse_passwords",
+    "parse_secret",
     "password_table",
     "verify_hash",
 ]
@@ -189,14 +190,21 @@ def parse_password(name: str, where: str, password: str) -> Password:
     """A secret, plain or hashed. Raises ``ConfigError`` naming the field ``name`` and the place, never the secret."""
     if not password:
         raise ConfigError(name, f"{where} has no password", _PAIR_FIX)
-    if len(_encode(password)) > PASSWORD_LIMIT:
-        raise ConfigError(name, f"the password of {where} is longer than {PASSWORD_LIMIT} bytes")
-    if not password.startswith("scrypt$"):
-        return PlainPassword.of(password)
+    return parse_secret(password, name=name, what=f"the password of {where}")
+
+
+def parse_secret(secret: str, *, name: str = "secretkey", what: str = "it") -> Password:
+    """Plain or ``scrypt$...``. Raises ``ConfigError`` naming the field ``name``, without the secret."""
+    if not secret:
+        raise ConfigError(name, "must not be empty", "leave it out if there is none")
+    if len(_encode(secret)) > PASSWORD_LIMIT:
+        raise ConfigError(name, f"{what} is longer than {PASSWORD_LIMIT} bytes")
+    if not secret.startswith("scrypt$"):
+        return PlainPassword.of(secret)
     try:
-        return ScryptHash.parse(password)
+        return ScryptHash.parse(secret)
     except ValueError as error:
-        raise ConfigError(name, f"the password of {where}: {error}") from None
+        raise ConfigError(name, f"{what}: {error}") from None
 
 
 # -- checking ------------------------------------------------------------------------------------
@@ -229,14 +237,16 @@ def verify_hash(plan: NeedsHash) -> bool:
 
 
 class Credentials:
-    """Passwords by token digest. The table never changes: a reload makes a new object.
+    """Passwords by token digest, and one for all tokens without (wsp's secret key). The table never changes: a reload
+    makes a new object.
 
     Verified results are kept by a keyed digest of hash and password, so that a reconnecting client does not cost a
     hash each time; ``key`` is random for each process.
     """
 
-    def __init__(self, table: Mapping[bytes, Password], *, key: bytes) -> None:
+    def __init__(self, table: Mapping[bytes, Password], *, key: bytes, for_others: Password | None = None) -> None:
         self._table = dict(table)
+        self._for_others = for_others
         self._key = key
         self._verified: OrderedDict[bytes, None] = OrderedDict()
 
@@ -249,12 +259,17 @@ class Credentials:
         return frozenset(self._table)
 
     def required(self, token: str) -> bool:
-        """Does the token have a password?"""
-        return token_digest(token) in self._table
+        """Must a client of this token show a password?"""
+        return self._for_others is not None or token_digest(token) in self._table
+
+    @property
+    def required_of_all(self) -> bool:
+        """Must every client show one?"""
+        return self._for_others is not None
 
     def check_plan(self, token: str, password: str | None) -> Plan:
         """What it takes to check ``password``."""
-        secret = self._table.get(token_digest(token))
+        secret = self._table.get(token_digest(token), self._for_others)
         return Verified() if secret is None else self.plan(secret, password)
 
     def plan(self, secret: Password, password: str | None) -> Plan:

@@ -1,33 +1,28 @@
-"""How several clients share a token: who may join, and which of them are given requests (design, section 8).
+"""How several clients share a token: who may join, and which of them are given requests (design, section 8); which of
+those gets the next is ``balance``'s to say.
 
 Plain decisions without state. Two clients never fight for a token: whoever is *superseded* ends for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from ..errors import ConfigError
 from .tokens import check_token, token_digest
 
-__all__ = ["POLICIES", "POOL", "POOLS", "Loaded", "Policies", "Policy", "parse_policies", "policy_named"]
+__all__ = ["POLICIES", "POOL", "POOLS", "Policies", "Policy", "parse_policies", "policy_named"]
 
 
-class Loaded(Protocol):
-    """A session, as far as a policy cares."""
-
-    load: int  # streams in use
-
-
-P = TypeVar("P", bound=Loaded)
+P = TypeVar("P")  # a session
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``pool``: every client is welcome, and the least loaded one is taken, ties at random."""
+    """``pool``: every client is welcome."""
 
     name: str = "pool"
 
@@ -44,12 +39,6 @@ class Policy:
         """Those of ``attached`` that may be given requests, of which there is one if there is any. The one that is
         attached longest comes first."""
         return attached
-
-    def choose(self, places: Sequence[P], pick: Callable[[int], int]) -> P:
-        """One of ``places``, of which there is at least one and all have room. ``pick(n)`` is random in range(n)."""
-        least = min(place.load for place in places)
-        idlest = [place for place in places if place.load == least]
-        return idlest[pick(len(idlest))] if len(idlest) > 1 else idlest[0]
 
 
 class _Reject(Policy):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from ..errors import LocalProtocolError
+from .balance import Balance, least_load
 from .policies import Policy
 
 __all__ = [
@@ -171,9 +172,11 @@ class TokenQueue(Generic[S, E]):
     attached and serves, or, where none is attached, without a session while a detached one has room.
     """
 
-    __slots__ = ("_attached", "_detached", "_pick", "exchanges", "places", "policy", "token", "waiting")
+    __slots__ = ("_attached", "_balance", "_detached", "_pick", "exchanges", "places", "policy", "token", "waiting")
 
-    def __init__(self, token: bytes, policy: Policy, pick: Callable[[int], int]) -> None:
+    def __init__(
+        self, token: bytes, policy: Policy, pick: Callable[[int], int], balance: Balance = least_load
+    ) -> None:
         self.token = token
         self.places: dict[S, Place[S, E]] = {}
         self.waiting: dict[E, Entry[S, E]] = {}  # queued and held, oldest first
@@ -182,6 +185,7 @@ class TokenQueue(Generic[S, E]):
         self._detached: list[Place[S, E]] = []
         self.policy = policy
         self._pick = pick
+        self._balance = balance
 
     @property
     def idle(self) -> bool:
@@ -204,7 +208,7 @@ class TokenQueue(Generic[S, E]):
         if len(places) == 1:
             return places[0] if places[0].has_room else None
         roomy = [place for place in places if place.has_room]
-        return self.policy.choose(roomy, self._pick) if roomy else None
+        return self._balance(roomy, self._pick) if roomy else None
 
     def enter(self, entry: Entry[S, E], place: Place[S, E] | None) -> None:
         """A new exchange, for which ``find`` found ``place``."""

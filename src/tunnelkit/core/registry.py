@@ -16,6 +16,7 @@ from typing import Generic, TypeAlias
 
 from ..config import Limits
 from ..errors import LocalProtocolError
+from .balance import Balance, least_load
 from .deadlines import Deadlines
 from .policies import POOLS, Policies, Policy
 from .queueing import (
@@ -120,11 +121,13 @@ class Registry(Generic[S, E]):
         listed: frozenset[bytes] = frozenset(),
         listed_only: bool = False,
         policies: Policies = POOLS,
+        balance: Balance = least_load,
     ) -> None:
         """``pick(n)`` is random in range(n); ``listed`` holds digests of tokens."""
         self._limits = limits
         self._pick = pick
         self._policies = policies
+        self._balance = balance
         self._listed = listed
         self._listed_only = listed_only
         self._startup_end = started_at + limits.startup_wait
@@ -400,7 +403,7 @@ class Registry(Generic[S, E]):
         return entry
 
     def _new_queue(self, token: bytes) -> TokenQueue[S, E]:
-        return TokenQueue(token, self._policies.of(token), self._pick)
+        return TokenQueue(token, self._policies.of(token), self._pick, self._balance)
 
     def _new_place(self, token: bytes, session: S, max_streams: int) -> Place[S, E]:
         queue = self._queues.get(token)

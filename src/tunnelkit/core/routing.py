@@ -16,7 +16,7 @@ from ..errors import ConfigError, HeadError
 from ..heads import Fields, RequestHead, effective_host, split_target
 from .allowlist import X_HOST_LIMIT
 from .naming import BaseDomain, is_label
-from .tokens import check_token, is_token
+from .tokens import is_token
 
 __all__ = [
     "NotFound",
@@ -55,6 +55,7 @@ class ToTunnel:
     tokens: tuple[str, ...]
     target: bytes
     x_host: bytes | None = None
+    by_destination: bool = False  # wsp's way: x_host and target are the URL that was asked for
 
     def __repr__(self) -> str:  # tokens are secrets, and the target may hold some
         return f"<ToTunnel x_host={self.x_host!r}>"
@@ -113,8 +114,8 @@ class RoutingConfig:
     def __post_init__(self) -> None:
         if self.base_path != normalise_base_path(self.base_path):
             raise ConfigError("base_path", "must be normalised", "pass it through normalise_base_path")
-        if self.wsp_token is not None:
-            check_token(self.wsp_token)
+        if self.wsp_token is not None and not is_token(self.wsp_token):
+            raise ConfigError("wsp_token", "can be no token", "give the token of a tunnel client")
 
     def __repr__(self) -> str:
         domain = self.base_domain.host if self.base_domain is not None else None
@@ -133,12 +134,12 @@ class RoutingConfig:
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 
 
-def normalise_base_path(path: str) -> str:
+def normalise_base_path(path: str, *, field: str = "base_path") -> str:
     """ "base", "/base/" and "/base" are the same; raises ``ConfigError`` for what is no plain path."""
     stripped = path.strip("/")
     normal = f"/{stripped}" if stripped else ""
     if _BASE_PATH.fullmatch(normal) is None or len(normal) > 256 or {".", ".."} & set(normal.split("/")):
-        raise ConfigError("base_path", f"{path!r} is not a plain path", "give something like /tunnels")
+        raise ConfigError(field, f"{path!r} is not a plain path", "give something like /tunnels")
     return normal
 
 
@@ -200,7 +201,11 @@ def _by_token(
         return _by_token_path(target, x_host)
     header = _only(head, names, b"x-token", "X-Token") if config.token_header else None
     if config.wsp_path is not None and target.partition(b"?")[0] == config.wsp_path.encode("ascii"):
-        return _by_destination(head, names, header, config)
+        destination = _only(head, names, b"x-proxy-destination", "X-PROXY-DESTINATION")
+        if destination is not None:
+            return _by_destination(destination, header, config)
+        if header is None and config.wsp_token is not None:
+            return NotFound("the X-PROXY-DESTINATION field is missing")
     if header is None:
         return NotFound(_MISSING)
     tokens = _candidates(header)
@@ -221,10 +226,7 @@ def _by_token_path(target: bytes, x_host: bytes | None) -> Route:
     return ToTunnel(tokens, b"/" + rest, x_host) if tokens else NotFound(_UNKNOWN)
 
 
-def _by_destination(head: RequestHead, names: list[bytes], token: bytes | None, config: RoutingConfig) -> Route:
-    destination = _only(head, names, b"x-proxy-destination", "X-PROXY-DESTINATION")
-    if destination is None:
-        return NotFound("the X-PROXY-DESTINATION field is missing")
+def _by_destination(destination: bytes, token: bytes | None, config: RoutingConfig) -> Route:
     if token is None and config.wsp_token is not None:
         return ToDestination((config.wsp_token,), destination)
     if token is None:

@@ -13,8 +13,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import anyio
 
 from ..config import Limits
-from ..core.allowlist import HostOrigin
-from ..errors import ConfigError, DialError
+from ..core.allowlist import HostOrigin, parse_x_host
+from ..errors import ConfigError, DialError, HeadError
 from ..forwarding import with_origin_host
 from ..heads import RequestHead
 from ..http.codec import HeadParser
@@ -77,6 +77,17 @@ class OriginUrl:
         except UnicodeError:
             raise ConfigError(field, f"{shown!r} has no valid host name") from None
         return origin
+
+    @property
+    def origin(self) -> HostOrigin | None:
+        """As callers may name it; None for a socket's path, and for a host that nobody can name."""
+        if self.scheme == "unix":
+            return None
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        try:
+            return parse_x_host(f"{self.scheme}://{host}:{self.port}")
+        except HeadError:
+            return None
 
     @property
     def authority(self) -> bytes:
