@@ -9,9 +9,10 @@ import sys
 import time
 
 from .bench import run
+from .figures import Results
 from .options import Options, parse_options
 from .origin import find_program
-from .programs import raise_open_files
+from .programs import OtherPrograms, raise_open_files
 from .table import markdown, rows_of_table
 from .targets import judged
 from .ways import DIRECT, DIRECT_TLS, Spec, Tunnel
@@ -33,6 +34,14 @@ def machine() -> str:
     )
 
 
+def failures(results: Results) -> dict[tuple[str, str], list[str]]:
+    """The ways that failed at the same row for the same reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for (row, way), why in results.failures.items():
+        found.setdefault((row, why), []).append(way)
+    return found
+
+
 def say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
@@ -45,12 +54,14 @@ def main() -> int:
     raise_open_files()
     print(f"{machine()}\n{options.settings}\n", flush=True)
     specs = specs_of(options)
+    others = OtherPrograms()
     results = run(options.rows, specs, options.settings, say)
+    print(f"Other programs took {others.share():.0%} of the machine's processor time meanwhile.\n")
     beside = {spec.name: spec.beside for spec in specs}
     print(markdown(list(rows_of_table(results, options.rows, beside.__getitem__))))
     print(f"\n{markdown(list(judged(results)))}")
-    for (row, way), why in results.failures.items():
-        print(f"\nnot measured: {row}, {way}: {why}")
+    for (row, why), ways in failures(results).items():
+        print(f"\nnot measured: {row} of {', '.join(ways)}: {why}")
     if options.json is not None:
         options.json.write_text(json.dumps(results.to_json(), indent=1))
     return 0

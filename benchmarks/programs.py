@@ -7,11 +7,12 @@ import queue
 import resource
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "BenchmarkError", "Program", "Usage", "raise_open_files"]
+__all__ = ["ROOT", "BenchmarkError", "OtherPrograms", "Program", "Usage", "raise_open_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
@@ -126,6 +127,30 @@ class Program:
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+class OtherPrograms:
+    """What share of the machine's processor time programs took that are none of this run's."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def share(self) -> float:
+        """Since the start. Call it when the run's own programs have ended: the kernel counts those of them alone."""
+        all_of_them, own, seconds = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        return max(all_of_them - own, 0.0) / (seconds * (os.cpu_count() or 1))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: of all programs, of our own, of the clock."""
+        user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, _machine_times())
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        busy = (user + nice + system + irq + softirq + steal) / TICK
+        return busy, sum(each.ru_utime + each.ru_stime for each in own), time.monotonic()
+
+
+def _machine_times() -> list[str]:
+    return Path("/proc/stat").read_text().splitlines()[0].split()[1:]
 
 
 def raise_open_files() -> int:

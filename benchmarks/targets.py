@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .figures import Results
+from .figures import Results, ratio_of_rounds
 
 __all__ = ["TARGETS", "Target", "Value", "against_wsp", "judged", "wsp_estimate"]
 
@@ -47,10 +47,10 @@ class Target:
         return value >= wanted if self.more_is_better else value <= wanted
 
 
-def wsp_estimate(results: Results, row: str, metric: str) -> float | None:
-    """What wsp would reach on this machine, from what the origin alone reaches."""
-    direct = results.median("get64", "rate", "direct")
-    return None if direct is None else direct * WSP_OF_DIRECT * WSP_BESIDE_ITS_OWN_64[row, metric]
+def wsp_estimate(results: Results, row: str, metric: str) -> list[float]:
+    """What wsp would reach on this machine, round by round, from what the origin alone reaches."""
+    share = WSP_OF_DIRECT * WSP_BESIDE_ITS_OWN_64[row, metric]
+    return [direct * share for direct in results.rounds("get64", "rate", "direct")]
 
 
 def against_wsp(row: str, way: str, metric: str = "rate") -> Value:
@@ -58,8 +58,8 @@ def against_wsp(row: str, way: str, metric: str = "rate") -> Value:
         measured = results.ratio(row, metric, way, WSP)
         if measured is not None:
             return measured, "measured"
-        ours, wsp = results.median(row, metric, way), wsp_estimate(results, row, metric)
-        return (ours / wsp if ours and wsp else None), "estimated from nginx direct"
+        ours = results.rounds(row, metric, way)
+        return ratio_of_rounds(ours, wsp_estimate(results, row, metric)), "estimated from nginx direct"
 
     return value
 

@@ -39,7 +39,7 @@ def test_verdicts(target: Target, value: float | None, verdict: str) -> None:
 
 def test_wsp_is_estimated_from_the_direct_way() -> None:
     direct = results(direct=10_000.0, asyncio=1740.0)
-    assert wsp_estimate(direct, "get64", "rate") == pytest.approx(870)
+    assert wsp_estimate(direct, "get64", "rate") == [pytest.approx(870)]
     value, how = against_wsp("get64", "asyncio")(direct)
     assert value == pytest.approx(2.0)
     assert how == "estimated from nginx direct"
