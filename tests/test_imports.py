@@ -80,7 +80,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *BELOW_THE_RUNTIME,
         *("tunnel_stream", "link", "events", "guarded_tasks", "client_session", "attaching", "dialling", "moves"),
     ),
-    "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "origins"),
+    "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "events", "origins"),
     "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent", "regexp_engine"),
 }
 # Modules that are one floor together.

@@ -21,6 +21,7 @@ from .core.exchange import Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.guard import Guard
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
+from .events import Served
 from .heads import Fields, RequestHead, ResponseHead, Trailers
 from .net.doorbell import Doorbell
 from .net.stream import Buffer, ByteStream
@@ -39,10 +40,17 @@ WORKERS_KEPT = 100
 
 class Agent:
     """``guard`` judges each request. ``origin`` answers those that name none, ``named`` those that name another;
-    ``own`` is ``origin`` for those that name it by a whole URL."""
+    ``own`` is ``origin`` for those that name it by a whole URL. ``observe`` hears of each that is over."""
 
     def __init__(
-        self, *, limits: Limits, origin: Origin | None, named: Origin, guard: Guard, own: Origin | None = None
+        self,
+        *,
+        limits: Limits,
+        origin: Origin | None,
+        named: Origin,
+        guard: Guard,
+        own: Origin | None = None,
+        observe: Callable[[Served], None] | None = None,
     ) -> None:
         self.limits = limits
         self.own = own
@@ -53,6 +61,7 @@ class Agent:
         self.answered = 0
         self._origin = origin
         self._named = named
+        self._observe = observe
         self._workers: list[_Worker] = []
         self._perched: dict[Perch, _Worker] = {}
         self._tasks: TaskGroup | None = None
@@ -130,6 +139,11 @@ class Agent:
     def over(self, exchange: AgentExchange) -> None:
         self.active.discard(exchange)
         self.answered += 1
+        if self._observe is not None and exchange.began:
+            try:
+                self._observe(exchange.served(anyio.current_time()))
+            except Exception:  # the user's own: no reason to end a tunnel
+                logger.exception("what was to hear of requests failed")
         if self.draining and not self.active:
             self.idle.set()
 
@@ -193,6 +207,7 @@ class AgentExchange(OriginExchange):
         self._over = False
         self._left = False
         self._wake: Callable[[], None] = _nobody
+        self.began = 0.0  # when its head came
 
     # -- the stream's events -------------------------------------------------------------------
 
@@ -215,6 +230,7 @@ class AgentExchange(OriginExchange):
             self._begin(head, has_body=not fin and not self._upgrade)
 
     def _begin(self, head: RequestHead, *, has_body: bool) -> None:
+        self.began = anyio.current_time()
         self.head = head
         self.has_body = has_body
         try:
@@ -304,6 +320,17 @@ class AgentExchange(OriginExchange):
             self._stream.consume(len(self._inbox.popleft()))
         if self._over and self._request_ended:
             self._stream.finish()
+
+    def served(self, now: float) -> Served:
+        """What it was, now that it is over."""
+        return Served(
+            method=self.head.method.decode("latin-1"),
+            target=self.head.target.decode("latin-1"),
+            x_host=self._wanted.decode("latin-1") if self._wanted is not None else "",
+            status=self._exchange.status,
+            complete=self._over,
+            seconds=now - self.began,
+        )
 
     # -- for the origin ------------------------------------------------------------------------
 

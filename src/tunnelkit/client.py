@@ -29,7 +29,7 @@ from .core.routing import normalise_base_path
 from .core.rules import Rule, RuleSet
 from .core.tokens import check_token, mask_token
 from .errors import AppError, ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
-from .events import Closed, Events, EventStream
+from .events import Closed, Events, EventStream, Served
 from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
 from .http.parsers import find_parser
@@ -92,6 +92,8 @@ class TunnelClient(AsyncContextManagerMixin):
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
         Dial from the first of these that is free, where a firewall lets only some ports out.
+    ``on_request``
+        Called with a ``Served`` for each request when it is over, in the client's event loop: it must be quick.
     ``parser``
         What reads the heads of the origin's answers: "auto" (httptools where it is installed, else h11), "httptools"
         or "h11".
@@ -122,6 +124,7 @@ class TunnelClient(AsyncContextManagerMixin):
         origin_insecure: bool = False,
         instance: str | None = None,
         local_ports: Sequence[int] = (),
+        on_request: Callable[[Served], None] | None = None,
         limits: Limits = DEFAULT_LIMITS,
         parser: str = "auto",
     ) -> None:
@@ -150,6 +153,7 @@ class TunnelClient(AsyncContextManagerMixin):
             named=self._named,
             guard=_make_guard(allow, blacklist, whitelist, self._origin),
             own=self._without_prefix(self._origin),
+            observe=on_request,
         )
         self._events = Events()
         announce = Handshake(
@@ -211,6 +215,16 @@ class TunnelClient(AsyncContextManagerMixin):
         """The name of the transport in use; None while there is no connection."""
         connection = self._supervisor.connection
         return connection.transport if connection is not None else None
+
+    @property
+    def round_trip(self) -> float | None:
+        """Of the session, smoothed, in seconds; None while nothing is known of it."""
+        return self._supervisor.round_trip
+
+    @property
+    def requests_active(self) -> int:
+        """Requests that are being answered."""
+        return len(self._agent.active)
 
     def events(self) -> EventStream:
         """What happens from now on, as an async iterator (``tunnelkit.events``); the last one is ``Closed``."""

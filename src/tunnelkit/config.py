@@ -107,6 +107,7 @@ class Limits:
     early_post_limit: int = 4 * MIB
 
     # -- origin (origins/) ---------------------------------------------------------------------
+    origin_wait: float = 5.0  # for one that was there, while it starts again: requests never sent. 0: none
     origin_idle: float = 60.0  # a kept-alive connection to an origin
     origin_connections_idle: int = 100
     origins_named: int = 100  # by X-Host, whose connections are kept; the one used longest ago is let go
@@ -170,6 +171,7 @@ _MAY_BE_ZERO = frozenset(
         "max_clients_per_token",
         "send_share",
         "startup_wait",
+        "origin_wait",
         "origin_connections_idle",
     }
 )

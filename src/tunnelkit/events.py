@@ -21,6 +21,7 @@ __all__ = [
     "Moved",
     "Resumed",
     "Retrying",
+    "Served",
     "Superseded",
 ]
 
@@ -88,6 +89,21 @@ class Closed(ClientEvent):
     """The client is over: it was closed, drained or refused for good. The last event."""
 
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """One request that is over, for whoever asked the client to tell (``on_request``); no event, for there are many.
+
+    ``method``, ``target`` and ``x_host`` are what callers sent: show them escaped (``logs.printable``).
+    """
+
+    method: str
+    target: str
+    x_host: str = ""  # the origin that was named, "" for the client's own
+    status: int | None = None  # None: the caller left, or the tunnel was lost, before there was an answer
+    complete: bool = True  # the answer, or the upgraded connection, came to its end
+    seconds: float = 0.0  # from the request's head to the end of the answer
 
 
 class EventStream:

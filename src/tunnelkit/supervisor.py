@@ -85,6 +85,11 @@ class Supervisor:
         """The one in use."""
         return self._stay.connection if self._stay is not None else None
 
+    @property
+    def round_trip(self) -> float | None:
+        """Of the session, in seconds; None while nothing is known of it."""
+        return self._session.link.session.round_trip if self._session is not None else None
+
     # -- the loop ------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -39,6 +39,7 @@ CARRIED = {
     "test_kills",
     "test_metrics",
     "test_names",
+    "test_origin_conveniences",
     "test_policies",
     "test_requests",
     "test_session_page",

@@ -73,6 +73,8 @@ async def connect_unix(path: str, *, timeout: float | None = None) -> ByteStream
 
 
 async def _resolve(host: str, port: int) -> list[Address]:
+    if _is_localhost(host):
+        return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))]
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
@@ -81,6 +83,13 @@ async def _resolve(host: str, port: int) -> list[Address]:
         ) from exc
     addresses = [(int(family), address) for family, _, _, _, address in found]
     return _interleave(dict.fromkeys(addresses))
+
+
+def _is_localhost(host: str) -> bool:
+    """RFC 6761 6.3: always this machine, whatever a name server or a file says. Servers listen on one of its
+    addresses or on both, and the files often know one alone."""
+    name = host.lower().removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _permitted(addresses: list[Address], where: str, permits: Callable[[str], bool] | None) -> list[Address]:

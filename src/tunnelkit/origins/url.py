@@ -24,6 +24,7 @@ from ..http.pool import OriginPool
 from ..net.dial import Dial, connect_unix
 from ..net.stream import ByteStream
 from .base import Origin, OriginExchange
+from .patience import PatientDial
 from .url_exchange import UrlExchange
 
 __all__ = ["NamedOrigins", "OriginUrl", "UrlOrigin"]
@@ -146,6 +147,7 @@ class UrlOrigin(Origin):
         self._ssl_context = ssl_context
         self._permits = permits
         self._pool = OriginPool(self._dial, keeper=keeper, limits=limits, parser=parser)
+        self._dials = PatientDial(self._pool, limits.origin_wait)
         self._logged_at = -FAILURE_LOG_INTERVAL
 
     def __repr__(self) -> str:
@@ -163,7 +165,7 @@ class UrlOrigin(Origin):
 
     async def check(self) -> None:
         """Connect once. Raises DialError."""
-        connection = await self._pool.connect()
+        connection = await self._dials.connect()
         await connection.aclose()  # not kept, and not broken off: origins log that as an error
 
     async def aclose(self) -> None:
@@ -178,7 +180,7 @@ class UrlOrigin(Origin):
         await self.begin(exchange).finish()
 
     def begin(self, exchange: OriginExchange) -> UrlExchange:
-        return UrlExchange(exchange, self._request(exchange.head), self._pool, self._log)
+        return UrlExchange(exchange, self._request(exchange.head), self._pool, self._dials, self._log)
 
     def _log(self, error: DialError) -> None:
         """Why, for this side alone: callers are told no addresses."""

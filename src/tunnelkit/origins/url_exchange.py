@@ -11,6 +11,7 @@ from ..http.client import OriginConnection
 from ..http.codec import Body, End
 from ..http.pool import OriginPool
 from .base import Begun, OriginExchange, Perch
+from .patience import PatientDial
 
 __all__ = ["UrlExchange"]
 
@@ -22,14 +23,20 @@ class UrlExchange(Begun):
     """Where a kept-alive connection is idle, the request is on its way once this is made. ``unreached`` hears why no
     connection could be had."""
 
-    __slots__ = ("_connection", "_exchange", "_head", "_pool", "_request_ended", "_starved", "_unreached")
+    __slots__ = ("_connection", "_dial", "_exchange", "_head", "_pool", "_request_ended", "_starved", "_unreached")
 
     def __init__(
-        self, exchange: OriginExchange, head: RequestHead, pool: OriginPool, unreached: Callable[[DialError], None]
+        self,
+        exchange: OriginExchange,
+        head: RequestHead,
+        pool: OriginPool,
+        dial: PatientDial,
+        unreached: Callable[[DialError], None],
     ) -> None:
         self._exchange = exchange
         self._head = head
         self._pool = pool
+        self._dial = dial
         self._unreached = unreached
         self._request_ended = not exchange.has_body
         self._starved = False  # the tunnel took no more of the answer
@@ -61,7 +68,8 @@ class UrlExchange(Begun):
         if not self._is_wanted():
             return None
         try:
-            connection = await self._pool.connect()
+            never_sent = self._connection is None or self._connection.request_untouched
+            connection = await self._dial.connect(never_sent=never_sent, is_wanted=self._is_wanted)
         except DialError as error:
             self._unreached(error)
             self._exchange.fail(*_DIAL_FAILURES.get(error.stage, _UNREACHABLE))
