@@ -20,8 +20,9 @@ import anyio.to_thread
 from cli import kinds, notify
 from cli.console import fail, say, warn
 from cli.files import check_status_file, read_secret, write_status
-from cli.options import CLIENT, TUNNEL
+from cli.options import CLIENT, RULES, TUNNEL
 from cli.parsing import Settings, UsageError
+from cli.rules import rules
 from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import ConfigError, DialError, TunnelkitError
@@ -49,6 +50,8 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         password=password,
         origin=origin(settings),
         allow=settings["regexp"],
+        blacklist=rules(settings, "blacklist"),
+        whitelist=rules(settings, "whitelist"),
         name=settings["name"],
         refuse_private=settings["refuse_private"],
         transport=settings["transport"],
@@ -71,7 +74,7 @@ def required(settings: Settings, key: str, what: str) -> Any:
 
 
 def origin(settings: Settings) -> str | None:
-    if settings["server"] is None and not settings["regexp"]:
+    if settings["server"] is None and not (settings["regexp"] or settings.tables.get("whitelist")):
         raise UsageError(
             f"{settings.name('server')}: is missing; give the URL of the HTTP server that answers, as in "
             "http://localhost:8000, or --regexp for what X-Host may name"
@@ -88,7 +91,7 @@ def credentials(settings: Settings, environment: Mapping[str, str]) -> tuple[str
     else:
         name = settings.name("token")
         raise UsageError(f"{name}: is missing; give --token or --token-file, the secret that callers use too")
-    password = password or settings["password"] or environment.get("WSTUNNEL_PASSWORD") or None
+    password = password or settings["password"] or environment.get("WSTUNNEL_PASSWORD") or settings["secretkey"]
     if settings.get("ask_password"):
         if not sys.stdin.isatty():
             raise UsageError("--ask-password: there is no terminal to ask on; set TUNNELKIT_PASSWORD instead")
@@ -189,4 +192,4 @@ async def check_origin(client: TunnelClient) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program("The end of a tunnel beside the service.", CLIENT, {"tunnel": TUNNEL}, main))
+    sys.exit(run_program("The end of a tunnel beside the service.", CLIENT, {"tunnel": TUNNEL, **RULES}, main))

@@ -17,8 +17,9 @@ import anyio
 from cli import kinds, notify, tokens
 from cli.console import say
 from cli.files import read_secret
-from cli.options import SERVER, TOKEN
+from cli.options import RULES, SERVER, TOKEN
 from cli.parsing import Settings, UsageError
+from cli.rules import rules
 from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import Limits, TlsFiles, TunnelServer
 from tunnelkit.errors import ConfigError
@@ -38,6 +39,7 @@ def make_server(settings: Settings) -> TunnelServer:
         limits=limits(settings),
         tls=tls_files(settings),
         passwords=tokens.password_source(settings),
+        secretkey=secretkey_source(settings),
         policy=settings["policy"],
         policies=tokens.policy_source(settings),
         callers=tokens.caller_source(settings),
@@ -47,6 +49,11 @@ def make_server(settings: Settings) -> TunnelServer:
         base_domain=settings["base_domain"],
         public_url=settings["public_url"],
         names=tokens.names(settings),
+        wsp_path=settings["wsp_path"],
+        wsp_token=settings["wsp_token"],
+        blacklist=rules(settings, "blacklist"),
+        whitelist=rules(settings, "whitelist"),
+        balance=settings["balance"],
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
         admin_password=admin_password_source(settings),
@@ -68,6 +75,8 @@ def limits(settings: Settings) -> Limits:
     values: dict[str, Any] = timing("wstimeout", settings["wstimeout"])
     if settings["httptimeout"] is not None:
         values |= {"queue_timeout": settings["httptimeout"], "response_head_timeout": settings["httptimeout"]}
+    if settings["queue_timeout"] is not None:
+        values["queue_timeout"] = settings["queue_timeout"]
     names = ("max_requests_per_tunnel", "max_clients_per_token", "drain_timeout")
     return Limits(**values, **{name: settings[name] for name in names})
 
@@ -79,6 +88,16 @@ def tls_files(settings: Settings) -> TlsFiles | None:
         if settings[flag.replace("-", "_")] is not None:
             raise UsageError(f"--{flag}: is of no use without --tls-cert; add it")
     return None
+
+
+def secretkey_source(settings: Settings) -> str | Callable[[], str] | None:
+    """What the library asks at start and at every reload."""
+    path = settings["secretkey_file"]
+    if path is None:
+        return settings["secretkey"] or None
+    if settings["secretkey"] is not None:
+        raise UsageError("--secretkey-file: contradicts --secretkey; leave one of them out")
+    return lambda: str(read_secret(path, "--secretkey-file", kinds.text))
 
 
 def admin_password_source(settings: Settings) -> Callable[[], str] | None:
@@ -123,4 +142,4 @@ def status(server: TunnelServer) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program("The public end of tunnels.", SERVER, {"token": TOKEN}, main))
+    sys.exit(run_program("The public end of tunnels.", SERVER, {"token": TOKEN, **RULES}, main))

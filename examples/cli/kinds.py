@@ -23,6 +23,7 @@ __all__ = [
         "caller",
         "caller_lines",
         "facility",
+        "header_pattern",
         "network",
         "one_of",
         "origin_url",
@@ -176,6 +177,14 @@ def _check_token(name: str) -> None:
         check_token(name)
     except ConfigError as error:
         raise ValueError(f"the token {error.problem}; {error.fix}") from None
+
+
+def header_pattern(value: str) -> tuple[str, str]:
+    """``NAME: PATTERN``"""
+    name, colon, pattern = value.partition(":")
+    if not colon or not name.strip():
+        raise ValueError("must be NAME: PATTERN, as in 'X-Team: blue|green'")
+    return name.strip(), pattern.strip()
 
 
 def tunnel_url(value: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import kinds
 
-__all__ = ["CLIENT", "SERVER", "TOKEN", "TUNNEL", "Option", "Refused"]
+__all__ = ["CLIENT", "RULES", "SERVER", "TOKEN", "TUNNEL", "Option", "Refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,33 @@ SERVER: list[Option | Refused] = [
         metavar="URL",
         help="where callers come to, if not to where the server listens; clients show URLs made from it",
     ),
+    Option(
+        name="wsp-path",
+        metavar="PATH",
+        kind=kinds.base_path,
+        default="/request",
+        help='where callers name whole URLs in X-PROXY-DESTINATION; "" for nowhere',
+    ),
+    Option(
+        name="wsp-token",
+        metavar="TOKEN",
+        secret=True,
+        help="the tunnel of such requests without X-Token: whoever reaches the server may use it",
+    ),
+    Option(
+        name="secretkey",
+        metavar="KEY",
+        secret=True,
+        help="the password of all tokens that have none of their own (prefer --secretkey-file)",
+    ),
+    Option(name="secretkey-file", metavar="FILE", kind=kinds.path, help="holds it; read again at SIGHUP"),
+    Option(
+        name="balance",
+        metavar="NAME",
+        kind=kinds.one_of("least-load", "random"),
+        default="least-load",
+        help="which client of a token gets the next request: that with the least load, or any",
+    ),
     Option(name="tls-cert", metavar="FILE", kind=kinds.path, help="certificate chain (PEM): speak https and wss"),
     Option(name="tls-key", metavar="FILE", kind=kinds.path, help="its key (default: in the certificate's file)"),
     Option(
@@ -179,6 +206,12 @@ SERVER: list[Option | Refused] = [
         help="a request's longest wait in the queue, and then for its answer's head (default: 60 each)",
     ),
     Option(
+        name="queue-timeout",
+        metavar="SECONDS",
+        kind=kinds.seconds,
+        help="a request's longest wait for a client (default: 60, or --httptimeout)",
+    ),
+    Option(
         name="trusted-proxy",
         metavar="ADDRESS",
         kind=kinds.network,
@@ -233,6 +266,12 @@ CLIENT: list[Option | Refused] = [
         metavar="PASSWORD",
         secret=True,
         help="the token's password; TUNNELKIT_PASSWORD is its best place",
+    ),
+    Option(
+        name="secretkey",
+        metavar="KEY",
+        secret=True,
+        help="the password that the server asks of tokens without one; TUNNELKIT_SECRETKEY is its best place",
     ),
     switch("ask-password", "ask for the password on the terminal", only_argument=True),
     Option(
@@ -317,6 +356,19 @@ TOKEN: list[Option] = [
         help="whom its callers must be, by Basic credentials; a list",
     ),
 ]
+# Both ends' [[blacklist]] and [[whitelist]].
+RULE: list[Option] = [
+    Option(name="method", metavar="PATTERN", help="must match the method, whole"),
+    Option(name="url", metavar="PATTERN", help="must match scheme://host[:port]/path?query, whole"),
+    Option(
+        name="headers",
+        metavar="'NAME: PATTERN'",
+        kind=kinds.header_pattern,
+        repeat=True,
+        help="each must match its field, whole; a field that is missing counts as empty",
+    ),
+]
+RULES = {"blacklist": RULE, "whitelist": RULE}
 _OF_THE_PROCESS = {option.name for option in COMMON}
 TUNNEL: list[Option] = [
     option

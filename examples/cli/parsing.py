@@ -50,6 +50,7 @@ class Settings(dict[str, Any]):
             self | table,
             given=self.given | table.given,
             from_file=self.from_file | table.from_file,
+            tables=self.tables,
             place=table.place,
             in_place=table.given,
         )

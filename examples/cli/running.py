@@ -25,6 +25,7 @@ from .files import open_to_others, pidfile
 from .logs import logging_to
 from .options import Option, Refused
 from .parsing import Settings, UsageError, help_text, parse
+from .rules import place_of
 
 __all__ = ["Stop", "in_flags", "log_start", "run_program", "timing"]
 
@@ -132,10 +133,12 @@ def in_flags(error: ConfigError, settings: Settings) -> str:
 
 def _given_as(field: str, settings: Settings) -> str:
     """What the user gave, for an argument of the library."""
+    if (place := place_of(field, settings)) is not None:
+        return place
     if field == "listen" and settings.given & {"host", "port"}:
         return "--host and --port"
-    if field == "passwords" and "passwords" not in settings.given:
-        field = "passwords_file"
+    if field in ("passwords", "secretkey") and field not in settings.given:
+        field = f"{field}_file"
     return settings.name(RENAMED.get(field, field))
 
 
@@ -163,7 +166,7 @@ def _warn_of_open_files(settings: Settings, options: Options) -> None:
     names = ("token_file", "passwords_file", "callers_file", "admin_password_file", "tls_key")
     files = [settings.get(key) for key in names]
     secrets = {option.key for option in options if isinstance(option, Option) and option.secret}
-    if settings.from_file & secrets or settings.tables:
+    if settings.from_file & secrets or {"token", "tunnel"} & settings.tables.keys():
         files.append(settings["config"])
     for path in files:
         if path is not None and (text := open_to_others(path)):

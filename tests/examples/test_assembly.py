@@ -13,11 +13,13 @@ import pytest
 import tunnel_client
 import tunnel_server
 from cli import tokens
-from cli.options import CLIENT, SERVER, TOKEN, TUNNEL
+from cli.options import CLIENT, RULES, SERVER, TOKEN, TUNNEL
 from cli.parsing import Settings, UsageError, parse
+from cli.rules import rules
 from cli.running import in_flags, log_start
-from tunnelkit import ConfigError, TunnelClient, TunnelServer, accelerators
+from tunnelkit import ConfigError, Rule, TunnelClient, TunnelServer, accelerators
 from tunnelkit.core.addresses import is_public
+from tunnelkit.core.balance import at_random
 from tunnelkit.origins.url import OriginUrl
 from tunnelkit.transports.websocket.masking import mask_by_wsproto
 
@@ -27,11 +29,11 @@ TUNNEL_FLAGS = ["--tunnel", "ws://127.0.0.1:1", "--server", "http://127.0.0.1:2"
 
 
 def server(*arguments: str, **environment: str) -> Settings:
-    return parse(SERVER, arguments, environment, {"token": TOKEN})
+    return parse(SERVER, arguments, environment, {"token": TOKEN, **RULES})
 
 
 def client(*arguments: str, **environment: str) -> Settings:
-    return parse(CLIENT, arguments, environment, {"tunnel": TUNNEL})
+    return parse(CLIENT, arguments, environment, {"tunnel": TUNNEL, **RULES})
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join([line["program"], *line["arguments"]])[:60])
@@ -116,6 +118,112 @@ def test_names_of_tokens(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give base_domain too") as raised:
         tunnel_server.make_server(server("--config", str(path)))
     assert "--base-domain" in in_flags(raised.value, settings)
+
+
+def complaint(*arguments: str) -> str:
+    """What the user of a server is told of these settings."""
+    try:
+        settings = server(*arguments)
+        tunnel_server.make_server(settings)
+    except UsageError as error:
+        return str(error)
+    except ConfigError as error:
+        return in_flags(error, settings)
+    return ""
+
+
+WSP = """
+[[blacklist]]
+url = '.*/admin'
+
+[[whitelist]]
+method = 'GET'
+headers = ['X-Team: blue', 'X-Other: (?:)']
+"""
+
+
+def test_rules_of_both_ends(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(WSP)
+    for settings in (server("--config", str(path)), client(*TUNNEL_FLAGS, "--config", str(path))):
+        assert rules(settings, "blacklist") == [Rule(url=".*/admin")]
+        assert rules(settings, "whitelist") == [Rule(method="GET", headers={"X-Team": "blue", "X-Other": "(?:)"})]
+    assert tunnel_server.make_server(server("--config", str(path)))._state.rules
+    made = tunnel_client.make_client(client("--config", str(path), *TUNNEL_FLAGS[:2], "--token", TOKEN_TEXT), {})
+    assert "blacklist=1 whitelist=1" in repr(made._agent._guard)
+
+
+def test_rules_hold_for_all_tunnels(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(f'{WSP}\n[[tunnel]]\ntoken = "the-first-of-tokens"\n[[tunnel]]\ntoken = "the-other-of-tokens"\n')
+    made = tunnel_client.make_clients(client("--config", str(path), *TUNNEL_FLAGS[:4]))
+    assert ["blacklist=1 whitelist=1" in repr(one._agent._guard) for one, _ in made] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("[[blacklist]]\nurl = '('", "{path}: [[blacklist]] 1: url: '(' is no regular expression"),
+        ("[[whitelist]]\nmethod='GET'\n[[whitelist]]", "{path}: [[whitelist]] 2: is empty, and would match every"),
+        ("[[whitelist]]\nheaders = ['a b: c']", "{path}: [[whitelist]] 1: headers: 'a b' is no name of a field"),
+        ("[[whitelist]]\nheaders = ['a: b', 'a: c']", "{path}: [[whitelist]] 1: headers: a is there twice"),
+        ("[[whitelist]]\nheaders = ['b']", "{path}: [[whitelist]] 1: headers: must be NAME: PATTERN"),
+        ("[[whitelist]]\nurls = 'b'", "{path}: [[whitelist]] 1: there is no setting 'urls'; did you mean 'url'?"),
+        ("[whitelist]\nurl = 'b'", "{path}: whitelist: write its settings under [[whitelist]]"),
+    ],
+)
+def test_bad_rules_name_file_list_number_and_part(tmp_path: Path, rule: str, text: str) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(rule + "\n")
+
+    assert complaint("--config", str(path)).startswith(text.format(path=path))
+
+
+def test_wsps_settings_of_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("ThisIsASecret\n")
+    made = tunnel_server.make_server(
+        server("--wsp-path", "fetch", "--wsp-token", TOKEN_TEXT, "--secretkey-file", str(path), "--balance", "random")
+    )
+    assert made._state.routing.wsp_path == "/fetch"
+    assert made._state.routing.wsp_token == TOKEN_TEXT
+    assert made._state.balance is at_random
+    assert made._state.admission.credentials.required_of_all
+    assert tunnel_server.make_server(server("--wsp-path", ""))._state.routing.wsp_path is None
+    plain = tunnel_server.make_server(server())
+    assert (plain._state.routing.wsp_path, plain._state.routing.wsp_token) == ("/request", None)
+    assert not plain._state.admission.credentials.required_of_all
+
+
+@pytest.mark.parametrize(
+    ("arguments", "queue", "head"),
+    [([], 60, 60), (["--queue-timeout", "1s"], 1, 60), (["--httptimeout", "9", "--queue-timeout", "1"], 1, 9)],
+)
+def test_the_wait_for_a_client(arguments: list[str], queue: float, head: float) -> None:
+    limits = tunnel_server.limits(server(*arguments))
+    assert (limits.queue_timeout, limits.response_head_timeout) == (queue, head)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--wsp-token", "my-secret"], "--wsp-token: can be no token"),
+        (["--secretkey", "x", "--secretkey-file", "/none"], "--secretkey-file: contradicts --secretkey"),
+        (["--secretkey-file", "/none"], "--secretkey-file: cannot read /none"),
+        (["--secretkey", "scrypt$my-secret"], "--secretkey: it: a hash must read"),
+        (["--wsp-path", "/a b"], "--wsp-path: must be a plain path"),
+        (["--balance", "fair"], "--balance: must be least-load or random"),
+    ],
+)
+def test_wsps_settings_that_cannot_be(arguments: list[str], text: str) -> None:
+    assert complaint(*arguments).startswith(text)
+    assert "my-secret" not in complaint(*arguments)
+
+
+def test_the_secret_key_is_a_password() -> None:
+    flags = ("--secretkey", "ThisIsASecret")
+    assert tunnel_client.credentials(client(*TUNNEL_FLAGS, *flags), {}) == (TOKEN_TEXT, "ThisIsASecret")
+    assert tunnel_client.credentials(client(*TUNNEL_FLAGS, *flags, "--password", "own"), {}) == (TOKEN_TEXT, "own")
 
 
 @pytest.mark.parametrize("name", ["a.b", "www", ""])
