@@ -38,10 +38,11 @@ ways: $(READY)  ## the end-to-end tests over long-poll, strict and streamed, wha
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
 	$(BIN)/python -m pytest -q -m full
 
-# One tunnel a worker: most of the time is waiting. The attacks come after, because they look at how quick others are.
+# One tunnel a worker (a class of tests): most of the time is waiting. The attacks come after: they look at how quick
+# others are.
 FAULTS := -q -m faults tests/faults
 faults: $(READY)  ## kill, stop and restart ends, cut links, fill disks, attack slowly (at most 15 minutes; best as root)
-	timeout 900 sh -c 'bad=0; $(BIN)/python -m pytest $(FAULTS) -n 4 --dist loadgroup -k test_full || bad=1; \
+	timeout 900 sh -c 'bad=0; $(BIN)/python -m pytest $(FAULTS) -n 4 --dist loadscope -k test_full || bad=1; \
 		$(BIN)/python -m pytest $(FAULTS) -k "not test_full" || bad=1; exit $$bad'
 
 test-all: $(READY)  ## all sizes, for every Python found (3.11 to 3.14), backend and parser

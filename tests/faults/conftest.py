@@ -29,7 +29,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if told:
         terminalreporter.section("faults")
     for nodeid, line in sorted(told):
-        terminalreporter.write_line(f"{nodeid.partition('[')[2].rstrip(']')}: {line}")
+        terminalreporter.write_line(f"{nodeid.partition('::')[2]}: {line}")
 
 
 @pytest.fixture(scope="module")

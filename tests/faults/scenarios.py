@@ -44,6 +44,8 @@ UNREACHED = "unreached"
 # What tunnelkit tells of itself: the request was sent and is lost; the server goes away and took nothing.
 LOST = "502 tunnel_lost sent"
 DRAINING = "503 draining "
+# What `response_head_timeout` (60 s) makes of it, where that is over first.
+LATE = "504 response_timeout sent"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Form:
 
 
 SHORT_FORM = Form(Pace(time=0.5), brief=1.0, long=3.5, again=20)
-FULL = Form(Pace(size=6_000_000, time=4, events=16, pause=0.1, each=2), brief=15, long=60, again=45)
+FULL = Form(Pace(size=3_000_000, time=4, events=16, pause=0.1, each=2), brief=15, long=60, again=45)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ async def _interrupted(
         finally:
             end()
         again = await _recovered(tunnel, callers, form)
-    return _report(callers, again, [] if seconds <= form.brief else [BROKEN, LOST])
+    return _report(callers, again, [] if seconds <= form.brief else [BROKEN, LOST, LATE])
 
 
 # -- the disk ----------------------------------------------------------------------------------

@@ -38,17 +38,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.faults, pytest.mark.timeout(300)]
 WARM_UP = 120.0  # seconds
 ALLOWED = 5.0  # MB that a fault may leave behind
 
-KINDS = [
-    pytest.param((backend, way), marks=pytest.mark.xdist_group(f"{backend}-{way}"), id=f"{backend}-{way}")
-    for backend, way in [
-        ("asyncio", Way.WEBSOCKET),
-        ("trio", Way.LONGPOLL),
-        ("trio", Way.WEBSOCKET),
-        ("asyncio", Way.STREAMED),
-    ]
-    if backend in BACKENDS
-]
-
 
 @dataclass(frozen=True)
 class Warm:
@@ -57,34 +46,6 @@ class Warm:
     tunnel: Tunnel
     around: Surroundings | None  # where there are namespaces
     start: dict[str, Figures]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> tuple[str, Way]:
-    found: tuple[str, Way] = request.param
-    return found
-
-
-@pytest.fixture(scope="module")
-def anyio_backend(kind: tuple[str, Way]) -> tuple[str, dict[str, Any]]:
-    """The callers run on the backend of the ends."""
-    return kind[0], {}
-
-
-@pytest.fixture(scope="module")
-async def warm(
-    anyio_backend: object, kind: tuple[str, Way], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Warm]:
-    folder = tmp_path_factory.mktemp("full")
-    with ExitStack() as stack:
-        around = None if no_namespaces() else stack.enter_context(surroundings(folder))
-        opened = open_linked(*kind, folder, around) if around is not None else open_tunnel(*kind, folder)
-        tunnel = stack.enter_context(opened)
-        async with traffic(tunnel, FULL.pace) as callers:
-            await anyio.sleep(WARM_UP)
-        assert set(callers.told()) == {"whole"}
-        await crowd(tunnel)
-        yield Warm(tunnel, around, await tunnel.at_rest())
 
 
 def of_link(seconds: float) -> Callable[[Surroundings], Fault]:
@@ -109,22 +70,66 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("name", AROUND)
-async def test_surroundings(warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
-    if warm.around is None:
-        pytest.skip(no_namespaces())
-    record_property("fault", await suffer(warm, name, AROUND[name](warm.around)))
+class Faults:
+    """All of them, by one tunnel. Each class below has a worker of its own."""
+
+    backend: str
+    way: Way
+
+    @pytest.fixture(scope="class")
+    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
+        """The callers run on the backend of the ends."""
+        if self.backend not in BACKENDS:
+            pytest.skip(f"TUNNELKIT_TEST_BACKENDS leaves {self.backend} out")
+        return self.backend, {}
+
+    @pytest.fixture(scope="class")
+    async def warm(self, anyio_backend: object, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Warm]:
+        folder = tmp_path_factory.mktemp("full")
+        with ExitStack() as stack:
+            around = None if no_namespaces() else stack.enter_context(surroundings(folder))
+            if around is not None:
+                opened = open_linked(self.backend, self.way, folder, around)
+            else:
+                opened = open_tunnel(self.backend, self.way, folder)
+            tunnel = stack.enter_context(opened)
+            async with traffic(tunnel, FULL.pace) as callers:
+                await anyio.sleep(WARM_UP)
+            assert set(callers.told()) == {"whole"}
+            await crowd(tunnel)
+            yield Warm(tunnel, around, await tunnel.at_rest())
+
+    @pytest.mark.parametrize("name", AROUND)
+    async def test_surroundings(self, warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
+        if warm.around is None:
+            pytest.skip(no_namespaces())
+        record_property("fault", await suffer(warm, AROUND[name](warm.around)))
+
+    @pytest.mark.parametrize("name", FAULTS)
+    async def test_processes(self, warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
+        record_property("fault", await suffer(warm, FAULTS[name]))
 
 
-@pytest.mark.parametrize("name", FAULTS)
-async def test_processes(warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
-    record_property("fault", await suffer(warm, name, FAULTS[name]))
+class TestAsyncioWebsocket(Faults):
+    backend, way = "asyncio", Way.WEBSOCKET
 
 
-async def suffer(warm: Warm, name: str, fault: Fault) -> str:
+class TestAsyncioStreamed(Faults):
+    backend, way = "asyncio", Way.STREAMED
+
+
+class TestTrioWebsocket(Faults):
+    backend, way = "trio", Way.WEBSOCKET
+
+
+class TestTrioLongpoll(Faults):
+    backend, way = "trio", Way.LONGPOLL
+
+
+async def suffer(warm: Warm, fault: Fault) -> str:
     """A line about it, for people."""
     report, figures = await leaves_nothing(warm.tunnel, warm.start, fault, FULL)
     more = {end: figures[end].memory - warm.start[end].memory for end in figures}
-    line = f"{name}: {report}; memory {', '.join(f'{end} {change:+.1f} MB' for end, change in more.items())}"
+    line = f"{report}; memory {', '.join(f'{end} {change:+.1f} MB' for end, change in more.items())}"
     assert max(more.values()) <= ALLOWED, line
     return line
