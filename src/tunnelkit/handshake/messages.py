@@ -46,7 +46,7 @@ class Grant:
     stream_floor: int = 0  # the acceptor's first limit on every stream
     max_streams: int = 0
     grace: float = 0.0
-    public_url: str = ""  # what the client may show as its address, e.g. "http://host:8080/_token/"
+    public_url: str = ""  # of the client's name; or "http://host:8080/_token/", to which its token is to be added
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
