@@ -59,6 +59,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "pages": (*BELOW_THE_RUNTIME, "stats", "server_session", "gateway", "admin_access", "session_page"),
     "dispatch": (*BELOW_THE_RUNTIME, "gateway", "pages"),
     "mount": (*BELOW_THE_RUNTIME, "pages"),
+    "inside": BELOW_THE_RUNTIME,
     "serving": (
         *BELOW_THE_RUNTIME,
         *("admission", "server_session", "public_names", "sessions", "names", "caller_check", "gateway", "pages"),
@@ -67,7 +68,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server": (
         *BELOW_THE_RUNTIME,
         *("lifetime", "registration", "admission", "server_session", "public_names", "caller_check", "stats"),
-        *("regexp_engine", "serving", "mount"),
+        *("regexp_engine", "serving", "mount", "inside"),
     ),
     "events": BELOW_THE_RUNTIME,
     "origins": (*BELOW_THE_RUNTIME, "lifetime"),
@@ -106,6 +107,7 @@ SERVER_SIDE = {
     ),
     "server",
     "mount",
+    "inside",
 }
 CLIENT_SIDE = {
     *("events", "origins", "client_session", "attaching", "dialling", "moves", "supervisor", "agent", "client"),
@@ -148,7 +150,9 @@ KNOWERS: dict[str, tuple[str, ...]] = {
     "asyncio": ("net",),
     "trio": ("net",),
     "h11": ("http", "net", "transports", "testing"),
+    "httpcore": ("inside",),
     "httptools": ("http",),
+    "httpx": ("inside",),
     "python_socks": ("net",),
     "sniffio": ("net",),
     "websockets": ("transports",),

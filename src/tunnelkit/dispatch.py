@@ -51,7 +51,7 @@ class Dispatcher:
         elif isinstance(where, (ToTunnel, ToName)):
             check_x_host(where, request.head, self._rules)
         if isinstance(where, (ToTunnel, ToName)):
-            await self._to_tunnel(request, where)
+            await self.to_tunnel(request, where)
         elif isinstance(where, Reserved) and where.name == "_tunnel":
             await self._to_transport(request, where)
         elif isinstance(where, Reserved):
@@ -67,7 +67,7 @@ class Dispatcher:
         else:
             refuse(request, 404, "not_found", "the admin listener carries no requests: it has the server's own pages")
 
-    async def _to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None:
+    async def to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None:
         if self._gateway.draining:
             refuse(request, 503, "draining", "the server is shutting down", retry_after=1)
         elif answers_itself(request.head):

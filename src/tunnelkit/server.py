@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 from anyio import AsyncContextManagerMixin
@@ -39,6 +39,9 @@ from .serving import ServerState, Serving
 from .stats import ServerSnapshot
 from .transports.base import Transport
 from .transports.lookup import find_transports
+
+if TYPE_CHECKING:
+    from .inside.httpx_transport import TunnelTransport
 
 __all__ = ["KnownTokens", "Passwords", "TunnelServer"]
 
@@ -220,6 +223,15 @@ class TunnelServer(AsyncContextManagerMixin):
         """This server as an ASGI 3 app, for callers and tunnel clients of another program's HTTP server, beside its
         own listeners (``listen=()`` for none). docs/embedding.md tells what ASGI cannot carry."""
         return MountedServer(limits=self.limits, running=lambda: self._running, lifespan=lambda: self)
+
+    def httpx_transport(self, token: str) -> TunnelTransport:
+        """For ``httpx.AsyncClient(transport=...)``: requests of this program go to the tunnel of ``token``, streamed
+        both ways, without a socket. In the event loop of the server, while it runs. It needs httpx (the extra
+        ``httpx``); docs/embedding.md tells the rest."""
+        from .inside.httpx_transport import TunnelTransport  # whoever does without does not need httpx
+
+        check_token(token)
+        return TunnelTransport(lambda: self._running, token, limits=self.limits)
 
     def sessions(self) -> list[ServerSession]:
         """The sessions there are now, attached or in grace."""

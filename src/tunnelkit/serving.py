@@ -9,11 +9,12 @@ import logging
 import random
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from .admission import Admission
 from .caller_check import CallerCheck
@@ -151,6 +152,8 @@ class Serving:
             offer=self.table.offer,
         )
         self.dispatch = dispatcher.public
+        self.to_tunnel = dispatcher.to_tunnel
+        self._tasks: TaskGroup | None = None
         self.calls: set[anyio.CancelScope] = set()  # of the ASGI mount
         self.front = self._make_front(dispatcher.public)
         self.admin_front = self._make_front(dispatcher.admin)
@@ -217,6 +220,7 @@ class Serving:
 
     async def _run_all(self, task_status: TaskStatus[list[str]]) -> None:
         async with anyio.create_task_group() as group:
+            self._tasks = group
             await group.start(self.timers.run)
             await group.start(self.host_names.run)
             for transport in self._state.transports.values():
@@ -229,6 +233,12 @@ class Serving:
 
     async def _listen(self, transport: Transport, *, task_status: TaskStatus[None]) -> None:
         await transport.listen(self.table.offer, task_status=task_status)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``work``, which must not raise, in a task that ends with the server."""
+        if self._tasks is None:
+            raise RuntimeError("the server does not run yet")
+        self._tasks.start_soon(work)
 
     def stop(self) -> None:
         """End all sessions with a word, then everything else in a moment: links may stand on connections of the

@@ -1,0 +1,58 @@
+"""How a request of the server's own program is carried: beside the program's task, in the server's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
+from contextlib import aclosing, nullcontext
+from typing import Any, Protocol
+
+from ..core.routing import ToTunnel
+from ..errors import HeadError, StreamBroken
+from ..http.own_answers import refuse
+from ..http.request import CallerRequest
+from .request import InsideRequest
+
+__all__ = ["Running", "carry", "upload"]
+
+logger = logging.getLogger("tunnelkit.server")
+
+
+class Running(Protocol):
+    """What a server that runs has for its own program."""
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``work`` in a task of the server's, which ends with it."""
+
+    async def to_tunnel(self, request: CallerRequest, where: ToTunnel) -> None: ...
+
+
+async def carry(running: Running, request: InsideRequest, where: ToTunnel) -> None:
+    """To the tunnel and back. Never raises: what fails is answered, or breaks the answer off."""
+    try:
+        await running.to_tunnel(request, where)
+    except HeadError as error:
+        refuse(request, error.status, error.code, error.detail)
+    except StreamBroken:
+        request.abort()
+    except Exception:
+        logger.exception("a request of the server's own program failed")
+        request.abort()
+    finally:
+        request.end()
+
+
+async def upload(request: InsideRequest, body: AsyncIterable[bytes]) -> None:
+    """Send ``body`` for as long as it is wanted. Never raises: whoever waits for the answer gets what ``body``
+    raises."""
+    pieces = aiter(body)
+    try:
+        async with aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext():
+            async for piece in pieces:
+                await request.put(bytes(piece))
+    except StreamBroken:
+        return
+    except Exception as error:
+        request.fail_body(error)
+    else:
+        request.end_body()
