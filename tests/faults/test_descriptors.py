@@ -8,17 +8,20 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import SocketStream
 from anyio.to_thread import run_sync
 
-from ..e2e.tunnel import until
+from ..e2e.tunnel import SHORT, until
+from ..e2e.ways import Way
 from .callers import Call, Kind, Pace, ask, listen, served_again, traffic
-from .ends import TOKEN, End, Figures, Tunnel
+from .ends import TOKEN, End, Figures, Tunnel, open_tunnel
 
 resource = pytest.importorskip("resource", reason="a POSIX limit")
 
@@ -26,6 +29,15 @@ pytestmark = pytest.mark.anyio
 
 WATCHED = 1.0  # seconds in which nothing may spin
 SHARE = 0.4  # of a core, which a loop without pauses would take whole
+
+
+@pytest.fixture(scope="module")
+def tunnel(anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
+    """One whose client does not wait for its origin for longer than these requests take."""
+    limits = replace(SHORT, origin_wait=0.3)
+    folder = tmp_path_factory.mktemp("ends")
+    with open_tunnel(anyio_backend[0], Way.WEBSOCKET, folder, limits=limits) as made:
+        yield made
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..e2e.tunnel import SHORT
 from ..e2e.ways import Way
 from .attackers import Attacker, Slow, attack
 from .callers import Call, Kind, ask, crowd, seen
-from .ends import Tunnel, open_tunnel
+from .ends import Figures, Tunnel, open_tunnel
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,7 @@ OTHERS = 100
 AT_ONCE = 4
 # What a loaded machine needs beyond a limit to shut a connection, and these tests to see it.
 LATE = 5.0
+MORE_MEMORY = 5.0  # MB
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,25 @@ async def others(tunnel: Tunnel, form: Form) -> list[Call]:
 async def stands(tunnel: Tunnel, form: Form) -> None:
     """Wait until all the slow requests whose heads are whole run at the origin."""
     began = anyio.current_time()
-    while len((await seen(tunnel))["running"]) < 2 * form.attackers:
+    while True:
+        if len((await seen(tunnel))["running"]) >= 2 * form.attackers:
+            print(f"the attack stood after {anyio.current_time() - began:.1f} s")
+            return
         await anyio.sleep(0.05)  # between two looks
-    print(f"the attack stood after {anyio.current_time() - began:.1f} s")
 
 
-async def attacked(tunnel: Tunnel, form: Form) -> list[Call]:
-    """The attack and what it comes to; the requests of others meanwhile."""
+async def rehearsed(tunnel: Tunnel, form: Form) -> dict[str, Figures]:
+    """What the tunnel needs at rest after attackers who left by themselves: so that memory can be compared."""
     await crowd(tunnel)
-    start = await tunnel.at_rest()
+    with anyio.move_on_after(60) as scope:
+        async with attack(tunnel, form.attackers, form.period):
+            await stands(tunnel, form)
+            scope.cancel()
+    return await tunnel.at_rest()
+
+
+async def attacked(tunnel: Tunnel, form: Form, start: dict[str, Figures]) -> list[Call]:
+    """The attack and what it comes to; the requests of others meanwhile."""
     with anyio.fail_after(max(form.allowed.values()) + 30):
         async with attack(tunnel, form.attackers, form.period) as attackers:
             await stands(tunnel, form)
@@ -109,14 +120,20 @@ async def test_others_are_served_and_the_slow_are_shut(
     anyio_backend: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     with opened(anyio_backend, tmp_path, SHORT_FORM) as tunnel:
-        await attacked(tunnel, SHORT_FORM)
+        await crowd(tunnel)
+        await attacked(tunnel, SHORT_FORM, await tunnel.at_rest())
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(240)
 async def test_200_of_each_kind(anyio_backend: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     with opened(anyio_backend, tmp_path, FULL) as tunnel:
-        calls = await attacked(tunnel, FULL)
+        start = await rehearsed(tunnel, FULL)
+        calls = await attacked(tunnel, FULL, start)
+        for name, figures in (await tunnel.at_rest()).items():
+            more = figures.memory - start[name].memory
+            print(f"{name}: {start[name].memory:.0f} MB before, {more:+.1f} MB afterwards")
+            assert more < MORE_MEMORY, (name, more)
     slowest = max(call.ended - call.began for call in calls)
     print(f"{len(calls)} other requests: the slowest took {slowest:.3f} s")
     assert slowest < 1
