@@ -1,6 +1,6 @@
 """A server's own program calls a device behind a firewall with httpx: no port of the device, no token in a URL.
 
-The device's side would be another machine; here both run in one program: ``python call_a_device.py`` (or ``... trio``).
+The device's side would be another machine; here both run in one program: ``python call_a_device.py``.
 """
 
 import sys
