@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -19,7 +20,7 @@ from .core.metrics import Metrics
 from .core.naming import name_key
 from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
 from .core.routing import ToName, ToTunnel
-from .core.tokens import masked_token, token_digest
+from .core.tokens import token_names
 from .gateway_exchange import Addressed, GatewayExchange
 from .http.request import CallerRequest
 from .logs import AccessLog
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "TunnelDecision", "TunnelRegistry"]
 
 logger = logging.getLogger("tunnelkit.server")
+
+# Tokens whose digests are remembered: most requests have the same few.
+TOKENS_KEPT = 256
 
 TunnelRegistry: TypeAlias = "Registry[ServerSession, GatewayExchange]"
 TunnelDecision: TypeAlias = "Expired[GatewayExchange] | Decision[ServerSession, GatewayExchange]"
@@ -67,6 +71,7 @@ class Gateway:
         self.now = loop_clock()
         self.heads = Timeouts(timers, limits.response_head_timeout, GatewayExchange.head_late)
         self._owner = owner
+        self._names = lru_cache(maxsize=TOKENS_KEPT)(token_names)
         self._callers = callers
         self.metrics = metrics
         self.draining = False
@@ -95,12 +100,10 @@ class Gateway:
 
     def _by_token(self, route: ToTunnel) -> Addressed:
         """To the first candidate that is known; else to the first, so that it waits or fails under its name."""
-        digests = [token_digest(token) for token in route.tokens]
-        digest = digests[0]
-        if len(digests) > 1:
-            now = self.now()
+        digest, tag = self._names(route.tokens[0])
+        if len(route.tokens) > 1:
+            now, digests = self.now(), [self._names(token)[0] for token in route.tokens]
             digest = next((one for one in digests if self.registry.is_known(one, now)), digest)
-        tag = masked_token(route.tokens[0], digests[0])
         return Addressed(
             digest=digest,
             tag=tag,

@@ -38,7 +38,7 @@ HELD_BYTES = 64 * 1024
 CHUNK = 64 * 1024
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Addressed:
     """Whose tunnel a request is for, and what it asks for there."""
 

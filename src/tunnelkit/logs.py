@@ -131,8 +131,14 @@ class _Line:
         self.fields = fields
 
     def __str__(self) -> str:
-        pairs = [f"{key}={quoted(value)}" for key, value in self.fields.items()]
-        return " ".join([f"{self.event:<{_EVENT_WIDTH}}" if pairs else self.event, *pairs])
+        if not self.fields:
+            return self.event
+        parts = [self.event.ljust(_EVENT_WIDTH)]
+        for key, value in self.fields.items():
+            if value.__class__ is not int and not (value.__class__ is str and _PLAIN_ASCII(value)):
+                value = quoted(value)  # what most are not in need of
+            parts.append(f"{key}={value}")
+        return " ".join(parts)
 
 
 def log_event(logger: logging.Logger, level: int, event: str, /, **fields: Value) -> None:
@@ -242,10 +248,14 @@ class TextFormatter(logging.Formatter):
         if second != int(record.created):
             text = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
             self._second = int(record.created), text
-        lines = [f"{text} {record.levelname:<7} {printable(record.getMessage(), MAX_LINE)}"]
-        if record.exc_info:
-            lines += [f"    {line}" for line in _printable_lines(self.formatException(record.exc_info))]
-        return "\n".join(lines)
+        message = record.getMessage()
+        if len(message) > MAX_LINE or not message.isprintable():
+            message = printable(message, MAX_LINE)
+        line = f"{text} {record.levelname:<7} {message}"
+        if not record.exc_info:
+            return line
+        traceback = _printable_lines(self.formatException(record.exc_info))
+        return "\n".join([line, *[f"    {line}" for line in traceback]])
 
 
 class JsonFormatter(logging.Formatter):

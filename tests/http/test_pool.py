@@ -122,7 +122,7 @@ async def test_an_idle_one_that_is_too_old_is_not_used(monkeypatch: pytest.Monke
         connection = await origin.use()
         origin.pool.release(connection)
         later = anyio.current_time() + 60.0
-        monkeypatch.setattr(anyio, "current_time", lambda: later)
+        monkeypatch.setattr(origin.pool._keeper, "now", lambda: later)
         assert origin.pool.acquire_nowait() is None
 
 

@@ -37,7 +37,7 @@ E = TypeVar("E", bound=Hashable)  # an exchange
 # -- decisions -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dispatch(Generic[S, E]):
     """Open a stream for ``exchange`` on ``session``."""
 
@@ -45,7 +45,7 @@ class Dispatch(Generic[S, E]):
     session: S
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Move(Generic[S, E]):
     """Withdraw ``exchange``, of which nothing was sent, from the session it is on; open a stream on ``session``."""
 
@@ -53,7 +53,7 @@ class Move(Generic[S, E]):
     session: S
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recall(Generic[E]):
     """Withdraw ``exchange``, of which nothing was sent, from the session it is on: it waits in the queue again."""
 

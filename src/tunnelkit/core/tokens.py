@@ -13,8 +13,8 @@ __all__ = [
     "check_token",
     "is_token",
     "mask_token",
-    "masked_token",
     "token_digest",
+    "token_names",
     "token_tag",
 ]
 
@@ -57,9 +57,10 @@ def token_digest(token: str) -> bytes:
 
 def token_tag(token: str) -> str:
     """``mask_token`` with "#" and 6 hex digits of the digest, so that logs tell equal beginnings apart."""
-    return masked_token(token, token_digest(token))
+    return token_names(token)[1]
 
 
-def masked_token(token: str, digest: bytes) -> str:
-    """``token_tag`` where the digest is known."""
-    return f"{mask_token(token)}#{digest[:3].hex()}"
+def token_names(token: str) -> tuple[bytes, str]:
+    """``token_digest`` and ``token_tag``."""
+    digest = token_digest(token)
+    return digest, f"{mask_token(token)}#{digest[:3].hex()}"

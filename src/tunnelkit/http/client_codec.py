@@ -8,8 +8,7 @@ from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response, validate_status_line
-from ..net.stream import READ_AHEAD
-from .codec import Codec, Event, HeadParser, Move, Signal, State, moved
+from .codec import Codec, HeadParser, Move, Signal, State, moved
 from .framing import CHUNKED, CODING_FIELDS, UNTIL_CLOSE, framing_fields, persists, response_length, without
 from .writing import BodyWriter, encode_block
 
@@ -17,10 +16,13 @@ __all__ = ["ClientCodec"]
 
 # Looked up once: see codec.
 _BY_HEAD: Final = Move.HEAD
+_DONE: Final = State.DONE
 
 
 class ClientCodec(Codec[ResponseHead]):
     """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
+
+    _fault = 502
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
         super().__init__(parser, limits, padded_chunks=True)
@@ -46,12 +48,6 @@ class ClientCodec(Codec[ResponseHead]):
         self._persists = not found.close
         self._writer = BodyWriter(CHUNKED if chunked else found.content_length)
         return block
-
-    def next_event(self, max_data: int = READ_AHEAD) -> Event[ResponseHead]:
-        try:
-            return super().next_event(max_data)
-        except HeadError as error:
-            raise HeadError(502, error.code, error.detail) from error
 
     def _begin(self, block: bytes) -> ResponseHead:
         if self.writing is State.HEAD:
@@ -96,4 +92,5 @@ class ClientCodec(Codec[ResponseHead]):
     @property
     def keep_alive(self) -> bool:
         """Bytes after the end of a response belong to nothing: such a connection is not used again."""
-        return super().keep_alive and not self._input and not self.eof
+        done = self._persists and self.reading is _DONE and self.writing is _DONE
+        return done and not self.eof and not self._input

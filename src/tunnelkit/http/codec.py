@@ -120,6 +120,8 @@ class Codec(ABC, Generic[HeadT]):
     ``reading`` and ``writing`` are only ever set to what ``moved`` gives.
     """
 
+    _fault: int | None = None  # the status that all mistakes of the peer are told with, if they have one in common
+
     def __init__(
         self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool = False, padded_chunks: bool = False
     ) -> None:
@@ -177,18 +179,21 @@ class Codec(ABC, Generic[HeadT]):
                 return self._next_head()
             if state is _BODY:
                 return self._next_body(max_data) if self._left else self._end([])
-        except HeadError:
+        except HeadError as error:
             self.reading = moved(self.reading, Move.FAIL)
-            raise
+            if self._fault is None:
+                raise
+            raise HeadError(self._fault, error.code, error.detail) from error
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def _next_head(self) -> HeadT | Signal:
-        block = self._scanner.scan(self._input)
+        held = len(self._input)
+        block = self._scanner.scan(self._input) if held else None
         if block is not None:
             return self._begin(block)
         if not self.eof:
             return _NEED_DATA
-        if self._input:
+        if held:
             raise self._truncated("head")
         return self._closed()
 
@@ -263,7 +268,7 @@ class Codec(ABC, Generic[HeadT]):
     @property
     def keep_alive(self) -> bool:
         """Whether both messages are complete and the connection may carry the next ones."""
-        return self._persists and self.complete
+        return self._persists and self.reading is _DONE and self.writing is _DONE
 
     @property
     def complete(self) -> bool:

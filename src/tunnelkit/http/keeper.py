@@ -8,6 +8,7 @@ from collections import deque
 import anyio
 from anyio.abc import TaskStatus
 
+from ..net.loop import Clock, loop_clock
 from ..net.timers import Timers
 from .client import OriginConnection
 
@@ -25,6 +26,7 @@ class IdleKeeper:
 
     def __init__(self, logger: logging.Logger) -> None:
         self.timers = Timers(logger)
+        self.now: Clock = anyio.current_time
         self._logger = logger
         self._retired: deque[OriginConnection] = deque()
         self._bell = anyio.Event()
@@ -32,6 +34,7 @@ class IdleKeeper:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
+        self.now = loop_clock()
         async with anyio.create_task_group() as group:
             await group.start(self.timers.run)
             task_status.started()

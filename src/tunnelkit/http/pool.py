@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import anyio
-
 from ..config import DEFAULT_LIMITS, Limits
 from ..net.stream import ByteStream
 from ..net.timers import Timer
@@ -52,7 +50,7 @@ class OriginPool:
 
     def acquire_nowait(self) -> OriginConnection | None:
         """The connection used last, if one is alive; dead ones that are met are let go."""
-        self._retire_old(anyio.current_time())
+        self._retire_old(self._keeper.now())
         while self._idle:
             _, connection = self._idle.pop()
             if connection.check_idle():
@@ -73,7 +71,7 @@ class OriginPool:
         if self._closed or not connection.reusable:
             self._let_go(connection)
             return False
-        now = anyio.current_time()
+        now = self._keeper.now()
         self._idle.append((now, connection))
         if len(self._idle) > self._limits.origin_connections_idle:
             self._let_go(self._idle.popleft()[1])
@@ -101,7 +99,7 @@ class OriginPool:
     def _sweep(self) -> None:
         """Let go of what is idle for too long, or was closed by the origin. Nothing is kept half-closed."""
         self._timer = None
-        now = anyio.current_time()
+        now = self._keeper.now()
         self._retire_old(now)
         idle, self._idle = self._idle, deque()
         for since, connection in idle:
