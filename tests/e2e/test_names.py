@@ -18,6 +18,7 @@ from tunnelkit.core.naming import derived_name
 from tunnelkit.events import Retrying
 from tunnelkit.testing.relay import serve_relay
 
+from .peers import program
 from .tunnel import SHORT, TOKEN, Answer, Ends, exchange, open_ends, problem_of
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +62,15 @@ async def test_callers_reach_a_client_by_its_name() -> None:
             assert (status, json.loads(body)["target"]) == (200, "/echo?a=b")
         status, _, body = await get(ends, "somewhere.example", f"http://{APP}/echo")  # an absolute form wins
         assert (status, json.loads(body)["target"]) == (200, "/echo")
+
+
+async def test_curl_reaches_a_client_by_its_name() -> None:
+    async with named_ends(base_domain="localhost") as ends, ends.join(name="myapp") as client:
+        resolved = ("--resolve", f"myapp.localhost:{ends.port}:127.0.0.1")  # which curl does by itself from 7.77 on
+        done = await anyio.run_process(
+            [program("curl"), "-sS", "--max-time", "20", *resolved, f"{client.url}echo?a=b"]
+        )
+        assert json.loads(done.stdout)["target"] == "/echo?a=b"
 
 
 async def test_a_client_without_a_name_gets_one_that_survives_restarts() -> None:

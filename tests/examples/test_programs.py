@@ -337,3 +337,33 @@ def test_the_four_lines_of_a_request(server: Program, origin: str) -> None:
     ]
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.search(pattern, line), line
+
+
+def test_names_on_the_command_line(origin: str, anyio_backend_name: str) -> None:
+    backend = ("--backend", anyio_backend_name)
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", "--base-domain", "localhost", *backend) as server:
+        url = server.said("listening on ")
+        port = url.rpartition(":")[2]
+        flags = client_flags(url, origin, anyio_backend_name)
+        with program("tunnel_client.py", *flags, "--name", "MyApp") as client:
+            assert client.said("ready ") == f"http://myapp.localhost:{port}/"
+            assert get(url, "/anything", Host=f"myapp.localhost:{port}") == (200, b"hello")
+            assert get(url, "/_health_check", Host=f"localhost:{port}") == (200, b"WSTUNSRV RUNNING\n")
+            others = [*flags[:-4], "--token", "another-of-the-tokens", *backend]
+            with program("tunnel_client.py", *others, "--name", "myapp") as other:
+                assert other.wait() == 1
+                assert "belongs to another tunnel (status 409, code name_taken)" in other.errors[-1]
+
+
+def test_wsps_way_on_the_command_line(origin: str, tmp_path: Path, anyio_backend_name: str) -> None:
+    backend = ("--backend", anyio_backend_name)
+    config = tmp_path / "rules.toml"
+    config.write_text("[[blacklist]]\nurl = '.*/forbidden'\n")
+    flags = ["--listen", "127.0.0.1:0", "--wsp-token", TOKEN, "--secretkey", "ThisIsASecret", "--config", str(config)]
+    with program("tunnel_server.py", *flags, *backend) as server:
+        url = server.said("listening on ")
+        with program("tunnel_client.py", *client_flags(url, origin), TUNNELKIT_SECRETKEY="ThisIsASecret") as client:
+            client.said("ready ")
+            assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/a") == (200, b"hello")
+            assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/forbidden")[0] == 403
+            assert get(url, "/request", X_PROXY_DESTINATION="http://127.0.0.1:1/")[0] == 403
