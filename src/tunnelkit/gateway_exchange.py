@@ -177,6 +177,8 @@ class GatewayExchange:
     def dispatch(self, session: ServerSession) -> None:
         """Open a stream on ``session`` and give it all there is of the request."""
         kind = StreamKind.UPGRADE if self._upgrade else StreamKind.HTTP
+        if self.request.byte_stream:
+            kind = StreamKind.BYTES
         fields = {int(OpenField.X_HOST): self._x_host} if self._x_host is not None else None
         if fields is not None and self._by_destination:
             fields[int(OpenField.BY_DESTINATION)] = b""
@@ -358,7 +360,7 @@ class GatewayExchange:
 
     def on_reset(self, code: int) -> None:
         stream, self._stream = self._stream, None
-        if self._done or stream is None:
+        if self._done or stream is None or self._answer_ended:  # what came whole is delivered, whoever is gone
             return
         self._exchange.fail(
             was_sent=stream.was_sent, refused=code == ResetCode.REFUSED, broken_off=code == ResetCode.BROKEN_OFF

@@ -9,10 +9,11 @@ import anyio
 import pytest
 
 from tunnelkit.errors import StreamBroken
+from tunnelkit.gateway_exchange import GatewayExchange
 from tunnelkit.net.dial import connect_tcp
 
 from .origin import EARLY
-from .tunnel import SHORT, ask, exchange, open_ends, open_tunnel, problem_of, read_head, receive_more, until
+from .tunnel import SHORT, Tunnel, ask, exchange, open_ends, open_tunnel, problem_of, read_head, receive_more, until
 
 pytestmark = pytest.mark.anyio
 
@@ -151,6 +152,25 @@ async def test_a_drained_client_delivers_whole_answers_to_slow_callers(size: int
                 assert piece
                 received += len(piece)
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_an_answer_that_came_whole_is_delivered_though_its_client_is_gone() -> None:
+    size = 1_000_000  # above what sockets hold of it, and below what the tunnel does
+    async with open_tunnel() as tunnel, tunnel.caller() as stream:
+        await stream.send(f"GET {tunnel.path(f'/bytes/{size}')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await until(lambda: [each for each in exchanges(tunnel) if each._answer_ended])
+        tunnel.client.close()
+        await until(lambda: not tunnel.server.sessions())
+        with anyio.fail_after(10):
+            _, _, data = await read_head(stream)
+            while len(data) < size:
+                data += await receive_more(stream)
+
+
+def exchanges(tunnel: Tunnel) -> list[GatewayExchange]:
+    running = tunnel.server._running
+    assert running is not None
+    return list(running.gateway.active)
 
 
 async def test_an_upgraded_connection_is_waited_for_and_then_cut() -> None:
