@@ -167,6 +167,25 @@ async def test_an_origin_that_does_not_answer() -> None:
         assert (await tunnel.get("/status/200"))[0] == 200
 
 
+async def test_events_that_are_rare_are_not_too_slow() -> None:
+    """The origin is what is waited for, and not the caller: no clock of callers runs."""
+    short: dict[str, Any] = {
+        "min_rate_period": 0.1,
+        "write_timeout": 0.1,
+        "body_idle_timeout": 0.1,
+        "keep_alive_idle": 0.1,
+    }
+    limits = replace(DEFAULT_LIMITS, min_rate=1e6, **short)
+    async with open_tunnel(limits=limits) as ends, caller_side(ends) as caller:
+        await caller.send(b"GET " + PATH + b"/sse HTTP/1.1\r\nHost: a\r\n\r\n")
+        await caller.head()
+        for number in range(5):
+            ends.origin.release(f"event{number}")
+            await caller.until(b"data: ")
+            await anyio.sleep(0.15)  # the rarity itself
+        assert (await caller.until(b"0\r\n\r\n")).endswith(b"0\r\n\r\n")
+
+
 @contextmanager
 def nobody_accepts() -> Iterator[int]:
     """A port whose backlog is full: the kernel answers nothing."""
