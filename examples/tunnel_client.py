@@ -10,7 +10,9 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ import anyio.to_thread
 from cli import kinds, notify
 from cli.console import fail, say, warn
 from cli.files import check_status_file, read_secret, write_status
+from cli.live import TunnelView, is_wanted, showing
 from cli.options import CLIENT, RULES, TUNNEL
+from cli.origin import origin_of
 from cli.parsing import Settings, UsageError
 from cli.rules import rules
 from cli.running import Stop, in_flags, log_start, run_program, timing
+from cli.served import Requests
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import ConfigError, DialError, TunnelkitError
-from tunnelkit.events import Connected, Lost, Resumed, Retrying
+from tunnelkit.events import Connected, Lost, Resumed, Retrying, Served
 
 __all__ = ["main", "make_client"]
 
@@ -36,9 +41,13 @@ STATUS_INTERVAL = 10.0
 # -- from settings to clients ---------------------------------------------------------------------
 
 
-def make_client(settings: Settings, environment: Mapping[str, str] = os.environ) -> TunnelClient:
+def make_client(
+    settings: Settings,
+    environment: Mapping[str, str] = os.environ,
+    on_request: Callable[[Served], None] | None = None,
+) -> TunnelClient:
     """All that the flags say about one tunnel, handed to the library."""
-    url = required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com")
+    url = required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com")[0]
     token, password = credentials(settings, environment)
     if settings["statusfile"] is not None:
         check_status_file(settings["statusfile"])
@@ -48,7 +57,8 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         url,
         token=token,
         password=password,
-        origin=origin(settings),
+        origin=origin_of(settings),
+        host=settings["host_header"],
         allow=settings["regexp"],
         blacklist=rules(settings, "blacklist"),
         whitelist=rules(settings, "whitelist"),
@@ -62,24 +72,16 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         client_certificate=ClientCertificate(cert=certificate) if certificate else None,
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
-        limits=Limits(**timers, drain_timeout=settings["drain_timeout"]),
+        on_request=on_request,
+        limits=Limits(**timers, drain_timeout=settings["drain_timeout"], origin_wait=settings["origin_wait"]),
         parser=settings["parser"],
     )
 
 
 def required(settings: Settings, key: str, what: str) -> Any:
-    if settings[key] is None:
+    if not settings[key]:
         raise UsageError(f"{settings.name(key)}: is missing; give {what}")
     return settings[key]
-
-
-def origin(settings: Settings) -> str | None:
-    if settings["server"] is None and not (settings["regexp"] or settings.tables.get("whitelist")):
-        raise UsageError(
-            f"{settings.name('server')}: is missing; give the URL of the HTTP server that answers, as in "
-            "http://localhost:8000, or --regexp for what X-Host may name"
-        )
-    return None if settings["server"] is None else str(settings["server"])
 
 
 def credentials(settings: Settings, environment: Mapping[str, str]) -> tuple[str, str | None]:
@@ -100,43 +102,60 @@ def credentials(settings: Settings, environment: Mapping[str, str]) -> tuple[str
 
 
 def tunnels(settings: Settings) -> list[Settings]:
-    """The settings of each tunnel: the [[tunnel]] tables over everything else, or one tunnel without any."""
-    return [settings.over(table) for table in settings.tables.get("tunnel", [])] or [settings]
+    """The settings of each tunnel: of the [[tunnel]] tables over everything else, or of one without any; for several
+    servers, of one tunnel to each."""
+    found: list[Settings] = []
+    for one in [settings.over(table) for table in settings.tables.get("tunnel", [])] or [settings]:
+        found += [one.with_value("tunnel", [url]) for url in one["tunnel"]] or [one]
+    return found
 
 
-def make_clients(settings: Settings) -> list[tuple[TunnelClient, Settings]]:
+@dataclass(frozen=True)
+class Tunnel:
+    """A client, what it was made of, and what it served."""
+
+    client: TunnelClient
+    settings: Settings
+    requests: Requests
+
+
+def make_tunnels(settings: Settings, *, live: bool = False) -> list[Tunnel]:
     """A client for each tunnel. A mistake names the table that has it."""
-    clients = []
+    made = []
     for each in tunnels(settings):
+        requests = Requests(lines=each["print_requests"])
+        on_request = requests.heard if live or each["print_requests"] else None
         try:
-            clients.append((make_client(each), each))
+            made.append(Tunnel(make_client(each, on_request=on_request), each, requests))
         except ConfigError as error:
             raise UsageError(in_flags(error, each)) from None
-    return clients
+    return made
 
 
 # -- running --------------------------------------------------------------------------------------
 
 
 async def main(settings: Settings) -> int:
-    clients = make_clients(settings)
+    live = is_wanted(settings["plain"])
+    made = make_tunnels(settings, live=live)
     log_start(settings)
     if settings["insecure"]:
         warn("--insecure: no certificate is verified; whoever is on the way can read and change everything")
     stop, failed = Stop(), []
 
-    async def run(client: TunnelClient, own: Settings) -> None:
+    async def run(tunnel: Tunnel) -> None:
         try:
-            await run_tunnel(client, own, stop)
-        except TunnelkitError as error:
-            fail(str(error))
+            await run_tunnel(tunnel.client, tunnel.settings, stop)
+        except TunnelkitError as error:  # it ends this tunnel, and no other
+            fail(f"{tunnel.client.masked_url}: {error}" if len(made) > 1 else str(error))
             failed.append(error)
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop.watch)
-        async with anyio.create_task_group() as running:
-            for client, own in clients:
-                running.start_soon(run, client, own)
+        views = [TunnelView(tunnel.client, tunnel.requests) for tunnel in made]
+        async with showing(views) if live else nullcontext(), anyio.create_task_group() as running:
+            for tunnel in made:
+                running.start_soon(run, tunnel)
             # Not when the tunnel is up: a server that is away is waited for, and is no failed start.
             notify.ready()
         tasks.cancel_scope.cancel()

@@ -24,12 +24,14 @@ __all__ = [
         "caller_lines",
         "facility",
         "header_pattern",
+        "host_name",
         "network",
         "one_of",
         "origin_url",
         "password_lines",
         "passwords",
         "path",
+        "patience",
         "port",
     ),
     *("ports", "proxy_url", "seconds", "text", "token", "tunnel_url", "whole"),
@@ -78,6 +80,19 @@ def seconds(value: str) -> float:
     if not 0 < number < math.inf:
         raise ValueError("must be a number of seconds greater than 0")
     return number
+
+
+def patience(value: str) -> float:
+    """As ``seconds``, or 0."""
+    return 0.0 if value in ("0", "0s") else seconds(value)
+
+
+def host_name(value: str) -> str:
+    """A host without a port; an IPv6 address may stand in brackets."""
+    bare = value.removeprefix("[").removesuffix("]")
+    if not bare or not bare.isprintable() or set("/@?#\\ ") & set(bare) or (":" in bare and bare.count(":") == 1):
+        raise ValueError("must be a host name or an IP address, without a port")
+    return bare
 
 
 def one_of(*names: str) -> Callable[[str], str]:

@@ -239,14 +239,39 @@ CLIENT: list[Option | Refused] = [
         name="tunnel",
         metavar="URL",
         kind=kinds.tunnel_url,
+        repeat=True,
         secret=True,
-        help="the tunnel server: ws[s]://[user:password@]host[:port][/base]; http and https mean the same",
+        help="the tunnel server: ws[s]://[user:password@]host[:port][/base], or http[s]://; give one for each server",
     ),
     Option(
         name="server",
         metavar="URL",
         kind=kinds.origin_url,
-        help="the HTTP server that answers: http[s]://host[:port]",
+        help="the HTTP server that answers: http[s]://host[:port], or unix:/path/of/the.sock",
+    ),
+    Option(
+        name="port",
+        metavar="PORT",
+        kind=kinds.whole(1, 65535),
+        help="in place of --server: http://localhost:PORT",
+    ),
+    Option(
+        name="local-host",
+        metavar="HOST",
+        kind=kinds.host_name,
+        help="the host of --server or --port in place of the one there; every request's Host names it",
+    ),
+    Option(
+        name="host-header",
+        metavar="HOST",
+        help="the Host that the HTTP server is sent: this one, or preserve for the caller's (default: its own)",
+    ),
+    Option(
+        name="origin-wait",
+        metavar="SECONDS",
+        kind=kinds.patience,
+        default=5.0,
+        help="how long requests wait for an HTTP server that was there and starts again; 0: not at all",
     ),
     Option(
         name="token",
@@ -331,6 +356,8 @@ CLIENT: list[Option | Refused] = [
         kind=kinds.path,
         help="write the time to this file as long as the tunnel is up",
     ),
+    switch("print-requests", "print a line for each request when it is over"),
+    switch("plain", "print lines though standard output is a terminal, and no live view (which needs rich)"),
     switch("check-origin", "ask the origin once at start, and warn if it does not answer"),
     *COMMON,
 ]
@@ -369,7 +396,7 @@ RULE: list[Option] = [
     ),
 ]
 RULES = {"blacklist": RULE, "whitelist": RULE}
-_OF_THE_PROCESS = {option.name for option in COMMON}
+_OF_THE_PROCESS = {option.name for option in COMMON} | {"plain"}
 TUNNEL: list[Option] = [
     option
     for option in CLIENT

@@ -55,6 +55,17 @@ class Settings(dict[str, Any]):
             in_place=table.given,
         )
 
+    def with_value(self, key: str, value: Any) -> Settings:
+        """These settings with another value of one."""
+        return Settings(
+            self | {key: value},
+            given=self.given,
+            from_file=self.from_file,
+            tables=self.tables,
+            place=self.place,
+            in_place=self.in_place,
+        )
+
     def name(self, key: str) -> str:
         """What the user knows a setting by: its flag, or the table that has it, or should have it."""
         if self.place and (key in self.in_place or key not in self.given):

@@ -34,7 +34,7 @@ logger = logging.getLogger("tunnelkit")
 Options = Sequence[Option | Refused]
 MIN_TIMEOUT, MAX_TIMEOUT = 3.0, 600.0
 # Flags whose names are WStunnel's, by what the library calls them.
-RENAMED = {"url": "tunnel", "origin": "server", "allow": "regexp", "names": "name"}
+RENAMED = {"url": "tunnel", "origin": "server", "allow": "regexp", "host": "host_header", "names": "name"}
 
 
 def timing(flag: str, seconds: float | None) -> dict[str, float]:

@@ -14,13 +14,14 @@ import tunnel_client
 import tunnel_server
 from cli import tokens
 from cli.options import CLIENT, RULES, SERVER, TOKEN, TUNNEL
+from cli.origin import origin_of
 from cli.parsing import Settings, UsageError, parse
 from cli.rules import rules
 from cli.running import in_flags, log_start
 from tunnelkit import ConfigError, Rule, TunnelClient, TunnelServer, accelerators
 from tunnelkit.core.addresses import is_public
 from tunnelkit.core.balance import at_random
-from tunnelkit.origins.url import OriginUrl
+from tunnelkit.origins.url import OriginUrl, UrlOrigin
 from tunnelkit.transports.websocket.masking import mask_by_wsproto
 
 LINES = json.loads((Path(__file__).parent.parent / "data" / "readme_lines.json").read_text())["lines"]
@@ -156,8 +157,8 @@ def test_rules_of_both_ends(tmp_path: Path) -> None:
 def test_rules_hold_for_all_tunnels(tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text(f'{WSP}\n[[tunnel]]\ntoken = "the-first-of-tokens"\n[[tunnel]]\ntoken = "the-other-of-tokens"\n')
-    made = tunnel_client.make_clients(client("--config", str(path), *TUNNEL_FLAGS[:4]))
-    assert ["blacklist=1 whitelist=1" in repr(one._agent._guard) for one, _ in made] == [True, True]
+    made = tunnel_client.make_tunnels(client("--config", str(path), *TUNNEL_FLAGS[:4]))
+    assert ["blacklist=1 whitelist=1" in repr(one.client._agent._guard) for one in made] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -416,6 +417,80 @@ def test_several_tunnels(tmp_path: Path) -> None:
     ]
 
 
+def test_one_tunnel_to_each_of_several_servers() -> None:
+    settings = client("--tunnel", "ws://one.test", "--tunnel", "wss://u:p@two.test/base", *TUNNEL_FLAGS[2:])
+    made = tunnel_client.make_tunnels(settings)
+    assert [one.client.masked_url for one in made] == [
+        "http://one.test/_token/my_b!g_$.../",
+        "https://two.test/base/_token/my_b!g_$.../",
+    ]
+
+
+def test_a_table_may_have_several_servers(tmp_path: Path) -> None:
+    config = tmp_path / "client.toml"
+    config.write_text(
+        '[[tunnel]]\ntunnel = ["ws://one.test", "ws://two.test"]\n[[tunnel]]\ntunnel = "ws://three.test"'
+    )
+    settings = client("--config", str(config), *TUNNEL_FLAGS[2:])
+    assert [each["tunnel"] for each in tunnel_client.tunnels(settings)] == [
+        ["ws://one.test"],
+        ["ws://two.test"],
+        ["ws://three.test"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        (["--port", "3000"], "http://localhost:3000"),
+        (["--port", "3000", "--local-host", "dev.test"], "http://dev.test:3000"),
+        (["--server", "https://localhost:8443/base", "--local-host", "dev.test"], "https://dev.test:8443/base"),
+        (["--server", "http://localhost", "--local-host", "::1"], "http://[::1]"),
+        (["--server", "unix:/run/app.sock"], "unix:/run/app.sock"),
+        (["--regexp", ".*"], None),
+    ],
+)
+def test_where_the_origin_is(arguments: list[str], url: str | None) -> None:
+    assert origin_of(client(*arguments)) == url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--port", "1", "--server", "http://a"], "--port: contradicts --server; leave one of them out"),
+        (["--local-host", "a"], "--local-host: is of no use alone; add --port or --server"),
+        (["--server", "unix:/a", "--local-host", "a"], "--local-host: a unix socket has no host; use --host-header"),
+        ([], "--server: is missing"),
+    ],
+)
+def test_origins_that_contradict_themselves(arguments: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        origin_of(client(*arguments))
+    assert str(raised.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--local-host", "a:80"], "--local-host: must be a host name or an IP address, without a port"),
+        (["--local-host", "http://a"], "--local-host: must be a host name"),
+        (["--origin-wait", "-1"], "--origin-wait: must be a number of seconds"),
+        (["--port", "0"], "--port: must be a whole number from 1 to 65535"),
+    ],
+)
+def test_conveniences_that_are_malformed(arguments: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        client(*arguments)
+    assert str(raised.value).startswith(text)
+
+
+def test_what_the_origin_is_sent_and_how_long_it_is_waited_for() -> None:
+    made = tunnel_client.make_client(client(*TUNNEL_FLAGS, "--host-header", "preserve", "--origin-wait", "0"), {})
+    assert isinstance(made._origin, UrlOrigin)
+    assert made._origin._host == "preserve"
+    assert made.limits.origin_wait == 0
+
+
 @pytest.mark.parametrize(
     ("second", "problem"),
     [
@@ -430,7 +505,7 @@ def test_a_mistake_names_its_table(tmp_path: Path, second: str, problem: str) ->
     config = tmp_path / "client.toml"
     config.write_text(f'[[tunnel]]\ntoken = "{TOKEN_TEXT}"\nserver = "http://127.0.0.1:1"\n[[tunnel]]\n{second}\n')
     with pytest.raises(UsageError) as raised:
-        tunnel_client.make_clients(client("--config", str(config), "--tunnel", "ws://127.0.0.1:3"))
+        tunnel_client.make_tunnels(client("--config", str(config), "--tunnel", "ws://127.0.0.1:3"))
     assert str(raised.value).startswith(f"{config}: {problem}")
 
 
@@ -438,7 +513,7 @@ def test_a_mistake_outside_the_tables_names_the_flag(tmp_path: Path) -> None:
     config = tmp_path / "client.toml"
     config.write_text(f'[[tunnel]]\ntoken = "{TOKEN_TEXT}"\nserver = "http://127.0.0.1:1"\n')
     with pytest.raises(UsageError, match=r"^--cafile: cannot use /none: "):
-        tunnel_client.make_clients(client("--config", str(config), "--tunnel", "ws://a.test", "--cafile", "/none"))
+        tunnel_client.make_tunnels(client("--config", str(config), "--tunnel", "ws://a.test", "--cafile", "/none"))
 
 
 def test_one_tunnel_without_tables() -> None:

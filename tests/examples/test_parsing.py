@@ -197,7 +197,7 @@ def test_file_with_tables(tmp_path: Path) -> None:
     )
     settings = client(f"--config {path}", TUNNELKIT_TUNNEL="wss://tunnel.example.com")
     first, second = (settings.over(table) for table in settings.tables["tunnel"])
-    assert first["tunnel"] == second["tunnel"] == "wss://tunnel.example.com"
+    assert first["tunnel"] == second["tunnel"] == ["wss://tunnel.example.com"]
     assert (first["token"][0], first["server"], first["regexp"]) == (TOKEN_TEXT, "http://localhost:1", [])
     assert (second["token"][0], second["server"]) == (f"{TOKEN_TEXT}2", "http://localhost:2")
     assert second["regexp"] == ["http://a", "http://b"]
@@ -208,7 +208,7 @@ def test_a_tunnel_without_a_table(tmp_path: Path) -> None:
     path = tmp_path / "client.toml"
     path.write_text('tunnel = "wss://tunnel.example.com"\n')
     settings = client(f"--config {path}")
-    assert settings["tunnel"] == "wss://tunnel.example.com"
+    assert settings["tunnel"] == ["wss://tunnel.example.com"]
     assert settings.tables == {}
 
 

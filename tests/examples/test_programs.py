@@ -367,3 +367,18 @@ def test_wsps_way_on_the_command_line(origin: str, tmp_path: Path, anyio_backend
             assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/a") == (200, b"hello")
             assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/forbidden")[0] == 403
             assert get(url, "/request", X_PROXY_DESTINATION="http://127.0.0.1:1/")[0] == 403
+
+
+def test_one_tunnel_that_fails_does_not_end_the_others(server: Program, origin: str) -> None:
+    passwords = ("--passwords", f"{TOKEN}:right")
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", *passwords) as strict:
+        good, bad = server.said("listening on "), strict.said("listening on ")
+        flags = ("--server", origin, "--token", TOKEN, "--password", "wrong", "--print-requests")
+        with program("tunnel_client.py", "--tunnel", bad, "--tunnel", good, *flags) as client:
+            told = client.logged("error: ")
+            assert bad in told
+            assert "wrong or missing password" in told
+            assert client.said("ready ").startswith(good)
+            assert get(good, f"/_token/{TOKEN}/a")[0] == 200
+            assert client.said("GET /a 200 ").endswith(" ms")
+            assert client.end() == 1

@@ -1,0 +1,175 @@
+"""The client's state on a terminal, and the lines about requests."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from rich.console import Console
+
+from cli.live import TunnelView, is_wanted, render, showing, status_after
+from cli.served import LAST, Requests, request_line
+from tunnelkit import TunnelClient
+from tunnelkit.events import ClientEvent, Closed, Connected, Lost, Moved, Resumed, Retrying, Served, Superseded
+
+from .test_programs import EXAMPLES, TOKEN, program
+
+SGR_COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;|4[0-7])[\d;]*m")
+
+
+def a_view() -> TunnelView:
+    client = TunnelClient("ws://127.0.0.1:1", token=TOKEN, origin="http://127.0.0.1:2")
+    return TunnelView(client, Requests())
+
+
+def drawn(view: TunnelView, **options: object) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, color_system="standard", **options)  # type: ignore[arg-type]
+    console.print(render([view]))
+    return file.getvalue()
+
+
+# -- lines about requests ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("served", "line"),
+    [
+        (Served(method="GET", target="/a", status=200, seconds=0.0123), "GET /a 200 12 ms"),
+        (Served(method="GET", target="/a", complete=False), "GET /a - 0 ms broken off"),
+        (Served(method="GET", target="/a", x_host="http://b", status=403), "GET http://b /a 403 0 ms"),
+        (Served(method="GET", target="/\x1b[2J\u202e", status=200), "GET /\\x1b[2J\\u202e 200 0 ms"),
+    ],
+)
+def test_a_request_is_one_line_and_moves_no_cursor(served: Served, line: str) -> None:
+    assert request_line(served) == line
+
+
+def test_requests_are_counted_and_the_last_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    requests = Requests(lines=True)
+    for status in (200, 404, 502, None):
+        requests.heard(Served(method="GET", target="/", status=status))
+    assert (requests.count, requests.failed) == (4, 2)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    for _ in range(20):
+        requests.heard(Served(method="GET", target="/", status=200))
+    assert len(requests.last) == LAST
+
+
+# -- the view ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        (Connected(transport="websocket"), "connected"),
+        (Resumed(transport="websocket", away=1.0), "connected"),
+        (Moved(transport="websocket", reason="x"), "connected"),
+        (Lost(reason="cut\x1b"), "reconnecting: cut\\x1b"),
+        (Retrying(reason="refused", delay=2.4), "next try in 2 s: refused"),
+        (Superseded(code="superseded"), "superseded by another client"),
+        (Closed(reason="closed"), "over: closed"),
+        (ClientEvent(), "connecting"),
+    ],
+)
+def test_the_status_after_each_event(event: ClientEvent, status: str) -> None:
+    assert status_after(event) == status
+
+
+def test_all_facts_are_drawn_and_the_token_is_not() -> None:
+    view = a_view()
+    view.requests.heard(Served(method="GET", target="/some/path", status=200, seconds=0.002))
+    text = drawn(view)
+    for part in (
+        "status",
+        "connecting",
+        "url",
+        "127.0.0.1:1/_token/",
+        "transport",
+        "round trip",
+        "GET /some/path 200",
+    ):
+        assert part in text
+    assert "1 served, 0 failed" in text
+    assert TOKEN not in text
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SGR_COLOUR.search(drawn(a_view()))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not SGR_COLOUR.search(drawn(a_view()))
+
+
+@pytest.mark.anyio
+async def test_the_view_is_left_as_it_was_at_the_end() -> None:
+    view, file = a_view(), io.StringIO()
+    async with showing([view], Console(file=file, force_terminal=True, width=100)):
+        view.status = "something else"
+    assert "something else" in file.getvalue()
+
+
+def test_there_is_none_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert not is_wanted(plain=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert is_wanted(plain=False)
+    assert not is_wanted(plain=True)
+    monkeypatch.setenv("TERM", "dumb")
+    assert not is_wanted(plain=False)
+
+
+# -- at a terminal -------------------------------------------------------------------------------
+
+
+@contextmanager
+def on_a_terminal(*arguments: str, **environment: str) -> Iterator[int]:
+    """The client with a terminal for its standard output; what it is read from."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "tunnel_client.py"), *arguments],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment},
+    )
+    os.close(theirs)
+    try:
+        yield ours
+    finally:
+        process.terminate()
+        os.set_blocking(ours, False)
+        process.wait(15)
+        os.close(ours)
+
+
+def read_until(terminal: int, text: str, seconds: float = 15) -> str:
+    seen, end = "", time.monotonic() + seconds
+    while text not in seen:
+        assert time.monotonic() < end, seen
+        if select.select([terminal], [], [], 0.5)[0]:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+    return seen
+
+
+@pytest.mark.parametrize(("arguments", "live"), [([], True), (["--plain"], False)])
+def test_the_client_at_a_terminal(arguments: list[str], live: bool) -> None:
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0") as server:
+        url = server.said("listening on ").replace("http", "ws")
+        flags = ["--tunnel", url, "--port", "1", "--token", TOKEN, *arguments]
+        with on_a_terminal(*flags, NO_COLOR="1") as terminal:
+            seen = read_until(terminal, "ready http")
+            if live:
+                seen += read_until(terminal, "websocket")
+                assert "round trip" in seen
+            else:
+                assert "round trip" not in seen
+            assert not SGR_COLOUR.search(seen)
+            assert TOKEN not in seen
