@@ -40,7 +40,7 @@ full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and
 
 # One tunnel a worker (a class of tests): most of the time is waiting. The attacks come after: they look at how quick
 # others are.
-FAULTS := -q -m faults tests/faults
+FAULTS := -v -m faults tests/faults
 faults: $(READY)  ## kill, stop and restart ends, cut links, fill disks, attack slowly (at most 15 minutes; best as root)
 	timeout 900 sh -c 'bad=0; $(BIN)/python -m pytest $(FAULTS) -n 4 --dist loadscope -k test_full || bad=1; \
 		$(BIN)/python -m pytest $(FAULTS) -k "not test_full" || bad=1; exit $$bad'

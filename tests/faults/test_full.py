@@ -76,29 +76,6 @@ class Faults:
     backend: str
     way: Way
 
-    @pytest.fixture(scope="class")
-    def anyio_backend(self) -> tuple[str, dict[str, Any]]:
-        """The callers run on the backend of the ends."""
-        if self.backend not in BACKENDS:
-            pytest.skip(f"TUNNELKIT_TEST_BACKENDS leaves {self.backend} out")
-        return self.backend, {}
-
-    @pytest.fixture(scope="class")
-    async def warm(self, anyio_backend: object, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Warm]:
-        folder = tmp_path_factory.mktemp("full")
-        with ExitStack() as stack:
-            around = None if no_namespaces() else stack.enter_context(surroundings(folder))
-            if around is not None:
-                opened = open_linked(self.backend, self.way, folder, around)
-            else:
-                opened = open_tunnel(self.backend, self.way, folder)
-            tunnel = stack.enter_context(opened)
-            async with traffic(tunnel, FULL.pace) as callers:
-                await anyio.sleep(WARM_UP)
-            assert set(callers.told()) == {"whole"}
-            await crowd(tunnel)
-            yield Warm(tunnel, around, await tunnel.at_rest())
-
     @pytest.mark.parametrize("name", AROUND)
     async def test_surroundings(self, warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
         if warm.around is None:
@@ -108,6 +85,39 @@ class Faults:
     @pytest.mark.parametrize("name", FAULTS)
     async def test_processes(self, warm: Warm, name: str, record_property: Callable[[str, object], None]) -> None:
         record_property("fault", await suffer(warm, FAULTS[name]))
+
+
+@pytest.fixture(scope="class")
+def faults(request: pytest.FixtureRequest) -> type[Faults]:
+    found: type[Faults] = request.cls
+    return found
+
+
+@pytest.fixture(scope="class")
+def anyio_backend(faults: type[Faults]) -> tuple[str, dict[str, Any]]:
+    """The callers run on the backend of the ends."""
+    if faults.backend not in BACKENDS:
+        pytest.skip(f"TUNNELKIT_TEST_BACKENDS leaves {faults.backend} out")
+    return faults.backend, {}
+
+
+@pytest.fixture(scope="class")
+async def warm(
+    anyio_backend: object, faults: type[Faults], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Warm]:
+    folder = tmp_path_factory.mktemp("full")
+    with ExitStack() as stack:
+        around = None if no_namespaces() else stack.enter_context(surroundings(folder))
+        if around is not None:
+            opened = open_linked(faults.backend, faults.way, folder, around)
+        else:
+            opened = open_tunnel(faults.backend, faults.way, folder)
+        tunnel = stack.enter_context(opened)
+        async with traffic(tunnel, FULL.pace) as callers:
+            await anyio.sleep(WARM_UP)
+        assert set(callers.told()) == {"whole"}
+        await crowd(tunnel)
+        yield Warm(tunnel, around, await tunnel.at_rest())
 
 
 class TestAsyncioWebsocket(Faults):

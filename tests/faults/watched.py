@@ -56,10 +56,12 @@ class Counter:
         return watched
 
     def serve(self) -> None:
-        """Until the other end of the standard input is closed. Not by sys.stdin, whose lock outlives this thread."""
+        """Until the other end of the standard input is closed: nobody is left then who would end this process. Not by
+        sys.stdin, whose lock outlives this thread."""
         while question := os.read(0, 100):
             answer = self._asked(where=question.strip() == b"where")
             os.write(self._answers, json.dumps(answer).encode() + b"\n")
+        os._exit(1)
 
     def _asked(self, *, where: bool) -> dict[str, Any]:
         if self._token is None:
