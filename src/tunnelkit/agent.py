@@ -40,7 +40,8 @@ WORKERS_KEPT = 100
 
 class Agent:
     """``guard`` judges each request. ``origin`` answers those that name none, ``named`` those that name another;
-    ``own`` is ``origin`` for those that name it by a whole URL. ``observe`` hears of each that is over."""
+    ``own`` is ``origin`` for those that name it by a whole URL; ``tcp`` has the streams of bytes. ``observe`` hears
+    of each that is over."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Agent:
         named: Origin,
         guard: Guard,
         own: Origin | None = None,
+        tcp: Origin | None = None,
         observe: Callable[[Served], None] | None = None,
     ) -> None:
         self.limits = limits
@@ -61,6 +63,7 @@ class Agent:
         self.answered = 0
         self._origin = origin
         self._named = named
+        self._tcp = tcp
         self._observe = observe
         self._workers: list[_Worker] = []
         self._perched: dict[Perch, _Worker] = {}
@@ -85,14 +88,21 @@ class Agent:
 
     def accept(self, stream: Stream, opened: Opened) -> StreamHandler | None:
         """The handler of a stream that the server opened; None refuses it, and nothing reached an origin."""
-        if self.draining or self._tasks is None or opened.kind not in (StreamKind.HTTP, StreamKind.UPGRADE):
+        if self.draining or self._tasks is None or not self._serves(opened.kind):
             return None
         exchange = AgentExchange(self, stream, opened)
         self.active.add(exchange)
         return exchange
 
+    def _serves(self, kind: StreamKind) -> bool:
+        return kind is not StreamKind.BYTES or self._tcp is not None
+
     def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
         """Which origin answers. Raises ``HeadError`` for a request that must not be made."""
+        if exchange.byte_stream:
+            assert self._tcp is not None  # the stream was accepted
+            exchange.x_host = self._guard.choose_bytes(exchange.head, x_host)
+            return self._tcp
         wanted = self._guard.choose(exchange.head, x_host, by_destination=by_destination)
         if wanted is None:
             assert self._origin is not None  # the guard's word
@@ -195,7 +205,8 @@ class AgentExchange(OriginExchange):
         self._stream = stream
         self._wanted = opened.fields.get(OpenField.X_HOST)
         self._by_destination = OpenField.BY_DESTINATION in opened.fields
-        self._upgrade = opened.kind is StreamKind.UPGRADE
+        self.byte_stream = opened.kind is StreamKind.BYTES
+        self._upgrade = opened.kind is not StreamKind.HTTP
         self._exchange = Exchange(client=True, limits=agent.limits)
         self._inbox: deque[bytes] = deque()
         self._request_ended = False

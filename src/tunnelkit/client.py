@@ -38,6 +38,7 @@ from .net.contexts import ClientCertificate, client_context
 from .net.dial import Dial
 from .origins.base import Origin
 from .origins.choose import App, app_origin
+from .origins.tcp import TcpOrigin
 from .origins.url import NamedOrigins, OriginUrl, UrlOrigin
 from .regexp_engine import find_engine
 from .supervisor import Supervisor, Way
@@ -68,7 +69,8 @@ class TunnelClient(AsyncContextManagerMixin):
         WSGI, or an asynchronous function from ``Request`` to ``Response``; or an ``Origin``, such as ``AsgiOrigin``
         with options. Optional with ``allow``.
     ``allow``
-        Regular expressions that match, whole, the origins that callers may name in X-Host.
+        Regular expressions that match, whole, the origins that callers may name in X-Host; one that begins with
+        ``tcp://`` is for the streams of ``TunnelServer.connect`` alone (``tcp://host:port``).
     ``blacklist``, ``whitelist``
         ``Rule`` objects that judge requests by method, URL and fields. What one of ``blacklist`` matches is refused,
         whatever else allows it; X-Host and X-PROXY-DESTINATION may name what one of ``whitelist`` matches, beside
@@ -151,6 +153,7 @@ class TunnelClient(AsyncContextManagerMixin):
             limits=limits,
             origin=self._origin,
             named=self._named,
+            tcp=TcpOrigin(limits=limits, permits=permits),
             guard=_make_guard(allow, blacklist, whitelist, self._origin),
             own=self._without_prefix(self._origin),
             observe=on_request,

@@ -12,6 +12,7 @@ __all__ = [
     "AppError",
     "CallerGone",
     "ConfigError",
+    "ConnectRefused",
     "ConnectionLost",
     "DialError",
     "HeadError",
@@ -94,6 +95,18 @@ class ConnectionLost(TunnelkitError):
         self.clean = clean
         self.code = code
         super().__init__(reason)
+
+
+class ConnectRefused(TunnelkitError):
+    """A stream of bytes through a tunnel was not opened. ``status`` and ``code`` are what a caller is told for a
+    request (docs/errors.md): 403 for a destination that the client does not allow, 502 for one that it cannot reach,
+    503 and 504 where there is no client."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        self.status = status
+        self.code = code
+        self.detail = detail
+        super().__init__(f"not connected: {detail} (status {status}, code {code})")
 
 
 class StreamReset(TunnelkitError):

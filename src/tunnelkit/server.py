@@ -6,7 +6,7 @@ import logging
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,6 +28,7 @@ from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError
 from .http.parsers import find_parser
+from .inside.connecting import TunnelStream, connect
 from .lifetime import run_beside, run_to_the_end
 from .mount import MountedServer
 from .net.contexts import TlsFiles
@@ -232,6 +233,13 @@ class TunnelServer(AsyncContextManagerMixin):
 
         check_token(token)
         return TunnelTransport(lambda: self._running, token, limits=self.limits)
+
+    def connect(self, token: str, host: str, port: int) -> AbstractAsyncContextManager[TunnelStream]:
+        """A stream of bytes from this program to ``host``:``port``, made by the tunnel's client, which must allow
+        ``tcp://host:port``: ``async with server.connect(...) as stream`` gives an anyio ByteStream, closed with the
+        block. It waits for a client as requests do (``queue_timeout``). Raises ConnectRefused."""
+        check_token(token)
+        return connect(lambda: self._running, token, host, port)
 
     def sessions(self) -> list[ServerSession]:
         """The sessions there are now, attached or in grace."""

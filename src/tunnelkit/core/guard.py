@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import HeadError
 from ..heads import RequestHead
-from .allowlist import HostAllowlist, HostOrigin, parse_x_host
+from .allowlist import TCP_SCHEMES, HostAllowlist, HostOrigin, parse_x_host
 from .rules import RuleSet, Verdict
 
 __all__ = ["Guard"]
@@ -46,6 +46,14 @@ class Guard:
         if not self._may_go(wanted, verdict, by_destination=by_destination):
             code, what = ("destination_refused", "destination") if by_destination else ("x_host_refused", "X-Host")
             raise HeadError(403, code, f"the client does not go to this {what}")
+        return wanted
+
+    def choose_bytes(self, head: RequestHead, x_host: bytes | None) -> HostOrigin:
+        """The tcp:// destination of a stream of bytes. Raises ``HeadError``, for one without any too."""
+        wanted = parse_x_host(x_host or b"", schemes=TCP_SCHEMES)
+        forbidden = self._rules.judge(head, wanted, head.target) is Verdict.FORBIDDEN
+        if forbidden or not self._allowlist.allows(wanted):
+            raise HeadError(403, "x_host_refused", "the client does not go to this tcp:// destination")
         return wanted
 
     def _check_plain(self, head: RequestHead) -> None:

@@ -24,6 +24,7 @@ class CallerRequest(ABC):
     has_body: bool
     expects_continue: bool
     trailers: Fields  # of the request, complete once receive_body_nowait gave b""
+    byte_stream = False  # it asks for a stream of bytes to a tcp:// destination: the server's own program does
     mounted = False  # carried by another program's HTTP server: its socket's peer is not known
 
     @abstractmethod
