@@ -48,7 +48,7 @@ def make_server(settings: Settings) -> TunnelServer:
         base_path=settings["base_path"],
         base_domain=settings["base_domain"],
         public_url=settings["public_url"],
-        names=tokens.names(settings),
+        names=lambda: tokens.names(settings),
         wsp_path=settings["wsp_path"],
         wsp_token=settings["wsp_token"],
         blacklist=rules(settings, "blacklist"),

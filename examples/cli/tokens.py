@@ -46,7 +46,7 @@ def known_tokens(settings: Settings) -> list[str]:
 
 
 def names(settings: Settings) -> dict[str, str]:
-    """Those of the [[token]] tables with their tokens."""
+    """Those of the [[token]] tables with their tokens: read at start and at every reload."""
     found: dict[str, str] = {}
     for table in token_tables(settings):
         name = table.get("name")

@@ -166,7 +166,9 @@ class GatewayExchange:
             addr=request.peer.forwarded_for or request.peer.address,
             x_host=self._x_host or b"",
         )
-        decision = gateway.registry.submit(self.digest, self, gateway.now(), wait=preferred_wait(request.head))
+        decision = gateway.registry.submit(
+            self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=bool(self._unknown)
+        )
         if isinstance(decision, Rejected):
             self.reject(decision)
             return

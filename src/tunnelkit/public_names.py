@@ -74,6 +74,10 @@ class PublicNames:
         if name:
             self._table.release(name, anyio.current_time())
 
+    def bind(self, bound: Mapping[str, bytes]) -> None:
+        """The configuration was read again. Sessions with names that are others' now are to be ended."""
+        self._table.bind(bound)
+
     def withdraw(self, digest: bytes) -> None:
         """The token is not served any more, and its sessions were ended."""
         self._table.withdraw(digest)

@@ -7,7 +7,6 @@ import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -20,7 +19,7 @@ from .config import DEFAULT_LIMITS, Limits
 from .core.balance import balance_named
 from .core.callers import CallerCredentials, Callers, caller_table
 from .core.credentials import Credentials, parse_secret, password_table
-from .core.naming import BaseDomain, PublicAddress, check_name, is_derived
+from .core.naming import BaseDomain, PublicAddress, bound_names
 from .core.policies import Policies, parse_policies
 from .core.routing import RoutingConfig, normalise_base_path
 from .core.rules import Rule, RuleSet
@@ -32,7 +31,6 @@ from .inside.connecting import TunnelStream, connect
 from .lifetime import run_beside, run_to_the_end
 from .mount import MountedServer
 from .net.contexts import TlsFiles
-from .public_names import PublicNames
 from .regexp_engine import find_engine
 from .registration import Authorise
 from .server_session import ServerSession
@@ -55,7 +53,6 @@ Passwords: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
 KnownTokens: TypeAlias = Collection[str] | Callable[[], Collection[str]]
 
 CLOSE_TIMEOUT = 1.0
-_NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 class TunnelServer(AsyncContextManagerMixin):
@@ -79,7 +76,8 @@ class TunnelServer(AsyncContextManagerMixin):
         the name "myapp" at ``myapp.tunnel.example.com``, whose paths are all the origin's. A port in it
         ("localhost:8080") is shown in the clients' URLs. Where callers come to, if not to where the server listens
         ("https://tunnel.example.com"): clients are told URLs made from it. Names that belong to tokens of the
-        configuration, and never to another (a mapping of names to tokens).
+        configuration, and never to another: a mapping of names to tokens, or a function that reads it and is asked
+        again at ``reload``.
     ``wsp_path``, ``wsp_token``
         Where callers name a whole URL in X-PROXY-DESTINATION, "" for nowhere; the token of the tunnel for those
         without X-Token, who then need no secret at all.
@@ -124,7 +122,7 @@ class TunnelServer(AsyncContextManagerMixin):
         base_path: str = "",
         base_domain: str | None = None,
         public_url: str | None = None,
-        names: Mapping[str, str] = _NO_NAMES,
+        names: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         wsp_path: str = "/request",
         wsp_token: str | None = None,
         blacklist: Sequence[Rule] = (),
@@ -148,7 +146,8 @@ class TunnelServer(AsyncContextManagerMixin):
         self._passwords = passwords
         self._secretkey = secretkey
         self._known_tokens = known_tokens
-        self._owners = frozenset(names.values())
+        self._names = names
+        self._domain = domain = BaseDomain.parse(base_domain) if base_domain is not None else None
         self._admin_source = admin_password
         self._key = secrets.token_bytes(32)
         self._policy = policy
@@ -157,13 +156,13 @@ class TunnelServer(AsyncContextManagerMixin):
         self._authorise = authorise
         credentials = self._read_passwords()
         trusts = TrustedProxies(trusted_proxies)
-        domain = BaseDomain.parse(base_domain) if base_domain is not None else None
+        names_of_tokens = self._read_names()
         public = PublicAddress.parse(public_url) if public_url is not None else None
         admission = Admission(
             limits=limits,
             credentials=credentials,
             listed_only=known_tokens_only,
-            listed=self._read_known_tokens() | credentials.tokens,
+            listed=self._read_known_tokens() | credentials.tokens | frozenset(names_of_tokens.values()),
             trusts_proxies=bool(trusts),
             policies=self._read_policies(credentials),
             authorise=authorise,
@@ -181,13 +180,9 @@ class TunnelServer(AsyncContextManagerMixin):
                 wsp_token=wsp_token,
             ),
             rules=_rules(blacklist, whitelist),
-            names=PublicNames(
-                limits=limits,
-                base=domain,
-                public=public,
-                bound=_bound(names, domain),
-                base_path=normalise_base_path(base_path),
-            ),
+            domain=domain,
+            public=public,
+            names=names_of_tokens,
             trusts=trusts,
             transports=find_transports(transports, limits=limits, field="transports"),
             admission=admission,
@@ -279,8 +274,8 @@ class TunnelServer(AsyncContextManagerMixin):
             yield self
 
     async def reload(self) -> None:
-        """Read certificate, key, known tokens and all passwords again. Sessions go on, but those of tokens that were
-        withdrawn.
+        """Read certificate, key, known tokens, their names and all passwords again. Sessions go on, but those of
+        tokens that were withdrawn, and those with names that now belong to others.
 
         Raises ConfigError when a file is bad: then everything stays as it was.
         """
@@ -289,10 +284,12 @@ class TunnelServer(AsyncContextManagerMixin):
         policies = self._read_policies(credentials)
         callers = self._read_callers()
         admin_password = self._read_admin_password()
-        listed = self._read_known_tokens() | credentials.tokens
+        names = self._read_names()
+        listed = self._read_known_tokens() | credentials.tokens | frozenset(names.values())
         state = self._state
         gone = state.listed - listed
         state.context = context
+        state.names = names
         state.admin_password = admin_password
         state.callers.credentials = callers
         state.admission.replace(credentials, listed=listed, policies=policies)
@@ -330,13 +327,16 @@ class TunnelServer(AsyncContextManagerMixin):
             policies.check(credentials.tokens)
         return policies
 
+    def _read_names(self) -> dict[str, bytes]:
+        names = self._names() if callable(self._names) else self._names
+        return bound_names(names or {}, self._domain)
+
     def _read_known_tokens(self) -> frozenset[bytes]:
-        """The digests of these, and of the tokens that own names."""
+        """Their digests."""
         known = self._known_tokens() if callable(self._known_tokens) else self._known_tokens
-        tokens = self._owners.union(known)
-        for token in tokens:
+        for token in known:
             check_token(token)
-        return frozenset(token_digest(token) for token in tokens)
+        return frozenset(token_digest(token) for token in known)
 
     def _read_callers(self) -> CallerCredentials:
         callers = self._callers() if callable(self._callers) else self._callers
@@ -365,16 +365,3 @@ def _rules(blacklist: Sequence[Rule], whitelist: Sequence[Rule]) -> RuleSet:
     for warning in rules.warnings:
         logger.warning("%s", warning)
     return rules
-
-
-def _bound(names: Mapping[str, str], domain: BaseDomain | None) -> dict[str, bytes]:
-    """Names with the digests of their tokens."""
-    if names and domain is None:
-        raise ConfigError("names", "there are none without a base domain", "give base_domain too")
-    bound: dict[str, bytes] = {}
-    for name, token in names.items():
-        checked = check_name(name, field="names")
-        if checked in bound or is_derived(checked):
-            raise ConfigError("names", f"{checked!r} is given twice, or made from a token", "choose another")
-        bound[checked] = token_digest(token)
-    return bound

@@ -23,7 +23,7 @@ from .core.balance import Balance
 from .core.budget import Budget
 from .core.locate import make_session_id
 from .core.metrics import Metrics
-from .core.naming import PublicAddress
+from .core.naming import BaseDomain, PublicAddress
 from .core.registry import Registry
 from .core.routing import RoutingConfig, is_loopback, is_named
 from .core.rules import RuleSet
@@ -68,7 +68,9 @@ class ServerState:
     context: ssl.SSLContext | None
     routing: RoutingConfig
     rules: RuleSet
-    names: PublicNames
+    domain: BaseDomain | None  # what names stand in front of
+    public: PublicAddress | None
+    names: Mapping[str, bytes]  # that belong to tokens, with their digests
     trusts: TrustedProxies
     transports: Mapping[str, Transport]
     admission: Admission
@@ -107,6 +109,13 @@ class Serving:
         )
         self.metrics = Metrics(CODES)
         self.budget = Budget(limits.max_buffered_bytes)
+        self.public_names = PublicNames(
+            limits=limits,
+            base=state.domain,
+            public=state.public,
+            bound=state.names,
+            base_path=state.routing.base_path,
+        )
         self.gateway = Gateway(
             limits=limits,
             registry=self.registry,
@@ -114,7 +123,7 @@ class Serving:
             trusts=state.trusts,
             access=AccessLog(),
             base_path=state.routing.base_path,
-            owner=state.names.owner,
+            owner=self.public_names.owner,
             callers=state.callers,
             metrics=self.metrics,
         )
@@ -129,7 +138,7 @@ class Serving:
             make_id=lambda: make_session_id(NODE, secrets.token_hex(16)),
             make_key=lambda: secrets.token_bytes(32),
             started=self._look_up,
-            names=state.names,
+            names=self.public_names,
             metrics=self.metrics,
         )
         self.pages = Pages(
@@ -167,7 +176,7 @@ class Serving:
             self.listener.close()
             raise
         if self.urls:
-            state.names.listener = PublicAddress.parse(self.urls[0])
+            self.public_names.listener = PublicAddress.parse(self.urls[0])
 
     @property
     def urls(self) -> list[str]:
@@ -269,10 +278,12 @@ class Serving:
         """The configuration was read again, and does not hold ``gone`` (digests of tokens) any more."""
         self.registry.relist(self._state.listed, listed_only=self._state.listed_only)
         self.gateway.execute(self.registry.follow(self._state.admission.policies, anyio.current_time()))
+        self.public_names.bind(self._state.names)
         self.table.end_tokens(gone, "token_withdrawn")
+        self.table.end_wrongly_named(self.public_names.owner, "name_taken")
         for digest in gone:
             self.gateway.execute(self.registry.withdraw(digest, anyio.current_time()))
-            self._state.names.withdraw(digest)
+            self.public_names.withdraw(digest)
 
     # -- connections ---------------------------------------------------------------------------
 

@@ -420,6 +420,12 @@ class SessionTable:
             for session in self._of_token(digest):
                 self.end(session, code)
 
+    def end_wrongly_named(self, owner: Callable[[str], bytes | None], code: str) -> None:
+        """Those whose names the configuration has given to other tokens since."""
+        for session in self:
+            if session.name and owner(session.name) != session.digest:
+                self.end(session, code)
+
     def end_all(self, code: str) -> None:
         self.draining = True
         for session in self:

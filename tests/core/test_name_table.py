@@ -90,6 +90,20 @@ def test_a_bound_name_is_never_anothers() -> None:
     assert names.owner("app", 100 * HOUR) == ONE
 
 
+def test_names_are_bound_anew() -> None:
+    names = NameTable(DEFAULT_LIMITS)
+    names.claim("app", ONE, 0)
+    names.serve("app")
+    names.bind({"app": TWO})
+    assert names.owner("app", 0) == TWO
+    assert not names.claim("app", TWO, 0)  # as long as the other's sessions are there
+    assert not names.claim("app", ONE, 0)
+    names.release("app", 0)
+    assert names.claim("app", TWO, 0)
+    names.bind({})
+    assert names.owner("app", 0) == TWO
+
+
 def test_a_token_that_is_withdrawn_leaves_its_names_free() -> None:
     names = NameTable(DEFAULT_LIMITS)
     for name, token in (("one", ONE), ("two", TWO)):

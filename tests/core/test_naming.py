@@ -8,6 +8,7 @@ from tunnelkit.core.naming import (
     RESERVED_NAMES,
     BaseDomain,
     PublicAddress,
+    bound_names,
     check_name,
     derived_name,
     is_derived,
@@ -86,6 +87,29 @@ def test_the_key_of_a_name_is_no_tokens_digest() -> None:
     assert len(name_key("myapp")) == len(token_digest(TOKEN))
     assert name_key("myapp") != token_digest("myapp")
     assert name_key("myapp") != name_key("myap")
+
+
+def test_names_that_belong_to_tokens() -> None:
+    domain = BaseDomain("example.com")
+    assert bound_names({}, None) == {}
+    assert bound_names({"MyApp": TOKEN}, domain) == {"myapp": token_digest(TOKEN)}
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ({"a.b": TOKEN}, "names: may hold letters"),
+        ({"app": TOKEN, "APP": TOKEN}, "names: 'app' is given twice"),
+        ({"t-el4tasirzbkbwhi3": TOKEN}, "made from a token"),
+        ({"app": "secret"}, "token: is too short"),
+    ],
+)
+def test_names_that_cannot_belong_to_tokens(names: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        bound_names(names, BaseDomain("example.com"))
+    assert "secret" not in str(caught.value).partition(";")[0]
+    with pytest.raises(ConfigError, match="give base_domain too"):
+        bound_names(names, None)
 
 
 # -- the base domain ---------------------------------------------------------------------------

@@ -118,6 +118,15 @@ def test_what_waited_for_a_name_in_start_up_is_adopted_by_its_owner() -> None:
     assert "tokens=0" in repr(registry)
 
 
+def test_with_listed_tokens_only_names_are_waited_for_alone() -> None:
+    registry = make(listed_only=True)
+    assert code(registry.submit(OTHER, "a", 0.0)) == (404, "no_tunnel")
+    assert registry.submit(NAME, "b", 0.0, named=True) == Queued()
+    assert code(registry.submit(NAME, "c", LIMITS.startup_wait, named=True)) == (404, "no_tunnel")
+    registry.attach(TOKEN, "s", 1.0)
+    assert registry.adopt(NAME, TOKEN, 1.0) == [Dispatch("b", "s")]
+
+
 def test_what_is_adopted_keeps_its_order() -> None:
     registry = make(listed=[])
     registry.submit(NAME, "a", 0.0)
@@ -692,3 +701,21 @@ def test_a_policy_that_was_granted_holds_for_the_token() -> None:
     registry.attach(TOKEN, "t", NOW)
     assert registry.submit(TOKEN, "x", NOW) == Dispatch("x", "s")
     assert registry.submit(TOKEN, "y", NOW) == Dispatch("y", "s")
+
+
+def test_a_token_with_a_policy_of_its_own_keeps_it_when_the_default_changes() -> None:
+    own = {TOKEN: POLICIES["standby"]}
+    registry = make(policies=Policies(None, own))
+    registry.attach(TOKEN, "s", NOW)
+    assert registry.follow(Policies(POLICIES["reject"], own), NOW) == []
+    assert isinstance(registry.may_register(TOKEN), Admitted)
+    assert isinstance(registry.may_register(OTHER), Admitted)
+
+
+def test_the_lengths_of_queues() -> None:
+    registry = make(listed=[TOKEN, OTHER])
+    for name in "ab":
+        registry.submit(TOKEN, name, NOW)
+    registry.attach(OTHER, "s", NOW)
+    registry.submit(OTHER, "c", NOW)
+    assert registry.queue_lengths() == [2]

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tunnelkit import ConfigError, RegistrationRefused, TunnelClient, TunnelServer
+from tunnelkit import ConfigError, Granted, Registration, RegistrationRefused, TunnelClient, TunnelServer
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.naming import derived_name
 from tunnelkit.events import Retrying
@@ -291,6 +291,59 @@ async def test_a_name_of_the_configuration_is_its_tokens_alone() -> None:
 
 
 @ONE_WAY
+async def test_a_reload_gives_a_name_to_its_token() -> None:
+    names: dict[str, str] = {}
+    async with named_ends(names=lambda: names, known_tokens_only=True, known_tokens=[OTHER_TOKEN]) as ends:
+
+        async def lose_it() -> None:
+            async with ends.join(name="myapp", token=OTHER_TOKEN):
+                names["myapp"] = TOKEN
+                await ends.server.reload()
+                await anyio.sleep_forever()
+
+        with pytest.raises(RegistrationRefused) as caught, anyio.fail_after(10):
+            await lose_it()
+        assert caught.value.code == "name_taken"
+        async with ends.join(name="myapp"):
+            assert (await get(ends))[0] == 200
+        names["my.app"] = TOKEN
+        with pytest.raises(ConfigError, match="names: may hold letters"):
+            await ends.server.reload()
+        async with ends.join(name="myapp"):
+            assert (await get(ends))[0] == 200
+
+
+@ONE_WAY
+async def test_the_hook_may_give_a_name() -> None:
+    async def authorise(registration: Registration) -> Granted:
+        assert registration.name == "wanted"
+        return Granted(name="given")
+
+    async with named_ends(authorise=authorise) as ends, ends.join(name="wanted") as client:
+        assert client.url == f"http://given.{DOMAIN}:{ends.port}/"
+        assert (await get(ends, f"given.{DOMAIN}"))[0] == 200
+
+
+async def test_with_listed_tokens_only_a_name_is_waited_for_while_the_server_starts() -> None:
+    async with named_ends(known_tokens=[TOKEN], known_tokens_only=True) as ends, anyio.create_task_group() as group:
+        answers: list[Answer] = []
+
+        async def ask() -> None:
+            answers.append(await get(ends))
+
+        group.start_soon(ask)
+        await ends.pending(1)
+        async with ends.join(name="myapp"):
+            with anyio.fail_after(10):
+                await ends.pending(0)
+        assert [answer[0] for answer in answers] == [200]
+        assert (await ask_by_token(ends, OTHER_TOKEN))[0] == 404
+
+
+async def ask_by_token(ends: Ends, token: str) -> Answer:
+    return await get(ends, "127.0.0.1", X_Token=token)
+
+
 async def test_the_servers_own_host_is_nobodys_name() -> None:
     async with named_ends(base_domain="example.com", public_url="https://tunnel.example.com") as ends:
         assert (await refusal(ends, name="tunnel")).code == "name_taken"

@@ -54,6 +54,8 @@ class NameTable:
             return False
         holder = self._holders.get(name)
         if holder is None or holder.token != token:
+            if holder is not None and holder.claims:
+                return False
             holder = self._holders[name] = _Holder(token)
         self._left.pop(name, None)
         holder.claims += 1
@@ -75,6 +77,10 @@ class NameTable:
         holder.until = now + self._limits.known_token_time
         self._left[name] = None
         self._forget(now)
+
+    def bind(self, bound: Mapping[str, bytes]) -> None:
+        """The configuration was read again. What others claimed of it is to be released before it is claimed anew."""
+        self._bound = bound
 
     def withdraw(self, token: bytes) -> None:
         """The token is not served any more: what it left is free. Its sessions were ended before."""

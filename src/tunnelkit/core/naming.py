@@ -10,17 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
+from .tokens import check_token, token_digest
 
 __all__ = [
     "NAME_LIMIT",
     "RESERVED_NAMES",
     "BaseDomain",
     "PublicAddress",
+    "bound_names",
     "check_name",
     "derived_name",
     "is_derived",
@@ -85,6 +88,20 @@ def is_derived(name: str) -> bool:
 def name_key(name: str) -> bytes:
     """What stands for a name where a token's digest does otherwise; none is one, as no token holds a NUL."""
     return hashlib.sha256(b"name\0" + name.encode("ascii")).digest()
+
+
+def bound_names(names: Mapping[str, str], domain: BaseDomain | None, *, field: str = "names") -> dict[str, bytes]:
+    """Names that belong to tokens, with the digests of these. Raises ``ConfigError``, which shows no token."""
+    if names and domain is None:
+        raise ConfigError(field, "there are none without a base domain", "give base_domain too")
+    bound: dict[str, bytes] = {}
+    for name, token in names.items():
+        checked = check_name(name, field=field)
+        if checked in bound or is_derived(checked):
+            raise ConfigError(field, f"{checked!r} is given twice, or made from a token", "choose another")
+        check_token(token)
+        bound[checked] = token_digest(token)
+    return bound
 
 
 # -- the base domain -----------------------------------------------------------------------------

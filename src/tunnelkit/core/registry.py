@@ -187,15 +187,23 @@ class Registry(Generic[S, E]):
     # -- exchanges ---------------------------------------------------------------------------------
 
     def submit(
-        self, token: bytes, exchange: E, now: float, *, deadline: float | None = None, wait: float | None = None
+        self,
+        token: bytes,
+        exchange: E,
+        now: float,
+        *,
+        deadline: float | None = None,
+        wait: float | None = None,
+        named: bool = False,
     ) -> Dispatch[S, E] | Queued | Rejected:
         """A new exchange. ``deadline``: when it leaves if nothing was sent (default: ``queue_timeout`` from now).
-        ``wait``: the caller's own bound on that, in seconds; 0 needs an attached session at once.
+        ``wait``: the caller's own bound on that, in seconds; 0 needs an attached session at once. ``named``: it came
+        for a name, and ``token`` may be what stands for one that nobody has.
         """
         if exchange in self._entries:
             raise LocalProtocolError("this exchange was submitted before and has not left")
         known = self.is_known(token, now)
-        if not known and (refusal := self._refuse_stranger(now)) is not None:
+        if not known and (refusal := self._refuse_stranger(now, named=named)) is not None:
             return refusal
         queue = self._queues.get(token) or self._new_queue(token)
         place = queue.find()
@@ -372,9 +380,10 @@ class Registry(Generic[S, E]):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _refuse_stranger(self, now: float) -> Rejected | None:
-        """For an unknown token. After a restart its client may not have come back yet, so it waits for a while."""
-        if self._listed_only or now >= self._startup_end:
+    def _refuse_stranger(self, now: float, *, named: bool) -> Rejected | None:
+        """For an unknown token. After a restart its client may not have come back yet, so it waits for a while; with
+        listed tokens only one that could come would be known, but for a name it may be any of them."""
+        if (self._listed_only and not named) or now >= self._startup_end:
             return _UNKNOWN
         if len(self._strangers) >= self._limits.startup_waiting:
             return _FULL
