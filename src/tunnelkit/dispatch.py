@@ -78,13 +78,16 @@ class Dispatcher:
     async def _to_transport(self, request: CallerRequest, where: Reserved) -> None:
         path = where.rest.decode("ascii", "replace")
         request.be_link()
-        for transport in self._transports.values():
-            below = _below(transport.mount_path(), path)
-            if below is not None:
-                mounted = Mounted(request, below)
-                await transport.mounted(mounted, mounted.while_there(self._offer))
-                return
-        refuse(request, 404, "unknown_transport", "no transport is mounted here")
+        mounts = [
+            (transport, Mounted(request, below))
+            for transport in self._transports.values()
+            if (below := _below(transport.mount_path(), path)) is not None
+        ]
+        if mounts:
+            transport, mounted = next((mount for mount in mounts if mount[0].claims(mount[1])), mounts[0])
+            await transport.mounted(mounted, mounted.while_there(self._offer))
+        else:
+            refuse(request, 404, "unknown_transport", "no transport is mounted here")
 
     def _mark_forwarded(self, request: CallerRequest) -> None:
         """Behind trusted proxies neither the address nor the scheme that counts is the socket's."""

@@ -210,6 +210,11 @@ class Transport(ABC):
         has none."""
         return None
 
+    def claims(self, request: MountedRequest) -> bool:
+        """Where several transports are mounted at one path: whether this request can only be this one's. Others go
+        to the first of them. Decided from the head alone."""
+        return False
+
     async def mounted(self, request: MountedRequest, offer: Offer) -> None:
         """The server half on the server's own port: answer ``request``, and serve its connection to the end."""
         raise TypeError(f"transport {self.name!r} is not mounted")

@@ -31,6 +31,7 @@ __all__ = [
     "accept_fields",
     "check_request",
     "check_switched",
+    "check_upgrade",
     "request_fields",
 ]
 
@@ -93,10 +94,11 @@ class Opening:
 
 def check_request(method: bytes, fields: Fields) -> Opening | Answer:
     """A request for the websocket endpoint against RFC 6455 4.2.1 and what tunnelkit asks for."""
-    return _check_upgrade(method, fields) or check_origin(fields) or _check_subprotocol(fields) or _opening(fields)
+    return check_upgrade(method, fields) or check_origin(fields) or _check_subprotocol(fields) or _opening(fields)
 
 
-def _check_upgrade(method: bytes, fields: Fields) -> Answer | None:
+def check_upgrade(method: bytes, fields: Fields) -> Answer | None:
+    """The answer to a request that does not open a websocket (RFC 6455 4.2.1), whatever is spoken on it."""
     if method != b"GET":
         return _plain_answer(405, "the tunnel's websocket endpoint answers GET")
     if not _switches_to_websocket(fields):

@@ -1,0 +1,133 @@
+"""Websocket messages in fragments, as they come and go: theirs hold whole HTTP messages and have no useful bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+
+from ..errors import ConnectionLost, RemoteProtocolError, StreamBroken
+from ..net.stream import ByteStream
+
+__all__ = ["FRAGMENT", "Fragment", "FragmentSocket"]
+
+# What their programs write at a time (gorilla's buffer as they set it).
+FRAGMENT: Final = 102_400
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    data: bytes
+    last: bool  # of its message
+
+
+class FragmentSocket:
+    """One end of an open websocket over ``stream``. One task receives; ``send`` may be called by any number."""
+
+    def __init__(self, stream: ByteStream, *, client: bool, early: bytes = b"") -> None:
+        self._stream = stream
+        self._frames = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, trailing_data=early)
+        self._events = self._frames.events()
+        self._turn = anyio.Lock()  # a message's fragments are not mixed with another's
+        self._pong: bytes | None = None
+        self._pinged = anyio.Event()
+
+    @property
+    def last_received(self) -> float:
+        return self._stream.last_received
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def receive(self) -> Fragment:
+        """The next piece of a binary message. Raises ``ConnectionLost`` at the end, ``RemoteProtocolError`` for what
+        these programs never send. Cancelling loses nothing."""
+        while True:
+            event = next(self._events, None)
+            if event is None:
+                await self._read()
+            elif (fragment := self._take(event)) is not None:
+                return fragment
+
+    async def _read(self) -> None:
+        try:
+            data = await self._stream.receive()
+        except StreamBroken as error:
+            raise ConnectionLost(str(error)) from error
+        if not data:
+            raise ConnectionLost("the peer ended the connection")
+        self._frames.receive_data(data)
+        self._events = self._frames.events()
+
+    def _take(self, event: Event) -> Fragment | None:
+        if isinstance(event, BytesMessage):
+            return Fragment(bytes(event.data), event.message_finished)
+        if isinstance(event, TextMessage):
+            raise RemoteProtocolError("a text message where only binary ones are spoken", code="websocket_frame")
+        if isinstance(event, CloseConnection):
+            if self._frames.state is ConnectionState.OPEN:  # made by wsproto, of a frame that it cannot take
+                raise RemoteProtocolError(event.reason or "a malformed frame", code="websocket_frame")
+            raise ConnectionLost(f"the peer closed with code {event.code}", clean=True, code=int(event.code))
+        if isinstance(event, Ping):
+            self._pong = bytes(event.payload)
+            self._pinged.set()
+        return None
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def answer_pings(self) -> None:
+        """To be run beside: an answer must neither wait for a message to end nor hold up the reading."""
+        while True:
+            await self._pinged.wait()
+            self._pinged = anyio.Event()
+            async with self._turn:
+                await self._send_pong()
+
+    async def _send_pong(self) -> None:
+        payload, self._pong = self._pong, None
+        if payload is not None and self._frames.state is ConnectionState.OPEN:
+            await self._write(self._frames.send(Pong(payload)))
+
+    async def ping(self) -> None:
+        async with self._turn:
+            await self._write(self._frames.send(Ping(b"")))
+
+    async def send(self, pieces: Iterable[bytes], *, wanted: Callable[[], bool]) -> bool:
+        """One message, a fragment a piece; pings are answered between them. ``wanted`` is asked when its turn has
+        come: False sends nothing. Raises ``ConnectionLost``. Cancelled before its turn, nothing was written; after
+        it, the connection is of no more use."""
+        async with self._turn:
+            if not wanted():
+                return False
+            held: bytes | None = None
+            for piece in pieces:
+                if held is not None:
+                    await self._write(self._frames.send(BytesMessage(held, message_finished=False)))
+                    await self._send_pong()
+                held = piece
+            await self._write(self._frames.send(BytesMessage(held or b"")))
+            return True
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await self._stream.send(data)
+        except StreamBroken as error:
+            raise ConnectionLost(str(error)) from error
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def aclose(self, code: int, timeout: float = 1.0) -> None:
+        """Say that it is over, where the peer still listens, and close."""
+        with anyio.move_on_after(timeout, shield=True):
+            with suppress(ConnectionLost):
+                if self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+                    await self._write(self._frames.send(CloseConnection(code)))
+                await self._stream.aclose()
+        self._stream.abort()
+
+    def abort(self) -> None:
+        self._stream.abort()

@@ -1,0 +1,73 @@
+"""A session inside the process, for a peer that knows none: its other end is an adaptor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..agent import Agent
+from ..attaching import attach
+from ..client_session import ClientSession, agreed_limits
+from ..config import Limits
+from ..core.budget import Budget
+from ..errors import ConnectionLost, RemoteProtocolError
+from ..link import Link
+from ..transports.base import Accepted
+from ..transports.memory import MemoryConnection, memory_pair
+
+__all__ = ["InsideClient"]
+
+logger = logging.getLogger("tunnelkit.server")
+
+
+class InsideClient:
+    """The client's end of a session that the server granted to such a peer: ``agent`` takes its requests.
+
+    There is no resuming: a peer that is lost takes its session with it.
+    """
+
+    def __init__(self, accepted: Accepted, agent: Agent, *, transport: str, limits: Limits) -> None:
+        grant = accepted.grant
+        self._accepted = accepted
+        self._agent = agent
+        self._near, self._far = memory_pair()
+        self._near.transport = transport  # what pages and logs tell of the session
+        self._link = Link(
+            client=True,
+            limits=agreed_limits(limits, grant),
+            budget=Budget(limits.max_buffered_bytes),
+            peer_window=grant.replay_window,
+            peer_floor=grant.stream_floor,
+            peer_max_streams=grant.max_streams,
+            logger=logger,
+            accept=agent.accept,
+        )
+        self._session = ClientSession(grant, self._link)
+
+    @property
+    def near(self) -> MemoryConnection:
+        return self._near
+
+    async def run(self, serve: Callable[[TaskGroup], object]) -> None:
+        """Register, and carry requests until the session ends, or ``end``. ``serve`` is called once the session has
+        begun: it starts what the adaptor needs."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._agent.run)
+            tasks.start_soon(self._accepted.serve, self._near)
+            try:
+                opening = self._session.opening(self._session.next_epoch(), self._far)
+                opened = await attach(self._link, self._far, opening)
+                serve(tasks)
+                await self._link.run(self._far, opened)
+            except (ConnectionLost, RemoteProtocolError) as error:
+                logger.debug("a session inside the process ended: %s", error)
+            finally:
+                self.end("closed")
+                tasks.cancel_scope.cancel()
+
+    def end(self, code: str) -> None:
+        """What runs fails truthfully. Idempotent, synchronous."""
+        self._link.end(code)

@@ -1,0 +1,199 @@
+"""WStunnel's wire, sans-IO: its handshake, its ids, and the HTTP messages inside its messages.
+
+The rules are those of the running programs, rightscale/wstunnel and its successor rshade/wstunnel.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from wsproto.utilities import generate_accept_token
+
+from ..config import Limits
+from ..core.tokens import TOKEN_MIN
+from ..errors import HeadError, RemoteProtocolError
+from ..handshake import Handshake, Refusal
+from ..heads import Fields, RequestHead, ResponseHead, field_values, list_items
+from ..http.client_codec import ClientCodec
+from ..http.codec import Body, End, HeadParser, Signal
+from ..transports.answers import Answer
+
+__all__ = [
+    "BODY_LIMIT",
+    "ID_SIZE",
+    "Ids",
+    "ResponseReader",
+    "accept_fields",
+    "is_handshake",
+    "parse_id",
+    "read_handshake",
+    "refusal_answer",
+    "request_message",
+]
+
+ID_SIZE: Final = 4
+_IDS: Final = 32_000  # 0000 to 7cff
+_ID = re.compile(rb"[0-9a-fA-F]{4}")
+
+# Their client refuses a message above 100 MiB by closing the tunnel for everybody.
+BODY_LIMIT: Final = 100 * 1024 * 1024 - 128 * 1024
+
+
+# -- the handshake (their client asks, with its token in Origin) --------------------------------------
+
+
+def is_handshake(fields: Fields) -> bool:
+    """Whether a websocket request is theirs: no subprotocol, and an Origin that is none (no browser sends such)."""
+    origins = field_values(fields, b"origin")
+    return (
+        len(origins) == 1
+        and b"://" not in origins[0]
+        and origins[0] != b"null"
+        and not field_values(fields, b"sec-websocket-protocol")
+        and b"websocket" in list_items(field_values(fields, b"upgrade"))
+    )
+
+
+def read_handshake(fields: Fields) -> Handshake | Answer:
+    """Their handshake as one of ours, or the answer that their server gives."""
+    token = field_values(fields, b"origin")[0].decode("latin-1")
+    if len(token) < TOKEN_MIN:
+        return _plain(400, f"Rendez-vous token is too short (must be {TOKEN_MIN} chars)")
+    versions = field_values(fields, b"x-client-version")
+    version = versions[0].decode("latin-1") if versions else ""
+    return Handshake(
+        token=token,
+        password=_password(fields, token),
+        client_version=f"wstunnel {version}".strip()[:80],
+    )
+
+
+def _password(fields: Fields, token: str) -> str | None:
+    """By Basic authentication: of ``token:password``, or of the tunnel URL's userinfo."""
+    values = field_values(fields, b"authorization")
+    if len(values) != 1 or values[0][:6].lower() != b"basic ":
+        return None
+    try:
+        user, colon, password = b64decode(values[0][6:].strip(), validate=True).decode("utf-8").partition(":")
+    except ValueError:
+        return None
+    return password if colon and user in (token, "") else None
+
+
+def accept_fields(key: bytes) -> Fields:
+    """Of the 101: no subprotocol, no extension."""
+    return [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", generate_accept_token(key)),
+    ]
+
+
+_STATUSES: Final = {"too_many_clients": 429, "forbidden": 401, "unauthorized": 401}
+
+
+def refusal_answer(refusal: Refusal) -> Answer:
+    """As their client reads one: a status and a line of text, which it prints before it tries again."""
+    status = _STATUSES.get(refusal.code, refusal.status)
+    extra: Fields = [(b"WWW-Authenticate", b'Basic realm="wstunnel"')] if status == 401 else []
+    if refusal.retry_after is not None:
+        extra.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after))))
+    return _plain(status, refusal.detail, extra)
+
+
+def _plain(status: int, text: str, extra: Fields | None = None) -> Answer:
+    fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"X-Content-Type-Options", b"nosniff")]
+    return Answer(status, fields + (extra or []), text.encode())
+
+
+# -- ids ---------------------------------------------------------------------------------------------
+
+
+class Ids:
+    """One counter a tunnel. An id whose answer is owed is never given again, wanted or not."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._taken: set[int] = set()
+
+    def take(self) -> int | None:
+        """None: all are in flight."""
+        if len(self._taken) >= _IDS:
+            return None
+        while True:
+            self._last = (self._last + 1) % _IDS
+            if self._last not in self._taken:
+                self._taken.add(self._last)
+                return self._last
+
+    def give_back(self, number: int) -> None:
+        self._taken.discard(number)
+
+
+def parse_id(data: bytes) -> int:
+    """Of a message's first four bytes. Raises ``RemoteProtocolError``."""
+    if _ID.fullmatch(data) is None:
+        raise RemoteProtocolError("a message without an id", code="bad_id")
+    return int(data, 16)
+
+
+# -- a request, and its response ---------------------------------------------------------------------
+
+_LEFT_OUT: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"expect", b"connection", b"upgrade", b"te", b"x-host", b"trailer"}
+)
+
+
+def request_message(number: int, head: RequestHead, length: int, x_host: bytes | None) -> bytes:
+    """A message up to its body. Nothing is chunked: the body is known when it is sent."""
+    fields = [field for field in head.fields if field[0].lower() not in _LEFT_OUT]
+    if x_host is not None:
+        fields.append((b"X-Host", x_host))
+    if length or head.method in (b"POST", b"PUT", b"PATCH"):
+        fields.append((b"Content-Length", b"%d" % length))
+    lines = [b"%04x%b %b HTTP/1.1" % (number, head.method, head.target)]
+    lines += [name + b": " + value for name, value in fields]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The response is complete."""
+
+
+class ResponseReader:
+    """The HTTP response inside one message, from its fragments. Raises ``HeadError`` for what is none."""
+
+    def __init__(self, head: RequestHead, parser: HeadParser, limits: Limits) -> None:
+        self._codec = ClientCodec(parser, limits)
+        self._codec.encode_head(RequestHead(head.method, b"/", []))  # what it answers decides its framing
+        self._codec.encode_end()
+        self._complete = False
+
+    def feed(self, data: bytes, *, last: bool) -> Iterator[ResponseHead | bytes | Whole]:
+        """What a fragment brings. ``last``: nothing follows, so a response that ends with it is over, and one that
+        should not is cut short (``HeadError``)."""
+        if self._complete:
+            return
+        self._codec.receive_data(data)
+        yield from self._events()
+        if last and not self._complete:
+            self._codec.receive_data(b"")
+            yield from self._events()
+
+    def _events(self) -> Iterator[ResponseHead | bytes | Whole]:
+        while not isinstance(event := self._codec.next_event(), Signal):
+            if isinstance(event, ResponseHead):
+                if event.status == 101:
+                    raise HeadError(502, "bad_response", "their wire carries no upgrades")
+                yield event
+            elif isinstance(event, Body):
+                yield bytes(event.data)
+            elif isinstance(event, End):
+                self._complete = True
+                yield Whole()
+                return

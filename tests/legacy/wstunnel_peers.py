@@ -1,0 +1,163 @@
+"""WStunnel's programs, played: what the running ones put on the wire, quirks included."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong
+
+from tunnelkit.net.dial import connect_tcp
+from tunnelkit.net.stream import ByteStream
+
+from ..e2e.tunnel import TOKEN, read_head
+
+__all__ = ["Asked", "Refused", "WStunnelClient", "answer"]
+
+FRAGMENT = 102_400
+
+
+@dataclass
+class Asked:
+    """A request as their client reads it."""
+
+    number: bytes
+    line: str
+    fields: list[tuple[str, str]]
+    body: bytes
+    raw: bytes
+
+    def value(self, name: str) -> str | None:
+        return next((value for key, value in self.fields if key.lower() == name.lower()), None)
+
+
+class Refused(Exception):
+    def __init__(self, status: int, fields: list[tuple[str, str]], body: bytes) -> None:
+        super().__init__(f"{status} {body!r}")
+        self.status, self.fields, self.body = status, fields, body
+
+
+Respond: TypeAlias = "Callable[[WStunnelClient, Asked], Coroutine[Any, Any, None]]"
+
+
+def answer(status: str, body: bytes, *fields: str, length: bool = True) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *fields]
+    if length:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class WStunnelClient:
+    """``wstuncli``. Answers each request by ``respond``, a task a request, as theirs has a goroutine a request."""
+
+    def __init__(self, stream: ByteStream, early: bytes, respond: Respond) -> None:
+        self.asked: list[Asked] = []
+        self.pongs = 0
+        self.closed: int | None = None
+        self._stream = stream
+        self._frames = Connection(ConnectionType.CLIENT, trailing_data=early)
+        self._respond = respond
+        self._writing = anyio.Lock()
+        self.news = anyio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def joined(
+        cls, port: int, respond: Respond, *, token: str = TOKEN, password: str | None = None
+    ) -> AsyncIterator[WStunnelClient]:
+        stream = await connect_tcp("127.0.0.1", port, timeout=5)
+        try:
+            head = (
+                "GET /_tunnel HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Go-http-client/1.1\r\n"
+                "Connection: Upgrade\r\n"
+                f"Origin: {token}\r\nSec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n"
+                "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nX-Client-Version: wstunnel_rshade_b689489\r\n"
+            )
+            if password is not None:
+                head += f"Authorization: Basic {base64.b64encode(f'{token}:{password}'.encode()).decode()}\r\n"
+            await stream.send(f"{head}\r\n".encode())
+            with anyio.fail_after(10):
+                status, fields, early = await read_head(stream)
+            if status != 101:
+                length = int({name.lower(): value for name, value in fields}["content-length"])
+                while len(early) < length:
+                    early += await stream.receive()
+                raise Refused(status, fields, early)
+            async with anyio.create_task_group() as tasks:
+                client = cls(stream, early, respond)
+                await client.ping()
+                tasks.start_soon(client._read, tasks)
+                yield client
+                tasks.cancel_scope.cancel()
+        finally:
+            stream.abort()
+
+    async def ping(self) -> None:
+        await self._stream.send(self._frames.send(Ping(b"")))
+
+    async def raw(self, data: bytes) -> None:
+        """One message in one frame, whatever it is."""
+        async with self._writing:
+            await self._stream.send(self._frames.send(BytesMessage(data)))
+
+    async def reply(self, asked: Asked, message: bytes, *, fragment: int = FRAGMENT) -> None:
+        """A response in fragments, as theirs goes out."""
+        data = asked.number + message
+        async with self._writing:
+            for start in range(0, len(data), fragment):
+                last = start + fragment >= len(data)
+                piece = data[start : start + fragment]
+                await self._stream.send(self._frames.send(BytesMessage(piece, message_finished=last)))
+
+    async def begin(self, asked: Asked, data: bytes) -> None:
+        """A first fragment, after which more comes (or never does)."""
+        await self._stream.send(self._frames.send(BytesMessage(asked.number + data, message_finished=False)))
+
+    async def more(self, data: bytes, *, last: bool = False) -> None:
+        await self._stream.send(self._frames.send(BytesMessage(data, message_finished=last)))
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        with anyio.fail_after(10):
+            while not condition():
+                await self.news.wait()
+                self.news = anyio.Event()
+
+    async def _read(self, tasks: TaskGroup) -> None:
+        message = b""
+        while True:
+            for event in self._frames.events():
+                if isinstance(event, BytesMessage):
+                    message += event.data
+                    if event.message_finished:
+                        self._take(message, tasks)
+                        message = b""
+                elif isinstance(event, Pong):
+                    self.pongs += 1
+                elif isinstance(event, Ping):
+                    await self._stream.send(self._frames.send(Pong(event.payload)))
+                elif isinstance(event, CloseConnection):
+                    self.closed = int(event.code)
+                    self.news.set()
+                    return
+                self.news.set()
+            data = await self._stream.receive()
+            if not data:
+                self.closed = self.closed or 1006
+                self.news.set()
+                return
+            self._frames.receive_data(data)
+
+    def _take(self, message: bytes, tasks: TaskGroup) -> None:
+        head, _, body = message[4:].partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        fields = [(name, value.strip()) for name, _, value in (each.partition(":") for each in lines)]
+        asked = Asked(message[:4], line, fields, body, message)
+        self.asked.append(asked)
+        tasks.start_soon(self._respond, self, asked)
