@@ -113,3 +113,28 @@ def test_malformed_origins() -> None:
 
 def test_repr() -> None:
     assert repr(guard()).startswith("<Guard <HostAllowlist")
+
+
+def choose_bytes(judge: Guard, x_host: bytes | None) -> HostOrigin:
+    return judge.choose_bytes(RequestHead(b"GET", b"/", []), x_host)
+
+
+def test_streams_of_bytes_go_where_a_pattern_of_their_own_allows() -> None:
+    judge = guard(allow=[r"tcp://db\.test:5432", r"http://.*"])
+    assert choose_bytes(judge, b"TCP://DB.test:5432") == HostOrigin("tcp", "db.test", 5432)
+    for wanted in (b"tcp://db.test:5433", b"tcp://other.test:5432"):
+        with pytest.raises(HeadError) as caught:
+            choose_bytes(judge, wanted)
+        assert (caught.value.status, caught.value.code) == X_HOST_REFUSED
+    for none in (None, b"", b"http://db.test", b"tcp://db.test"):
+        with pytest.raises(HeadError) as caught:
+            choose_bytes(judge, none)
+        assert (caught.value.status, caught.value.code) == (400, "bad_x_host")
+
+
+def test_rules_forbid_streams_of_bytes_too() -> None:
+    black = [Rule(url=r"tcp://db\.test:5432/.*")]
+    judge = guard(allow=[r"tcp://db\.test:5432"], black=black)
+    with pytest.raises(HeadError) as caught:
+        choose_bytes(judge, b"tcp://db.test:5432")
+    assert (caught.value.status, caught.value.code) == X_HOST_REFUSED
