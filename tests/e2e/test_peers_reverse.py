@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -31,6 +31,7 @@ class Front(SecureEnds):
     """A tunnel whose callers, and whose client, come by the reverse proxy in front of the server."""
 
     folder: Path = field(default_factory=Path)  # the proxy's files and logs
+    url: str = ""  # that the client shows
 
     async def read(self, target: str, **fields: str) -> bytes:
         """The body of one GET's answer, which says its length."""
@@ -49,14 +50,20 @@ class Front(SecureEnds):
 
 @asynccontextmanager
 async def open_front(
-    make: Make, tls_files: dict[str, Path], context: ssl.SSLContext, transport: str = "websocket"
+    make: Make,
+    tls_files: dict[str, Path],
+    context: ssl.SSLContext,
+    transport: str = "websocket",
+    *,
+    base_domain: str | None = None,
+    name: str | None = None,
 ) -> AsyncIterator[Front]:
     transports = ["websocket", carrier("longpoll")]
-    async with open_ends(trusted_proxies=["127.0.0.1"], transports=transports) as ends:
+    async with open_ends(trusted_proxies=["127.0.0.1"], transports=transports, base_domain=base_domain) as ends:
         peer = make(ends.port, tls_files)
-        url = f"wss://localhost:{peer.port}"
-        async with peer.run() as folder, ends.join(url=url, cafile=tls_files["ca"], transport=carrier(transport)):
-            yield Front(ends.origin, ends.server, ends.limits, peer.port, context, folder)
+        options: dict[str, Any] = {"url": f"wss://localhost:{peer.port}", "cafile": tls_files["ca"], "name": name}
+        async with peer.run() as folder, ends.join(**options, transport=carrier(transport)) as client:
+            yield Front(ends.origin, ends.server, ends.limits, peer.port, context, folder, client.url)
 
 
 def each(*makes: Make) -> pytest.MarkDecorator:
@@ -111,6 +118,18 @@ async def test_long_bodies(
     async with open_front(make, tls_files, client_ssl_context, transport) as front:
         await Download(front, 100 * MB).run()
         await Upload(front, 100 * MB).run()
+
+
+@each(nginx, haproxy)
+async def test_names(make: Make, tls_files: dict[str, Path], client_ssl_context: ssl.SSLContext) -> None:
+    names = {"base_domain": "tunnel.example.com", "name": "myapp"}
+    async with open_front(make, tls_files, client_ssl_context, **names) as front:
+        assert front.url == "https://myapp.tunnel.example.com/"
+        for target in ("/echo?a=b", "/_tunnel/x", "/_stats"):
+            echo = json.loads(await front.read(target, Host="myapp.tunnel.example.com"))
+            assert echo["target"] == target
+            fields = [value for name, value in echo["fields"] if name.lower() == "x-forwarded-host"]
+            assert fields == ["myapp.tunnel.example.com"]
 
 
 @each(nginx, haproxy)
