@@ -53,7 +53,7 @@ class Receiver:
         self._decoder = FrameDecoder()
         self._call_began = 0  # highest_peer when the present call of receive began
         self._stillborn: set[int] = set()  # opened and reset within the present call
-        self._early_resets: deque[float] = deque(maxlen=table.limits.resets_before_answer)
+        self._early_resets: deque[float] | None = None  # when they came; made for the first
         self.refusing = False  # set once we sent GOAWAY
         self.peer_going = False  # the peer sent GOAWAY,
         self._peer_last = 0  # whose lowest last stream was this
@@ -169,6 +169,8 @@ class Receiver:
 
     def _count_early_reset(self, now: float) -> None:
         """Opening and resetting costs the peer little and us much (CVE-2023-44487): it is rationed."""
+        if self._early_resets is None:
+            self._early_resets = deque(maxlen=self._table.limits.resets_before_answer)
         early = self._early_resets
         if len(early) == early.maxlen and now - early[0] <= self._table.limits.resets_window:
             raise RemoteProtocolError("too many streams reset before any answer", code="reset_flood")

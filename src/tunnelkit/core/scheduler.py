@@ -42,7 +42,7 @@ class ControlQueue:
     def __init__(self) -> None:
         self.waiting = False
         self._goaway: bytes | None = None
-        self._resets: deque[bytes] = deque()
+        self._resets: list[bytes] = []
         self._credits: dict[int, Stream] = {}  # by id, in the order of asking
 
     @property
@@ -79,9 +79,11 @@ class ControlQueue:
             pieces.append(self._goaway)
             self._goaway = None
             left -= RESET_SIZE
-        while self._resets and left >= RESET_SIZE:
-            pieces.append(self._resets.popleft())
-            left -= RESET_SIZE
+        if self._resets:
+            resets = self._resets[: left // RESET_SIZE]
+            del self._resets[: len(resets)]
+            pieces += resets
+            left -= RESET_SIZE * len(resets)
         for stream in list(islice(self._credits.values(), left // CREDIT_SIZE)):
             del self._credits[stream.id]
             pieces.append(encode_credit(stream.id, stream.window.limit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 import anyio
@@ -179,7 +178,7 @@ class FrontRequest(CallerRequest):
         self.trailers: Fields = []
         self.upgraded = False
         self._connection = connection
-        self._body: deque[bytes] = deque()
+        self._body: list[bytes] = []  # few pieces: small ones are joined, and they are bounded
         self._held = 0  # bytes in _body
         self._failure: HeadError | None = None
         self._pace: Pace | None = None
@@ -239,10 +238,12 @@ class FrontRequest(CallerRequest):
         return dropped
 
     def _take(self, max_bytes: int) -> bytes:
-        piece = self._body.popleft()
+        piece = self._body[0]
         if len(piece) > max_bytes:
-            self._body.appendleft(piece[max_bytes:])
+            self._body[0] = piece[max_bytes:]
             piece = piece[:max_bytes]
+        else:
+            del self._body[0]
         self._held -= len(piece)
         return piece
 
@@ -403,4 +404,7 @@ class FrontRequest(CallerRequest):
             raise StreamBroken("the caller is gone")
         connection.upgraded = True
         connection.close_clocks()  # none of them for upgraded connections (design, section 10)
-        return prefixed(connection.stream, connection.codec.trailing_data)
+        early = connection.codec.trailing_data
+        connection.codec.forget()  # it may be a tunnel client's, and stay for days
+        self.head.fields.clear()
+        return prefixed(connection.stream, early)

@@ -164,6 +164,11 @@ class Codec(ABC, Generic[HeadT]):
         """What follows a complete message: the next request, or after an upgrade the other protocol's first bytes."""
         return self._input.peek() if self.reading in (_DONE, State.SWITCHED) else b""
 
+    def forget(self) -> None:
+        """The connection is another protocol's now: let go of all that HTTP needed."""
+        self._input = Input()
+        self._repeats = Repeats(self._limits)
+
     def receive_data(self, data: bytes) -> None:
         if data:
             self._input.feed(data)
