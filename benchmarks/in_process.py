@@ -26,7 +26,7 @@ from tunnelkit.logs import TextFormatter
 
 TOKEN = "a-token-for-the-benchmarks"
 REQUEST = f"GET /small HTTP/1.1\r\nHost: tunnel.test\r\nX-Token: {TOKEN}\r\n\r\n".encode()
-ANSWER = re.compile(rb"HTTP/1.1 200 .*?\r\ncontent-length: (\d+)\r\n(?:.*?\r\n)?\r\n", re.DOTALL | re.IGNORECASE)
+ANSWER = re.compile(rb"HTTP/1.1 \d+ .*?\r\ncontent-length: (\d+)\r\n(?:.*?\r\n)?\r\n", re.DOTALL | re.IGNORECASE)
 WARM, REQUESTS, TRACED = 300, 2000, 50
 
 
@@ -40,6 +40,8 @@ class Caller:
         got = b""
         while not (whole := ANSWER.match(got)) or len(got) < whole.end() + int(whole[1]):
             got += self.sock.recv(len(self.buffer))
+        if not got.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(f"answered {got!r}")
         self.length = len(got)
 
     def ask(self, times: int) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +66,7 @@ NGINX_TLS = """
 
 @dataclass(frozen=True)
 class Certificate:
-    """A self-made certificate for 127.0.0.1, with its key in the same file."""
+    """A self-made certificate for the hosts of a site, with its key in the same file."""
 
     path: Path
 
@@ -109,7 +110,7 @@ class Origins:
     @cached_property
     def certificate(self) -> Certificate | None:
         """None where openssl is missing: then nothing is measured over TLS."""
-        return make_certificate(self._folder)
+        return make_certificate(self._folder, {self.site.near_host, self.site.far_host})
 
     @cached_property
     def sink(self) -> Origin:
@@ -156,15 +157,16 @@ class Origins:
         return program
 
 
-def make_certificate(folder: Path) -> Certificate | None:
+def make_certificate(folder: Path, hosts: Iterable[str]) -> Certificate | None:
     openssl = find_program("openssl")
     if openssl is None:
         return None
+    names = ",".join(f"IP:{host}" for host in hosts)
     key, path = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [
             *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", f"subjectAltName={names}"),
             *("-keyout", str(key), "-out", str(path)),
         ],
         check=True,
@@ -192,4 +194,4 @@ def wait_for_port(host: str, port: int, program: Program) -> None:
             return
         except OSError:
             time.sleep(0.02)  # between two looks
-    raise BenchmarkError(f"{program.command[0]} does not listen: {program.last_words()}")
+    raise BenchmarkError(f"{program.errors.stem} does not listen: {program.last_words()}")

@@ -72,7 +72,7 @@ class Program:
         except queue.Empty:
             line = "nothing"
         if not line.startswith(start):
-            raise BenchmarkError(f"{self.command} said {line!r} and not {start!r}: {self.last_words()}")
+            raise BenchmarkError(f"{self.errors.stem} said {line!r} and not {start!r}: {self.last_words()}")
         return line.removeprefix(start).strip()
 
     def tell(self, line: str) -> None:
@@ -114,7 +114,7 @@ class Program:
         try:
             return Path(f"/proc/{self.pid}/{name}").read_text()
         except (FileNotFoundError, ProcessLookupError):
-            raise BenchmarkError(f"{self.command[0]} ended: {self.last_words()}") from None
+            raise BenchmarkError(f"{self.errors.stem} ended: {self.last_words()}") from None
 
     def close(self) -> None:
         self._popen.terminate()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
 
 from ..bench import Bench, Row
 from ..callers import download, paced_download, stalled
 from ..figures import Metric
+from ..programs import BenchmarkError
 from ..ways import Spec, Way
 from ..wrk import run_wrk
 
 __all__ = ["ROWS"]
 
 SHARE = 0.5  # of the most that a bulk transfer reaches by itself
+SETTLING = 60.0  # seconds
 BODY = 1_000_000_000  # more than any buffer holds, and than is read meanwhile
 CROWD = 300
 
@@ -30,24 +32,39 @@ CROWD_METRICS = (
 )
 
 
+def settle(way: Way) -> None:
+    """Wait until the ends have nothing to do: whatever can be buffered is."""
+    deadline = time.monotonic() + SETTLING
+    before: dict[str, float] | None = None
+    while before != (before := {name: end.usage().seconds for name, end in way.ends.items()}):
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"is still busy after {SETTLING:g} s")
+        time.sleep(0.3)  # the time in which nothing may happen
+
+
 def p99(bench: Bench, way: Way, connections: int) -> float:
     """Milliseconds."""
     done = run_wrk(way.address, "/small", connections=connections, seconds=bench.settings.seconds)
     return done.p99 * 1000
 
 
-def p99_beside(bench: Bench, way: Way, connections: int, other: AbstractContextManager[None]) -> float:
-    with other:
+def p99_beside_bulk(bench: Bench, way: Way, connections: int) -> float:
+    size, seconds = download(way.address, bench.origins.path_of(bench.settings.size))
+    with paced_download(way.address, bench.origins.path_of(BODY), SHARE * size / seconds):
+        return p99(bench, way, connections)
+
+
+def p99_beside_stalled(bench: Bench, way: Way, connections: int, callers: int) -> float:
+    with stalled(way.address, bench.origins.path_of(BODY), callers):
+        settle(way)
         return p99(bench, way, connections)
 
 
 def beside_one(connections: int, bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
-    size, seconds = download(way.address, bench.origins.path_of(bench.settings.size))
     alone = p99(bench, way, connections)
-    path = bench.origins.path_of(BODY)
-    bulk = p99_beside(bench, way, connections, paced_download(way.address, path, SHARE * size / seconds))
-    still = p99_beside(bench, way, connections, stalled(way.address, path))
+    bulk = p99_beside_bulk(bench, way, connections)
+    still = p99_beside_stalled(bench, way, connections, 1)
     return {
         "alone": alone,
         "beside-bulk": bulk,
@@ -60,7 +77,7 @@ def beside_one(connections: int, bench: Bench, spec: Spec) -> dict[str, float]:
 def beside_crowd(bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
     alone = p99(bench, way, 16)
-    beside = p99_beside(bench, way, 16, stalled(way.address, bench.origins.path_of(BODY), CROWD))
+    beside = p99_beside_stalled(bench, way, 16, CROWD)
     return {"alone": alone, "beside": beside, "times": beside / alone}
 
 
