@@ -44,12 +44,13 @@ class PublicNames:
 
     def claim(self, token: str, digest: bytes, wanted: str | None, beside: Iterable[str]) -> str | Refusal:
         """The name of a new session, "" where there are none; it is the token's until as many ``release`` as claims.
-        The one that is ``wanted``; None: one made from the token. ``beside``: the names of the token's other clients,
-        which must be the same, because requests for a name go to all of them."""
+        The one that is ``wanted``; None: the one that the configuration gives to the token, or one made from it.
+        ``beside``: the names of the token's other clients, which must be the same, because requests for a name go to
+        all of them."""
         if self._base is None:
             return "" if wanted is None else _NO_NAMES
         own = derived_name(token, self._base.host)
-        name = own if wanted is None else self._chosen(wanted, own, self._base)
+        name = self._chosen(wanted, own, self._base) if wanted is not None else self._table.bound_to(digest) or own
         if isinstance(name, Refusal):
             return name
         if name != own and not {name, own, ""}.issuperset(beside):

@@ -90,6 +90,11 @@ def test_a_bound_name_is_never_anothers() -> None:
     assert names.owner("app", 100 * HOUR) == ONE
 
 
+def test_which_name_is_bound_to_a_token() -> None:
+    names = NameTable(DEFAULT_LIMITS, bound={"one": ONE, "app": TWO, "other": TWO})
+    assert (names.bound_to(ONE), names.bound_to(TWO), names.bound_to(b"3" * 32)) == ("one", "app", None)
+
+
 def test_names_are_bound_anew() -> None:
     names = NameTable(DEFAULT_LIMITS)
     names.claim("app", ONE, 0)

@@ -286,8 +286,9 @@ async def test_a_derived_name_can_be_claimed_by_its_token_alone() -> None:
 async def test_a_name_of_the_configuration_is_its_tokens_alone() -> None:
     async with named_ends(names={"MyApp": TOKEN}) as ends:
         assert (await refusal(ends, name="myapp", token=OTHER_TOKEN)).code == "name_taken"
-        async with ends.join(name="myapp"):
-            assert (await get(ends))[0] == 200
+        for name in ("myapp", None):  # it need not ask for it
+            async with ends.join(name=name):
+                assert (await get(ends))[0] == 200
 
 
 @ONE_WAY

@@ -47,6 +47,10 @@ class NameTable:
         holder = self._holders.get(name)
         return holder.token if holder is not None and (holder.claims or holder.until > now) else None
 
+    def bound_to(self, token: bytes) -> str | None:
+        """The name that the configuration gives to ``token``, the first of several."""
+        return next((name for name, owner in self._bound.items() if owner == token), None)
+
     def claim(self, name: str, token: bytes, now: float) -> bool:
         """One more session or opening of ``token`` wants ``name``. False: it is another's."""
         owner = self.owner(name, now)
