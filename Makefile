@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs bench build demo clean
+.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference bench build demo clean
 
 # The newest tested Python that is there; say PYTHON=/path/to/python for another one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -62,8 +62,12 @@ types: $(READY)  ## mypy, strict
 coverage: $(READY)  ## every core module: 100 % of its branches from its own test file
 	$(BIN)/python scripts/own_coverage.py
 
-docs: $(READY)  ## links and anchors of all documents, and the code blocks marked "run"
+docs: $(READY)  ## links and anchors of all documents, the code blocks marked "run", and whether the reference is new
+	$(BIN)/python scripts/make_reference.py --check
 	$(BIN)/python scripts/check_docs.py
+
+reference: $(READY)  ## write docs/reference.md anew from the code
+	$(BIN)/python scripts/make_reference.py
 
 bench: $(READY)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
 	$(BIN)/python -m benchmarks $(BENCH)

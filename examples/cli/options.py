@@ -8,7 +8,7 @@ from typing import Any
 
 from . import kinds
 
-__all__ = ["CLIENT", "RULES", "SERVER", "TOKEN", "TUNNEL", "Option", "Refused"]
+__all__ = ["CLIENT", "RULE", "RULES", "SERVER", "TOKEN", "TUNNEL", "VARIABLES", "Option", "Refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,3 +402,14 @@ TUNNEL: list[Option] = [
     for option in CLIENT
     if isinstance(option, Option) and option.name not in _OF_THE_PROCESS and not option.only_argument
 ]
+
+# What the programs read of the environment beside TUNNELKIT_<FLAG>.
+VARIABLES = {
+    "WSTUNNEL_PASSWORD": "the client's password for its token, where nothing else gives one",
+    "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY": "the way out, where --proxy says nothing; in lower case too",
+    "NO_PROXY": "hosts that are reached without it",
+    "NO_COLOR": "the client's view on a terminal has no colours",
+    "TERM": "there is no such view where it is empty or dumb",
+    "NOTIFY_SOCKET": "systemd's: it is told of start, reload and end",
+    "CREDENTIALS_DIRECTORY": "systemd's: files there are nobody else's, whatever their mode says",
+}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from tunnelkit import ConfigError, TunnelServer
@@ -144,6 +145,17 @@ async def test_a_request_that_waited_for_a_name_is_not_let_in_unasked() -> None:
             await ends.pending(0)
         assert not ends.origin.requests
         assert answers[0][0] == 401
+
+
+async def test_the_servers_own_program_is_not_asked() -> None:
+    own = "Bearer the-origin-s-own"
+    async with (
+        open_tunnel(server_options={"callers": {TOKEN: {USER: PASSWORD}}}) as tunnel,
+        httpx.AsyncClient(transport=tunnel.server.httpx_transport(TOKEN)) as client,
+    ):
+        answer = await client.get("http://device/echo", headers={"Authorization": own})
+        assert answer.status_code == 200
+        assert ["Authorization", own] in answer.json()["fields"]
 
 
 async def test_guessing_is_slow(callers: Any) -> None:

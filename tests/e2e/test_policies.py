@@ -181,6 +181,16 @@ async def test_replace_needs_the_registration_secret() -> None:
         assert len(ends.server.sessions()) == 1
 
 
+async def test_a_secret_of_all_tokens_is_one_too() -> None:
+    async with open_ends(policy="replace", secretkey=PASSWORD) as ends, anyio.create_task_group() as group:
+        first, ended = TunnelClient(ends.server.url, token=TOKEN, password=PASSWORD, origin=ends.origin.url), Ended()
+        group.start_soon(ended.run, first)
+        await first.wait_ready(10)
+        async with ends.join(password=PASSWORD, host="second"):
+            await ended.until_superseded()
+            assert await served_by(ends) == "second"
+
+
 async def test_the_hook_may_grant_to_replace() -> None:
     async def authorise(registration: Registration) -> Granted:
         return Granted(policy="replace")

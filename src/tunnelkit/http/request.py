@@ -25,6 +25,7 @@ class CallerRequest(ABC):
     expects_continue: bool
     trailers: Fields  # of the request, complete once receive_body_nowait gave b""
     byte_stream = False  # it asks for a stream of bytes to a tcp:// destination: the server's own program does
+    inside = False  # of the server's own program, which nobody asks who it is
     mounted = False  # carried by another program's HTTP server: its socket's peer is not known
 
     @abstractmethod

@@ -27,6 +27,8 @@ AHEAD: Final = READ_AHEAD
 class InsideRequest(CallerRequest):
     """See the module. ``carry`` is over when ``end`` was called: nothing more happens then."""
 
+    inside = True
+
     def __init__(self, head: RequestHead, *, scheme: str, has_body: bool) -> None:
         self.head = head
         self.peer = Peer()
