@@ -12,6 +12,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from tunnelkit import ConfigError, Limits, TunnelServer
 from tunnelkit.errors import ConnectRefused
+from tunnelkit.inside import request
 
 from .tunnel import TOKEN, Ends, ask, open_ends, until
 
@@ -90,6 +91,25 @@ async def test_a_break_is_seen_at_the_other_end(who: str) -> None:
                         await stream.receive()
             if who == "program":
                 await broken.wait()
+
+
+async def test_a_destination_that_does_not_close_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "LINGER", 0.1)
+    heard = b""
+
+    async def deaf(stream: SocketStream) -> None:
+        nonlocal heard
+        with suppress(anyio.EndOfStream):
+            while True:
+                heard += await stream.receive()
+        await anyio.sleep_forever()
+
+    async with destination(deaf) as port, open_ends() as ends, ends.join(origin=None, allow=ANY) as client:
+        async with ends.server.connect(TOKEN, "127.0.0.1", port) as stream:
+            await stream.send(b"x" * 200_000)
+        await until(lambda: not client.requests_active)
+        await ends.pending(0)
+        assert len(heard) == 200_000  # what was sent before the close went out
 
 
 async def test_only_destinations_that_the_client_allows() -> None:

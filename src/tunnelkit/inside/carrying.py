@@ -30,7 +30,8 @@ class Running(Protocol):
 async def carry(running: Running, request: InsideRequest, where: ToTunnel) -> None:
     """To the tunnel and back. Never raises: what fails is answered, or breaks the answer off."""
     try:
-        await running.to_tunnel(request, where)
+        with request.scope:
+            await running.to_tunnel(request, where)
     except HeadError as error:
         refuse(request, error.status, error.code, error.detail)
     except StreamBroken:

@@ -51,7 +51,10 @@ class TunnelTransport(httpx.AsyncBaseTransport):
         head = self._head(request)
         inside = InsideRequest(head, scheme=request.url.scheme, has_body=body_length(head) != 0)
         where = ToTunnel((self._token,), head.target, _x_host(head, request))
-        running.spawn(lambda: carry(running, inside, where))
+        try:
+            running.spawn(lambda: carry(running, inside, where))
+        except RuntimeError:
+            raise httpx.ConnectError("the tunnel server ends", request=request) from None
         stream = request.stream
         if inside.has_body:
             assert isinstance(stream, httpx.AsyncByteStream)
@@ -121,9 +124,10 @@ class _Body(httpx.AsyncByteStream):
         return piece
 
     async def aclose(self) -> None:
-        if self._inside.switched is not None:
-            await self._inside.switched.aclose()
-        else:
+        try:
+            if self._inside.switched is not None:
+                await self._inside.switched.aclose()
+        finally:
             self._inside.leave()
 
 

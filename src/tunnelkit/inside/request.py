@@ -23,6 +23,9 @@ __all__ = ["InsideRequest"]
 # Bytes that wait for the other side, a direction; one piece more may be under way.
 AHEAD: Final = READ_AHEAD
 
+# Seconds for the far end to close too, once the program has closed an upgraded stream.
+LINGER: Final = 5.0
+
 
 class InsideRequest(CallerRequest):
     """See the module. ``carry`` is over when ``end`` was called: nothing more happens then."""
@@ -38,6 +41,7 @@ class InsideRequest(CallerRequest):
         self.trailers: Fields = []
         self.response_trailers: Fields = []  # filled at the answer's end
         self.switched: ByteStream | None = None  # after 101: what follows it
+        self.scope = anyio.CancelScope()  # of the task that carries it
         self._body: deque[bytes] = deque()
         self._body_size = 0
         self._body_ended = not has_body
@@ -118,7 +122,8 @@ class InsideRequest(CallerRequest):
         """Nobody waits for the answer any more. Harmless when it is complete."""
         self._left = True
         if self.switched is not None:
-            self.switched.abort()
+            self.switched.abort()  # nothing, after aclose: then what was sent still goes out
+            self.scope.deadline = anyio.current_time() + LINGER
         self._bell.set()
         self._change()
 
