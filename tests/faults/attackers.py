@@ -27,11 +27,11 @@ class Slow(StrEnum):
 
 
 FIELDS = f"Host: 127.0.0.1\r\nX-Token: {TOKEN}\r\n".encode()
-# What each says at once; then a byte each time, but for the one that reads one.
+# What each says at once; then a byte each time, but for the one that reads one: of more than can be kept on the way.
 BEGINNINGS = {
     Slow.HEAD: b"GET /echo?slow HTTP/1.1\r\n" + FIELDS + b"X-Slow: ",
     Slow.BODY: b"PUT /sink?slow HTTP/1.1\r\n" + FIELDS + b"Content-Length: 1000000\r\n\r\n",
-    Slow.READ: b"GET /bytes/2000000?slow HTTP/1.1\r\n" + FIELDS + b"\r\n",
+    Slow.READ: b"GET /bytes/20000000?slow HTTP/1.1\r\n" + FIELDS + b"\r\n",
 }
 
 

@@ -3,6 +3,7 @@ else is served meanwhile."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.to_thread import run_sync
 
 from tunnelkit import Limits
 from tunnelkit.config import DEFAULT_LIMITS
@@ -86,11 +88,20 @@ async def stands(tunnel: Tunnel, form: Form) -> float:
 async def rehearsed(tunnel: Tunnel, form: Form) -> dict[str, Figures]:
     """What the tunnel needs at rest after attackers who left by themselves: so that memory can be compared."""
     await crowd(tunnel)
-    with anyio.move_on_after(60) as scope:
+    with anyio.CancelScope() as scope, anyio.fail_after(60):
         async with attack(tunnel, form.attackers, form.period):
             await stands(tunnel, form)
+            await full(tunnel)
             scope.cancel()
     return await tunnel.at_rest()
+
+
+async def full(tunnel: Tunnel) -> None:
+    """Wait until both ends keep all that they may for those who do not read."""
+    before = math.inf
+    while abs(before - (now := sum(each.memory for each in (await run_sync(tunnel.figures)).values()))) > 0.5:
+        before = now
+        await anyio.sleep(2)  # in which nothing may come
 
 
 async def attacked(tunnel: Tunnel, form: Form, start: dict[str, Figures]) -> list[Call]:
