@@ -19,7 +19,6 @@ def test_names_are_found_whatever_their_case() -> None:
     assert names.lowered == (b"host", b"x-a", b"x-a", b"accept")
     assert names.at == {b"host": 0, b"x-a": 1, b"accept": 3}
     assert names.repeated == {b"x-a"}
-    assert len(names) == 4
 
 
 def test_values() -> None:
@@ -32,7 +31,7 @@ def test_values() -> None:
 
 def test_no_fields() -> None:
     names = field_names([])
-    assert (names.lowered, names.at, names.repeated, names.well_formed, len(names)) == ((), {}, frozenset(), True, 0)
+    assert (names.lowered, names.at, names.repeated, names.well_formed) == ((), {}, frozenset(), True)
 
 
 @pytest.mark.parametrize("joined", [b"", b"A\n", b"\nA", b"A\n\nB", b"A B", b"A:", b"\xe4", b"A\r", b"A\0"])
@@ -66,7 +65,7 @@ def test_a_plan_is_made_once() -> None:
 
     def plan(names: FieldNames) -> int:
         made.append(names)
-        return len(names)
+        return len(names.lowered)
 
     names = FieldNames(b"Host\nAccept")
     assert names.plan(plan) == names.plan(plan) == 2

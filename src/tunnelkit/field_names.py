@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 __all__ = ["KEPT_LISTS", "KEPT_SIZE", "FieldNames", "field_names", "names_of"]
 
@@ -34,18 +34,14 @@ class FieldNames:
         self.at = {name: index for index, name in reversed([*enumerate(self.lowered)])}  # where each stands first
         self.repeated = frozenset(name for name, count in Counter(self.lowered).items() if count > 1)
         self.well_formed = b"" not in self.at and not (joined or b"").translate(None, _NAME_BYTES)  # all are tokens
-        self._plans: dict[object, object] = {}
-
-    def __len__(self) -> int:
-        return len(self.lowered)
+        self._plans: dict[object, Any] = {}
 
     def plan(self, make: Callable[[FieldNames], T]) -> T:
         """What ``make`` makes of the names, made once. There are few such functions, and they are asked for ever."""
-        try:
-            return cast(T, self._plans[make])
-        except KeyError:
+        plan: T | None = self._plans.get(make)
+        if plan is None:
             plan = self._plans[make] = make(self)
-            return plan
+        return plan
 
     def values(self, fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
         """The values of all lines named ``name`` (in lower case) in ``fields``, whose names these are, in order."""

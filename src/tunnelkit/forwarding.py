@@ -165,7 +165,8 @@ def _is_lookalike(name: bytes) -> bool:
 def _kept(fields: Fields, names: FieldNames, plan: _Plan) -> Fields:
     """The fields that go on."""
     if b"connection" in names.at:
-        nominated = _nominated(b",".join(names.values(fields, b"connection")))
+        values = names.values(fields, b"connection")
+        nominated = _nominated(values[0] if len(values) == 1 else b",".join(values))
         if not nominated.isdisjoint(plan.names):
             return [
                 field
@@ -269,6 +270,7 @@ def _forwarding_fields(
     return fields
 
 
+@lru_cache(maxsize=256)
 def _node(address: str) -> bytes:
     """An address as it stands in X-Forwarded-For: without an IPv6 zone, which means nothing elsewhere."""
     return address.partition("%")[0].encode("ascii", "replace")

@@ -324,7 +324,7 @@ def _check_fields(fields: Fields, limits: Limits, size: int, added: int = 0) -> 
         raise HeadError(431, "head_too_large", f"the head is larger than {limits.head_limit} bytes")
     found = names_of(joined_names)
     # A line feed inside a name makes more names than there are fields.
-    if not found.well_formed or len(found) != len(fields):
+    if not found.well_formed or len(found.lowered) != len(fields):
         raise HeadError(400, "bad_field", "a field name is malformed")
     if joined_values.translate(None, _VALUE_BYTES):
         raise HeadError(400, "bad_field", "a field value holds a control character")

@@ -143,6 +143,24 @@ def test_a_first_line_is_judged_each_time(line: bytes, refusal: str) -> None:
     assert list(requests(H11, b"GET / HTTP/1.1" + SECTION + line + SECTION, limits))[1:] == [refusal]
 
 
+def test_nothing_is_remembered_of_an_upgraded_connection() -> None:
+    """Tunnels are such connections, and many."""
+    asked = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+    server, client = ServerCodec(H11, DEFAULT_LIMITS), ClientCodec(H11, DEFAULT_LIMITS)
+    server.receive_data(asked)
+    head = server.next_event()
+    assert isinstance(head, RequestHead)
+    assert isinstance(server.next_event(), End)
+    assert server._repeats.request(asked) is not None
+    client.encode_head(head)
+    client.encode_end()
+    answer = server.encode_switch(ResponseHead(101, [(b"Connection", b"Upgrade"), (b"Upgrade", b"x")]))
+    client.receive_data(answer)
+    assert isinstance(client.next_event(), ResponseHead)
+    assert server._repeats.request(asked) is None
+    assert client._repeats.response(answer) is None
+
+
 METHODS = st.sampled_from([b"GET", b"GET", b"HEAD", b"POST", b"Q", b"CONNECT", b"", b"G T", b"\x01"])
 TARGETS = st.sampled_from([b"/", b"/a", b"*", b"", b"http://b/c", b"/ b", b"/\x7f", b"/\xff"])
 VERSIONS = st.sampled_from(

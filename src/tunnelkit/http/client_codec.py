@@ -80,6 +80,7 @@ class ClientCodec(Codec[ResponseHead]):
         if not switches_as_offered(head, self._offer):
             raise HeadError(502, "bad_response", "101 came for a protocol that was not offered")  # RFC 9110 7.8
         self.reading = moved(self.reading, Move.SWITCH)
+        self._repeats.forget()
 
     def _closed(self) -> Signal:
         if self.writing is not State.HEAD:

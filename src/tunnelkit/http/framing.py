@@ -50,7 +50,9 @@ class FramingFields:
 def framing_fields(fields: Fields, names: FieldNames | None = None) -> FramingFields:
     """What ``fields`` say; ``names`` are theirs, where somebody has them. Not to be changed: heads that say nothing,
     which are most, share one."""
-    readers = (names or field_names(fields)).plan(_readers)
+    if names is None:
+        names = field_names(fields)
+    readers = names.plan(_readers)
     if not readers:
         return _NOTHING
     found = FramingFields()

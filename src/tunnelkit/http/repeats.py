@@ -27,6 +27,10 @@ class Repeats:
     def __init__(self, limits: Limits) -> None:
         # The size of fields is judged together with the first line's: of half the limit it is not in question.
         self._size = min(REPEATED_SIZE, limits.head_limit // 2)
+        self.forget()
+
+    def forget(self) -> None:
+        """No head follows, though the connection may live on for long."""
         self._section = b""
         self._version = b""
         self._fields: Fields = []

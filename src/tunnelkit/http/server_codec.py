@@ -109,6 +109,7 @@ class ServerCodec(Codec[RequestHead]):
         block = _encode_response(head, head.fields)
         self.writing = moved(self.writing, Move.SWITCH)
         self.reading = moved(self.reading, Move.SWITCH)
+        self._repeats.forget()
         return block
 
 
