@@ -37,9 +37,9 @@ from tunnelkit.net.timers import Timers
 from tunnelkit.transports.answers import Target
 from tunnelkit.transports.base import Accepted, Connection, DialRequest
 from tunnelkit.transports.websocket import WebSocketTransport
-from tunnelkit.transports.websocket import transport as websocket
+from tunnelkit.transports.websocket import opening as websocket
 from tunnelkit.transports.websocket.handshake import request_fields
-from tunnelkit.transports.websocket.transport import MAX_BODY
+from tunnelkit.transports.websocket.opening import MAX_BODY
 
 from .conformance import pump
 from .stubs import PROVER, By, NoPieces, dial_request
