@@ -10,6 +10,7 @@ from ..figures import Metric
 from ..programs import Usage
 from ..ways import Spec, Way
 from ..wrk import run_wrk
+from ..yardstick import h11_cycle
 
 __all__ = ["ROWS"]
 
@@ -20,6 +21,7 @@ COSTS = (
     Metric("cpu-server", "processor time a request, server", "µs", digits=1),
     Metric("cpu-client", "processor time a request, client", "µs", digits=1),
     Metric("cpu", "processor time a request, both ends", "µs", digits=1),
+    Metric("cycles", "the same in cycles of h11", "", digits=1),
     Metric("wakes-server", "times asleep a request, server", "", digits=2),
     Metric("wakes-client", "times asleep a request, client", "", digits=2),
 )
@@ -40,9 +42,12 @@ def costs(before: Mapping[str, Usage], after: Mapping[str, Usage], requests: int
 
 def measure(path: str, connections: int, fields: tuple[str, ...], bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
+    cycle = h11_cycle()
     before = usage(way)
     done = run_wrk(way.address, path, connections=connections, seconds=bench.settings.seconds, fields=fields)
     spent = costs(before, usage(way), done.requests)
+    if "cpu" in spent:
+        spent["cycles"] = spent["cpu"] / cycle / 1e6
     return {"rate": done.rate, "p50": done.p50 * 1000, "p99": done.p99 * 1000, **spent}
 
 

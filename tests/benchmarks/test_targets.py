@@ -6,7 +6,7 @@ import pytest
 from benchmarks.figures import Results
 from benchmarks.rows import ALL_ROWS
 from benchmarks.table import cell, markdown, rows_of_table
-from benchmarks.targets import TARGETS, Target, against_wsp, judged, wsp_estimate
+from benchmarks.targets import TARGETS, WSP_IN_CYCLES, Target, against_wsp, by_processor_time, judged, wsp_estimate
 from benchmarks.variants import all_variants
 
 
@@ -47,6 +47,14 @@ def test_wsp_is_estimated_from_the_direct_way() -> None:
 
 def test_wsp_itself_is_better_than_an_estimate() -> None:
     assert against_wsp("get64", "asyncio")(results(direct=10.0, asyncio=3.0, wsp=2.0)) == (1.5, "measured")
+
+
+def test_wsp_is_estimated_from_processor_time() -> None:
+    """Half as much of it is twice as many requests a second."""
+    made = Results()
+    made.add("get64", "asyncio", {"cycles": WSP_IN_CYCLES / 2})
+    assert by_processor_time("asyncio")(made) == (2.0, "estimated from processor time")
+    assert by_processor_time("trio")(made)[0] is None
 
 
 def test_without_the_direct_way_there_is_no_estimate() -> None:
