@@ -1,5 +1,5 @@
-"""A piece of work that is always the same: what a request costs is told in multiples of it too, because a machine that
-others share runs everything slower, this as well."""
+"""A piece of work that is always the same. What a request costs is told in multiples of it too: a machine that others
+share runs everything slower, this as well."""
 
 from __future__ import annotations
 
