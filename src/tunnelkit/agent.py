@@ -380,6 +380,12 @@ class AgentExchange(OriginExchange):
             self._exchange.send_data(len(data))
             self._stream.send_data(data)
 
+    def send_last(self, data: Buffer) -> None:
+        if not self._exchange_over:
+            self._exchange.send_data(len(data), fin=True)
+            self._stream.send_data(data, fin=True)
+            self._over = True
+
     def send_end(self, trailers: Fields | None = None) -> None:
         if self._exchange_over:
             return

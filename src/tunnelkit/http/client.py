@@ -108,6 +108,11 @@ class OriginConnection:
             self._codec.receive_data(data)
 
     @property
+    def body_complete(self) -> bool:
+        """The last piece of a body with Content-Length was given: its end is the next event."""
+        return self._codec.body_left == 0
+
+    @property
     def final(self) -> bool:
         """The final head of the current exchange was given."""
         return self._final

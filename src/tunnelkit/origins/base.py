@@ -58,6 +58,11 @@ class OriginExchange(ABC):
     @abstractmethod
     def send_end(self, trailers: Fields | None = None) -> None: ...
 
+    def send_last(self, data: Buffer) -> None:
+        """The last of the body, and the end without trailers."""
+        self.send_body(data)
+        self.send_end()
+
     @property
     @abstractmethod
     def answered(self) -> bool:

@@ -147,6 +147,11 @@ class UrlExchange(Begun):
         exchange = self._exchange
         while not self._is_starved() and (event := connection.next_event_nowait()) is not None:
             if isinstance(event, Body):
+                if connection.body_complete:  # as most small answers are that come in one piece
+                    exchange.send_last(event.data)
+                    last = connection.next_event_nowait()
+                    assert isinstance(last, End)
+                    return last
                 exchange.send_body(event.data)
                 self._starved = exchange.room <= 0
             elif isinstance(event, End):
