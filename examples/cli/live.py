@@ -100,7 +100,8 @@ async def showing(views: Sequence[TunnelView], console: Console | None = None) -
     """Draw them for as long as the block runs; what they were stays on the terminal."""
     from rich.live import Live
 
-    with Live(render(views), console=console, auto_refresh=False) as live:
+    both = sys.stderr.isatty()  # else it goes where it was sent
+    with Live(render(views), console=console, auto_refresh=False, redirect_stderr=both) as live:
 
         async def redraw() -> None:
             while True:

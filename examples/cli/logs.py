@@ -32,6 +32,10 @@ class _AsInfo(logging.Filter):
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr  # as it is now: a live view puts its own there, that lines pass by above it
+        super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Where standard error cannot be written (it may be a file on a full disk) there is nowhere to complain."""
         if not isinstance(sys.exception(), OSError):

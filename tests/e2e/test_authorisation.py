@@ -63,6 +63,16 @@ async def test_what_the_hook_grants_is_what_the_token_has() -> None:
                 break
 
 
+async def test_a_name_that_the_hook_grants_is_the_clients() -> None:
+    async def authorise(registration: Registration) -> Granted:
+        assert registration.name == "wanted"
+        return Granted(name="given")
+
+    async with open_ends(authorise=authorise, base_domain="tunnel.test") as ends, ends.join(name="wanted") as client:
+        assert client.url.startswith("http://given.tunnel.test:")
+        assert [session.name for session in ends.server.sessions()] == ["given"]
+
+
 async def test_a_slow_hook_holds_up_nobody_else() -> None:
     asked, let_in = anyio.Event(), anyio.Event()
 

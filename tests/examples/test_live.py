@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import pytest
 from rich.console import Console
@@ -131,13 +133,13 @@ def test_there_is_none_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @contextmanager
-def on_a_terminal(*arguments: str, **environment: str) -> Iterator[int]:
-    """The client with a terminal for its standard output; what it is read from."""
+def on_a_terminal(*arguments: str, errors: IO[bytes] | None = None, **environment: str) -> Iterator[int]:
+    """The client with a terminal for its standard output, and error unless ``errors``; what it is read from."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, str(EXAMPLES / "tunnel_client.py"), *arguments],
         stdout=theirs,
-        stderr=theirs,
+        stderr=theirs if errors is None else errors,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment},
     )
     os.close(theirs)
@@ -173,3 +175,20 @@ def test_the_client_at_a_terminal(arguments: list[str], live: bool) -> None:
                 assert "round trip" not in seen
             assert not SGR_COLOUR.search(seen)
             assert TOKEN not in seen
+
+
+def test_log_lines_go_where_standard_error_goes(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    flags = ["--tunnel", "ws://127.0.0.1:1", "--port", "1", "--token", TOKEN]
+    with path.open("wb") as errors, on_a_terminal(*flags, errors=errors) as terminal:
+        seen = read_until(terminal, "next try in")
+    assert "not connected" in path.read_text()
+    assert "not connected" not in seen
+
+
+def test_log_lines_pass_by_above_the_view() -> None:
+    flags = ["--tunnel", "ws://127.0.0.1:1", "--port", "1", "--token", TOKEN]
+    with on_a_terminal(*flags, NO_COLOR="1") as terminal:
+        seen = read_until(terminal, "next try in")
+    line = next(line for line in seen.splitlines() if "not connected" in line)
+    assert "round trip" not in line

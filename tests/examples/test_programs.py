@@ -369,11 +369,12 @@ def test_wsps_way_on_the_command_line(origin: str, tmp_path: Path, anyio_backend
             assert get(url, "/request", X_PROXY_DESTINATION="http://127.0.0.1:1/")[0] == 403
 
 
-def test_one_tunnel_that_fails_does_not_end_the_others(server: Program, origin: str) -> None:
-    passwords = ("--passwords", f"{TOKEN}:right")
-    with program("tunnel_server.py", "--listen", "127.0.0.1:0", *passwords) as strict:
+def test_one_tunnel_that_fails_does_not_end_the_others(server: Program, origin: str, anyio_backend_name: str) -> None:
+    transport = "websocket" if anyio_backend_name == "asyncio" else "longpoll"
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", "--passwords", f"{TOKEN}:right") as strict:
         good, bad = server.said("listening on "), strict.said("listening on ")
-        flags = ("--server", origin, "--token", TOKEN, "--password", "wrong", "--print-requests")
+        flags = ["--server", origin, "--token", TOKEN, "--password", "wrong", "--print-requests"]
+        flags += ["--transport", transport, "--backend", anyio_backend_name]
         with program("tunnel_client.py", "--tunnel", bad, "--tunnel", good, *flags) as client:
             told = client.logged("error: ")
             assert bad in told
@@ -382,3 +383,27 @@ def test_one_tunnel_that_fails_does_not_end_the_others(server: Program, origin: 
             assert get(good, f"/_token/{TOKEN}/a")[0] == 200
             assert client.said("GET /a 200 ").endswith(" ms")
             assert client.end() == 1
+
+
+def test_each_table_is_a_tunnel_of_its_own(
+    server: Program, origin: str, tmp_path: Path, anyio_backend_name: str
+) -> None:
+    url, config = server.said("listening on "), tmp_path / "client.toml"
+    config.write_text(
+        f'server = "{origin}"\nbackend = "{anyio_backend_name}"\n'
+        '[[tunnel]]\ntoken = "the-first-of-two-tokens"\ntransport = "websocket"\n'
+        '[[tunnel]]\ntoken = "the-other-of-two-tokens"\ntransport = "longpoll"\nregexp = ["http://other[.]test"]\n'
+    )
+    config.chmod(0o600)
+    with program("tunnel_client.py", "--config", config, "--tunnel", url) as client:
+        assert {client.said("ready "), client.said("ready ")} == {
+            f"{url}/_token/the-firs.../",
+            f"{url}/_token/the-othe.../",
+        }
+        for token in ("the-first-of-two-tokens", "the-other-of-two-tokens"):
+            assert get(url, f"/_token/{token}/a") == (200, b"hello")
+        assert get(url, "/_token/the-first-of-two-tokens/a", X_Host="http://other.test")[0] == 403
+        _, stats = get(url, "/_metrics")
+        assert b'tunnelkit_sessions{transport="websocket"} 1' in stats
+        assert b'tunnelkit_sessions{transport="longpoll"} 1' in stats
+        assert client.end() == 0
