@@ -200,6 +200,7 @@ class AgentExchange(OriginExchange):
 
     def __init__(self, agent: Agent, stream: Stream, opened: Opened) -> None:
         self.x_host: HostOrigin | None = None
+        self.caller = opened.fields.get(OpenField.CALLER, b"").decode("ascii", "replace")
         self.has_body = True
         self._agent = agent
         self._stream = stream

@@ -181,11 +181,8 @@ class GatewayExchange:
         kind = StreamKind.UPGRADE if self._upgrade else StreamKind.HTTP
         if self.request.byte_stream:
             kind = StreamKind.BYTES
-        fields = {int(OpenField.X_HOST): self._x_host} if self._x_host is not None else None
-        if fields is not None and self._by_destination:
-            fields[int(OpenField.BY_DESTINATION)] = b""
         try:
-            stream = session.link.open_stream(kind, self, fields)
+            stream = session.link.open_stream(kind, self, self._open_fields())
         except (LocalProtocolError, SessionGone):
             self._again(full=True)
             return
@@ -195,6 +192,17 @@ class GatewayExchange:
             self._exchange = Exchange(client=False, limits=self._gateway.limits, earlier=self._exchange.outcome)
         self._attempt += 1
         self._give_request(stream)
+
+    def _open_fields(self) -> dict[int, bytes]:
+        fields: dict[int, bytes] = {}
+        if self._x_host is not None:
+            fields[OpenField.X_HOST] = self._x_host
+            if self._by_destination:
+                fields[OpenField.BY_DESTINATION] = b""
+        peer = self.request.peer
+        if peer.forwarded_for not in ("", peer.address):
+            fields[OpenField.CALLER] = peer.forwarded_for.encode("ascii", "replace")
+        return fields
 
     def _give_request(self, stream: Stream) -> None:
         fin = not self.request.has_body and not self._upgrade

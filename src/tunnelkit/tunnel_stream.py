@@ -24,6 +24,7 @@ class OpenField(IntEnum):
 
     X_HOST = 1  # the origin that the caller asks for, as it stood in X-Host
     BY_DESTINATION = 2  # empty: the caller named that origin, and the target with it, in X-PROXY-DESTINATION
+    CALLER = 3  # its address, where proxies that the server trusts tell another than that of the server's own peer
 
 
 class StreamHandler(Protocol):

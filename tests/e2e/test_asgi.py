@@ -67,13 +67,13 @@ async def test_a_starlette_app_is_served_without_a_port() -> None:
 
 async def test_scheme_host_and_caller_are_those_that_a_trusted_proxy_tells() -> None:
     app = Starlette(routes=[Route("/{path:path}", show)])
-    async with open_ends(trusted_proxies=["127.0.0.1"]) as ends, ends.join(origin=app):
+    async with open_ends(trusted_proxies=["127.0.0.0/8"]) as ends, ends.join(origin=app):
         answer = await ask(
             ends.port,
             ends.path("/a"),
             X_Forwarded_Proto="https",
             X_Forwarded_Host="app.example.com",
-            X_Forwarded_For="192.0.2.66, 198.51.100.7",
+            X_Forwarded_For="192.0.2.66, 198.51.100.7, 127.0.0.2",
         )
         assert b'"url":"https://app.example.com/a"' in answer[2]
         assert b'"client":"198.51.100.7"' in answer[2]

@@ -25,6 +25,7 @@ class FakeExchange(OriginExchange):
     def __init__(self, head: RequestHead | None = None, *, has_body: bool = False, room: int = 1 << 30) -> None:
         self.head = head or request()
         self.x_host = None
+        self.caller = ""
         self.has_body = has_body
         self.sent: list[object] = []
         self.spliced: ByteStream | None = None

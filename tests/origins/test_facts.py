@@ -40,7 +40,7 @@ def test_what_the_server_tells() -> None:
         (b"X-Forwarded-For", b"127.0.0.1"),
     ]
     facts = request_facts(request(b"GET", b"/", *fields))
-    assert (facts.scheme, facts.host, facts.port, facts.caller) == ("https", "shop.example", 444, "198.51.100.7")
+    assert (facts.scheme, facts.host, facts.port, facts.caller) == ("https", "shop.example", 444, "127.0.0.1")
     assert facts.fields[0] == (b"Host", b"shop.example:444")
 
 
@@ -54,8 +54,10 @@ def test_a_scheme_that_is_none(told: bytes) -> None:
     assert request_facts(request(b"GET", b"/", (b"X-Forwarded-Proto", told))).scheme == "http"
 
 
-def test_the_peer_alone() -> None:
-    assert request_facts(request(b"GET", b"/", (b"X-Forwarded-For", b"192.0.2.1"))).caller == "192.0.2.1"
+def test_the_callers_address() -> None:
+    head = request(b"GET", b"/", (b"X-Forwarded-For", b"192.0.2.66, 192.0.2.1"))
+    assert request_facts(head).caller == "192.0.2.1"  # the server's peer; what stands before may be made up
+    assert request_facts(head, None, "198.51.100.7").caller == "198.51.100.7"
 
 
 def test_a_fixed_host() -> None:

@@ -82,7 +82,7 @@ class AsgiOrigin(AppOrigin):
 
     async def answer(self, exchange: OriginExchange) -> None:
         conversation = Conversation(exchange)
-        facts = request_facts(exchange.head, self._host)
+        facts = request_facts(exchange.head, self._host, exchange.caller)
         if upgrade_of(exchange.head) is None:
             complete = await self._answer_http(conversation, facts)
         elif refusal := refuse_opening(exchange.head):

@@ -19,6 +19,7 @@ class OriginExchange(ABC):
 
     head: RequestHead  # Host is the caller's: an origin puts its own there if it wants to
     x_host: HostOrigin | None  # another origin than the configured one, allowed already
+    caller: str  # its address, where trusted proxies told the server another than that of its peer; else ""
     has_body: bool
 
     # -- the request's body --------------------------------------------------------------------

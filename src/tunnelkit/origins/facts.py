@@ -32,8 +32,9 @@ class RequestFacts:
     fields: Fields  # with the caller's Host
 
 
-def request_facts(head: RequestHead, host: str | None = None) -> RequestFacts:
-    """``host`` is what Host is to say instead of the caller's."""
+def request_facts(head: RequestHead, host: str | None = None, caller: str = "") -> RequestFacts:
+    """``host`` is what Host is to say instead of the caller's. ``caller`` is its address by the server's word, which
+    has one where there are trusted proxies; "" where its peer is the caller."""
     raw_path, _, query = head.target.partition(b"?")
     scheme = _scheme(head.fields)
     authority = _authority(head) if host is None else host.encode("ascii")
@@ -46,7 +47,7 @@ def request_facts(head: RequestHead, host: str | None = None) -> RequestFacts:
         raw_path=raw_path,
         path=unquote_to_bytes(raw_path),
         query=query,
-        caller=_caller(head.fields),
+        caller=caller or _peer(head.fields),
         fields=_with_host(head.fields, authority),
     )
 
@@ -75,11 +76,10 @@ def _split(authority: str) -> tuple[str, int]:
     return name.removeprefix("[").removesuffix("]"), number if number < 65_536 else 0
 
 
-def _caller(fields: Fields) -> str:
-    """X-Forwarded-For ends with the tunnel server's own peer. There is more only where that is a proxy which the
-    server trusts: then the word before is the proxy's, and what stands in front of that may be anybody's."""
+def _peer(fields: Fields) -> str:
+    """The tunnel server's own: X-Forwarded-For ends with it, and what stands before that may be anybody's word."""
     chain = _items(fields, b"x-forwarded-for")
-    return chain[-2:][0].decode("ascii", "replace") if chain else ""
+    return chain[-1].decode("ascii", "replace") if chain else ""
 
 
 def _with_host(fields: Fields, authority: bytes) -> Fields:

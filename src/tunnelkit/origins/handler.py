@@ -131,7 +131,7 @@ class HandlerOrigin(AppOrigin):
         scope = anyio.CancelScope()
         conversation = Conversation(exchange, on_gone=scope.cancel)
         answer = Answer(conversation, limits=self.limits)
-        request = Request(conversation, request_facts(exchange.head, self._host), answer)
+        request = Request(conversation, request_facts(exchange.head, self._host, exchange.caller), answer)
 
         async def call() -> None:
             with scope:

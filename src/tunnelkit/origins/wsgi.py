@@ -71,7 +71,8 @@ class WsgiOrigin(AppOrigin):
 
     async def _run(self, conversation: Conversation) -> None:
         head = conversation.exchange.head
-        environ = wsgi_environ(head, request_facts(head, self._host), self._root_path)
+        facts = request_facts(head, self._host, conversation.exchange.caller)
+        environ = wsgi_environ(head, facts, self._root_path)
         answer = Answer(conversation, limits=self.limits)
         call = WsgiCall(self._app, environ, conversation, answer, current_token())
         thread = _CallThread(call, self._free)
