@@ -1,47 +1,78 @@
-"""The command itself, with one tiny row."""
+"""The command itself, with sizes that mean nothing."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from benchmarks.programs import ROOT
+from benchmarks.slow_link import DELAY
 
 from ..e2e.peers import program
 
+pytestmark = pytest.mark.full
 
-@pytest.mark.full
-def test_a_run_measures_and_tells(tmp_path: Path) -> None:
+SMALL = ["--quick", "--size", "1000000", "--body", "100000", "--cuts", "3", "--sessions", "120"]
+Figures = dict[tuple[str, str, str], list[float]]
+
+
+def figures_of(file: Path) -> Figures:
+    return {(row, metric, way): rounds for row, metric, way, rounds in json.loads(file.read_text())["figures"]}
+
+
+def run_benchmarks(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> tuple[Figures, str]:
+    """The figures, and what was printed."""
     program("wrk")
-    file = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rows", "get1,up", "--variants", "asyncio-bare"]
-    run = subprocess.run(
-        [*command, "--size", "1000000", "--json", str(file)], capture_output=True, text=True, cwd=ROOT, timeout=50
-    )
+    file = folder / "figures.json"
+    command = [sys.executable, "-m", "benchmarks", *SMALL, "--json", str(file), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=55)
     assert run.returncode == 0, run.stderr
-    figures = {(row, metric, way): rounds for row, metric, way, rounds in json.loads(file.read_text())["figures"]}
-    for key in [("get1", "rate", "direct"), ("get1", "cpu", "asyncio-bare"), ("up", "rate", "asyncio-bare")]:
+    return figures_of(file), run.stdout
+
+
+def test_a_run_measures_and_tells(tmp_path: Path) -> None:
+    figures, printed = run_benchmarks(tmp_path, "--rows", "get1,up,memory,resume", "--variants", "asyncio-bare")
+    for key in [
+        ("get1", "rate", "direct"),
+        ("get1", "cpu", "asyncio-bare"),
+        ("up", "rate", "asyncio-bare"),
+        ("memory", "bare-server", "asyncio-bare"),
+        ("resume", "median", "asyncio-bare"),
+    ]:
         (value,) = figures[key]
         assert value > 0
-    assert "small GET, 1 connection: requests a second" in run.stdout
-    assert "without `speed`, 64 connections" in run.stdout
+    assert "small GET, 1 connection: requests a second" in printed
+    assert "without `speed`, 64 connections" in printed
 
 
-@pytest.mark.full
+def test_counters_and_idle_tunnels(tmp_path: Path) -> None:
+    program("strace")
+    figures, _ = run_benchmarks(tmp_path, "--rows", "idle,calls,garbage", "--variants", "trio")
+    assert figures["idle", "count", "trio"] == [120]
+    (calls,) = figures["calls", "one-server", "trio"]
+    assert calls >= 4  # both connections are read and written
+    assert ("garbage", "kept", "trio") in figures
+
+
+def test_a_slow_link(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace needs root")
+    figures, _ = run_benchmarks(tmp_path, "--rows", "link", "--variants", "asyncio", "--seconds", "0.5")
+    for way in ("direct", "asyncio"):
+        (median,) = figures["link", "p50", way]
+        assert median >= 2 * DELAY * 1000
+
+
 def test_another_tunnel_is_measured_beside(tmp_path: Path) -> None:
     """A relay passes for one: its server forwards to the origin, and its client has nothing to do."""
-    program("wrk")
-    relay = f"exec {sys.executable} -m tunnelkit.testing {{port}} {{origin_port}}"
     environment = {
-        "PATH": "/usr/bin:/bin:/usr/sbin",
-        "TUNNELKIT_BENCH_RELAY_SERVER": relay,
+        **os.environ,
+        "TUNNELKIT_BENCH_RELAY_SERVER": f"exec {sys.executable} -m tunnelkit.testing {{port}} {{origin_port}}",
         "TUNNELKIT_BENCH_RELAY_CLIENT": "exec sleep 1000",
     }
-    file = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rows", "get1", "--variants", "asyncio"]
-    subprocess.run([*command, "--json", str(file)], check=True, capture_output=True, cwd=ROOT, env=environment)
-    ways = {way for _, metric, way, _ in json.loads(file.read_text())["figures"] if metric == "rate"}
-    assert ways == {"direct", "relay", "asyncio"}
+    figures, _ = run_benchmarks(tmp_path, "--rows", "get1", "--variants", "asyncio", environment=environment)
+    assert {way for _, metric, way in figures if metric == "rate"} == {"direct", "relay", "asyncio"}
