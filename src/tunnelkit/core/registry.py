@@ -175,7 +175,7 @@ class Registry(Generic[S, E]):
 
     def others(self, exchange: E, session: S | None) -> bool:
         """Whether a session other than ``session`` could take the exchange now."""
-        return any(other != session for other in self._entry(exchange).queue.sessions(PlaceState.ATTACHED))
+        return any(other != session for other in self.attached(self._entry(exchange).queue.token))
 
     def next_timer(self) -> float | None:
         """When ``expire`` is to be called. It may change with every call of any method."""
