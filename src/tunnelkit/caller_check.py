@@ -6,6 +6,8 @@ and passes as it came.
 
 from __future__ import annotations
 
+import logging
+
 import anyio
 import anyio.to_thread
 
@@ -19,6 +21,8 @@ from .problem import problem
 
 __all__ = ["CallerCheck"]
 
+logger = logging.getLogger("tunnelkit.server")
+
 
 class CallerCheck:
     """``hashing`` bounds how many passwords are hashed at a time, whoever gave them."""
@@ -28,9 +32,10 @@ class CallerCheck:
         self._failures = FailureLimiter(limits.failed_registrations_per_minute)
         self._hashing = hashing
 
-    async def passes(self, request: CallerRequest, digest: bytes, name: str | None) -> bool:
+    async def passes(self, request: CallerRequest, digest: bytes, name: str | None, tag: str) -> bool:
         """Whether the request may go to the tunnel of a token (its digest), reached by ``name`` where it came to one;
-        then without its credentials. Otherwise it was answered. May take a while (hashing)."""
+        then without its credentials. Otherwise it was answered. ``tag`` stands for the tunnel in log lines. May take
+        a while (hashing)."""
         users = self.credentials.users(digest, name)
         if users is None:
             return True
@@ -43,6 +48,8 @@ class CallerCheck:
             return True
         if values:  # nothing at all is how every browser begins
             self._failures.failed(source, anyio.current_time())
+            peer = request.peer
+            logger.warning("wrong credentials of a caller: token=%s addr=%s", tag, peer.forwarded_for or peer.address)
         _ask(request, name)
         return False
 

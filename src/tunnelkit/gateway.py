@@ -87,7 +87,8 @@ class Gateway:
         """
         where = self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
         asks = bool(self._callers.credentials) and not request.inside
-        if asks and not await self._callers.passes(request, where.digest, where.name):
+        if asks and not await self._callers.passes(request, where.digest, where.name, where.tag):
+            self.metrics.unauthorised += 1
             return
         self.metrics.requests += 1
         exchange = GatewayExchange(self, request, where, next(self._numbers))

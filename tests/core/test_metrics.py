@@ -78,3 +78,4 @@ def test_an_idle_server() -> None:
     assert found["queue_longest", ()] == 0
     assert found["requests_total", ()] == 0
     assert found["registrations_total", ()] == 0
+    assert found["requests_unauthorised_total", ()] == 0

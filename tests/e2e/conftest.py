@@ -31,6 +31,7 @@ LEFT_OUT = {
 # lies above or before the link, and run as a client does by default.
 CARRIED = {
     "test_authorisation",
+    "test_caller_credentials",
     "test_browser",
     "test_curl",
     "test_cuts",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import trustme
 
-from tunnelkit import ConfigError, Granted, Refusal, Registration, RegistrationRefused
+from tunnelkit import ClientCertificate, ConfigError, Granted, Refusal, Registration, RegistrationRefused, TlsFiles
 from tunnelkit.events import Retrying
 from tunnelkit.testing.relay import serve_relay
 
@@ -40,6 +42,27 @@ async def test_the_hook_sees_the_registration() -> None:
         assert (first.name, first.certificate, first.resumes) == (None, None, False)
         assert first.client_version.startswith("tunnelkit/")
         assert TOKEN not in repr(first)
+
+
+async def test_the_hook_sees_the_clients_certificate(
+    tls_files: dict[str, Path], certificate_authority: trustme.CA, tmp_path: Path
+) -> None:
+    seen: list[Registration] = []
+
+    async def authorise(registration: Registration) -> Granted:
+        seen.append(registration)
+        return Granted()
+
+    tls = TlsFiles(cert=tls_files["cert"], key=tls_files["key"], client_ca=tls_files["ca"])
+    certificate_authority.issue_cert("device-7.test").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "mine.pem"
+    )
+    async with open_ends(tls=tls, authorise=authorise) as ends:
+        url = f"wss://localhost:{ends.port}"
+        mine = ClientCertificate(cert=path)
+        async with ends.join(url=url, cafile=tls_files["ca"], client_certificate=mine):
+            assert seen[0].certificate is not None
+            assert ("DNS", "device-7.test") in seen[0].certificate["subjectAltName"]  # type: ignore[operator]
 
 
 async def test_the_hook_refuses() -> None:

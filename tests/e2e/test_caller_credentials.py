@@ -80,6 +80,19 @@ async def test_wrong_ones_are_asked_again(callers: Any, value: str) -> None:
         assert not tunnel.origin.requests
 
 
+async def test_wrong_ones_are_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_tunnel(server_options={"callers": {TOKEN: {USER: PASSWORD}}}) as tunnel:
+        await tunnel.get("/echo", Authorization=basic(password="a wrong guess"))
+        await tunnel.get("/echo")
+        line = next(each.getMessage() for each in caplog.records if "wrong credentials" in each.getMessage())
+        assert line.endswith("addr=127.0.0.1")
+        assert TOKEN not in line
+        assert "a wrong guess" not in caplog.text
+        _, _, body = await page(tunnel.port, "/_metrics")
+        assert b"tunnelkit_requests_unauthorised_total 2\n" in body
+        assert b"tunnelkit_requests_total 0\n" in body
+
+
 async def test_two_authorization_fields_are_none() -> None:
     async with open_tunnel(server_options={"callers": {TOKEN: {USER: PASSWORD}}}) as tunnel:
         answer = await page(

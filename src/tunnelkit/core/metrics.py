@@ -33,6 +33,7 @@ class Metrics:
 
     def __init__(self, codes: Iterable[str]) -> None:
         self.requests = 0
+        self.unauthorised = 0
         self.received_bytes = 0
         self.sent_bytes = 0
         self.registrations = 0
@@ -106,6 +107,7 @@ def _families(metrics: Metrics, gauges: Gauges) -> Iterator[Iterable[str]]:
     yield _gauge("buffered_bytes", "Bytes reserved for buffers.", "", {"": gauges.buffered})
     yield _gauge("buffered_limit_bytes", "The most that may be reserved.", "", {"": gauges.buffered_limit})
     yield _counter("requests", "Requests to tunnels.", "", {"": metrics.requests})
+    yield _counter("requests_unauthorised", "Others, without a caller's credentials.", "", {"": metrics.unauthorised})
     yield _counter("responses", "Their answers; 499: the caller left.", "status", metrics.statuses)
     yield _counter("request_body_bytes", "Bytes of requests' bodies.", "", {"": metrics.received_bytes})
     yield _counter("response_body_bytes", "Bytes of answers' bodies.", "", {"": metrics.sent_bytes})
