@@ -13,13 +13,16 @@ import anyio
 from anyio.abc import TaskGroup
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong
+from wsproto.utilities import generate_accept_token
 
+from tunnelkit.errors import StreamBroken
 from tunnelkit.net.dial import connect_tcp
+from tunnelkit.net.listen import Listener
 from tunnelkit.net.stream import ByteStream
 
-from ..e2e.tunnel import TOKEN, read_head
+from ..e2e.tunnel import TOKEN, parse_head, read_head
 
-__all__ = ["Asked", "Refused", "WStunnelClient", "answer"]
+__all__ = ["Answered", "Asked", "Refused", "WStunnelClient", "WStunnelServer", "answer"]
 
 FRAGMENT = 102_400
 
@@ -65,7 +68,7 @@ class WStunnelClient:
         self._frames = Connection(ConnectionType.CLIENT, trailing_data=early)
         self._respond = respond
         self._writing = anyio.Lock()
-        self.news = anyio.Event()
+        self._news = anyio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -126,8 +129,11 @@ class WStunnelClient:
     async def until(self, condition: Callable[[], object]) -> None:
         with anyio.fail_after(10):
             while not condition():
-                await self.news.wait()
-                self.news = anyio.Event()
+                await self._news.wait()
+
+    def _ring(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     async def _read(self, tasks: TaskGroup) -> None:
         message = b""
@@ -144,13 +150,13 @@ class WStunnelClient:
                     await self._stream.send(self._frames.send(Pong(event.payload)))
                 elif isinstance(event, CloseConnection):
                     self.closed = int(event.code)
-                    self.news.set()
+                    self._ring()
                     return
-                self.news.set()
+                self._ring()
             data = await self._stream.receive()
             if not data:
                 self.closed = self.closed or 1006
-                self.news.set()
+                self._ring()
                 return
             self._frames.receive_data(data)
 
@@ -161,3 +167,142 @@ class WStunnelClient:
         asked = Asked(message[:4], line, fields, body, message)
         self.asked.append(asked)
         tasks.start_soon(self._respond, self, asked)
+
+
+@dataclass
+class Answered:
+    """A response as their server reads it."""
+
+    number: bytes
+    status: int
+    fields: list[tuple[str, str]]
+    body: bytes
+    fragments: list[int]
+
+    def value(self, name: str) -> str | None:
+        return next((value for key, value in self.fields if key.lower() == name.lower()), None)
+
+
+class WStunnelServer:
+    """``wstunsrv``: takes one client at a time, and asks it what a test wants."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.handshakes: list[dict[str, str]] = []
+        self.pings = 0
+        self.refuse: bytes | None = None
+        self.closed = 0
+        self._answers: dict[bytes, Answered] = {}
+        self._news = anyio.Event()
+        self._stream: ByteStream | None = None
+        self._frames = Connection(ConnectionType.SERVER)
+        self._number = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[WStunnelServer]:
+        server = cls()
+        listener = Listener.bind("127.0.0.1:0")
+        server.port = listener.addresses[0][1]
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(listener.serve, server._serve)
+            yield server
+            tasks.cancel_scope.cancel()
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    async def ask(self, request: bytes, *, quirk: bool = True) -> Answered:
+        """Send a request, as theirs goes out: long ones as one frame that is not final, and an empty one."""
+        number = await self.send(request, quirk=quirk)
+        await self.until(lambda: number in self._answers)
+        return self._answers.pop(number)
+
+    async def send(self, request: bytes, *, quirk: bool = True) -> bytes:
+        await self.until(lambda: self._stream is not None)
+        assert self._stream is not None
+        self._number = (self._number + 1) % 32_000
+        number = b"%04x" % self._number
+        message = number + request
+        if quirk and len(message) > 2 * FRAGMENT:
+            data = self._frames.send(BytesMessage(message, message_finished=False))
+            data += self._frames.send(BytesMessage(b""))
+        else:
+            data = self._frames.send(BytesMessage(message))
+        await self._stream.send(data)
+        return number
+
+    async def raw(self, data: bytes) -> None:
+        assert self._stream is not None
+        await self._stream.send(self._frames.send(BytesMessage(data)))
+
+    def drop(self) -> None:
+        assert self._stream is not None
+        self._stream.abort()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        with anyio.fail_after(10):
+            while not condition():
+                await self._news.wait()
+
+    def _ring(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    async def _serve(self, stream: ByteStream) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += await stream.receive()
+        head, _, rest = data.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        self.handshakes.append({"line": lines[0]} | fields)
+        self._ring()
+        if self.refuse is not None:
+            await stream.send(self.refuse)
+            return
+        accept = generate_accept_token(fields["sec-websocket-key"].encode()).decode()
+        await stream.send(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+        )
+        self._frames = Connection(ConnectionType.SERVER, trailing_data=rest)
+        self._stream = stream
+        self._ring()
+        try:
+            await self._read(stream)
+        except StreamBroken:
+            pass
+        finally:
+            self._stream = None
+            self.closed += 1
+            self._ring()
+
+    async def _read(self, stream: ByteStream) -> None:
+        message, fragments = b"", [0]
+        while True:
+            for event in self._frames.events():
+                if isinstance(event, BytesMessage):
+                    message += event.data
+                    fragments[-1] += len(event.data)
+                    if event.frame_finished:
+                        fragments.append(0)
+                    if event.message_finished:
+                        self._take(message, fragments[:-1])
+                        message, fragments = b"", [0]
+                elif isinstance(event, Ping):
+                    self.pings += 1
+                    await stream.send(self._frames.send(Pong(event.payload)))
+                elif isinstance(event, CloseConnection):
+                    return
+                self._ring()
+            data = await stream.receive()
+            if not data:
+                return
+            self._frames.receive_data(data)
+
+    def _take(self, message: bytes, fragments: list[int]) -> None:
+        head, _, body = message[4:].partition(b"\r\n\r\n")
+        status, fields = parse_head(head)
+        self._answers[message[:4]] = Answered(message[:4], status, fields, body, fragments)

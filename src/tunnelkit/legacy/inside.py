@@ -1,8 +1,9 @@
-"""A session inside the process, for a peer that knows none: its other end is an adaptor."""
+"""Sessions inside the process, for peers that know none: the other end of each is an adaptor."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 
 import anyio
@@ -13,12 +14,15 @@ from ..attaching import attach
 from ..client_session import ClientSession, agreed_limits
 from ..config import Limits
 from ..core.budget import Budget
+from ..core.opening import ServerOpening
 from ..errors import ConnectionLost, RemoteProtocolError
+from ..handshake import Grant
 from ..link import Link
+from ..proof import FIRST_EPOCH, KEY_SIZE, attach_tag
 from ..transports.base import Accepted
 from ..transports.memory import MemoryConnection, memory_pair
 
-__all__ = ["InsideClient"]
+__all__ = ["InsideClient", "InsideServer"]
 
 logger = logging.getLogger("tunnelkit.server")
 
@@ -71,3 +75,54 @@ class InsideClient:
     def end(self, code: str) -> None:
         """What runs fails truthfully. Idempotent, synchronous."""
         self._link.end(code)
+
+
+class InsideServer:
+    """The server's end of a session for a client of ours whose server is of another make. ``end`` is called when the
+    session is over. Open streams on ``link``.
+
+    There is no resuming: a peer that is lost takes its session with it, and the client opens another.
+    """
+
+    def __init__(self, *, transport: str, limits: Limits) -> None:
+        self._limits = limits
+        self._near, self._far = memory_pair()
+        self._far.transport = transport
+        self.grant = Grant(
+            session_id=secrets.token_hex(16),
+            resume_key=secrets.token_bytes(KEY_SIZE),
+            replay_window=limits.replay_limit,
+            stream_floor=limits.stream_floor,
+            max_streams=limits.max_streams,
+            grace=limits.grace,
+        )
+        self.link = Link(
+            client=False,
+            limits=limits,
+            budget=Budget(limits.max_buffered_bytes),
+            peer_window=limits.replay_limit,
+            peer_floor=limits.stream_floor,
+            peer_max_streams=limits.max_streams,
+            logger=logger,
+        )
+
+    @property
+    def connection(self) -> MemoryConnection:
+        """For the client."""
+        return self._far
+
+    async def run(self) -> None:
+        """Serve the client's connection to its end. Raises nothing but cancellation."""
+        assert self.grant.resume_key is not None
+        tag = attach_tag(self.grant.resume_key, self.grant.session_id, FIRST_EPOCH)
+        machine = ServerOpening(FIRST_EPOCH, tag, self._limits)
+        try:
+            while (opened := machine.receive_message(await self._near.receive())).attached is None:
+                if opened.reply is not None:
+                    await self._near.send(opened.reply)
+            await self.link.run(self._near, opened, greeting=machine.attach_message(self.link.session.received))
+        except (ConnectionLost, RemoteProtocolError) as error:
+            logger.debug("a session inside the process ended: %s", error)
+        finally:
+            self.link.end("closed")
+            self._near.abort()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ..config import DEFAULT_LIMITS, Limits
-from ..transports.base import MountedRequest, Offer, Transport
+from ..handshake import Grant
+from ..transports.base import Connection, DialRequest, MountedRequest, Offer, Transport
+from .wstunnel_client import WStunnelClient
 from .wstunnel_server import WStunnelServer
 from .wstunnel_wire import is_handshake
 
@@ -17,6 +19,10 @@ class WStunnelTransport(Transport):
 
     def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self._server = WStunnelServer(limits)
+        self._client = WStunnelClient(limits)
+
+    async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        return await self._client.dial(request)
 
     def mount_path(self) -> str:
         return ""

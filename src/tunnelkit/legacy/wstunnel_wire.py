@@ -6,7 +6,7 @@ The rules are those of the running programs, rightscale/wstunnel and its success
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,12 +15,12 @@ from wsproto.utilities import generate_accept_token
 
 from ..config import Limits
 from ..core.tokens import TOKEN_MIN
-from ..errors import HeadError, RemoteProtocolError
+from ..errors import AnsweredByOther, DialError, HeadError, RemoteProtocolError
 from ..handshake import Handshake, Refusal
 from ..heads import Fields, RequestHead, ResponseHead, field_values, list_items
 from ..http.client_codec import ClientCodec
 from ..http.codec import Body, End, HeadParser, Signal
-from ..transports.answers import Answer
+from ..transports.answers import Answer, Target
 
 __all__ = [
     "BODY_LIMIT",
@@ -28,11 +28,14 @@ __all__ = [
     "Ids",
     "ResponseReader",
     "accept_fields",
+    "check_switched",
+    "handshake_fields",
     "is_handshake",
     "parse_id",
     "read_handshake",
     "refusal_answer",
     "request_message",
+    "response_message",
 ]
 
 ID_SIZE: Final = 4
@@ -110,6 +113,34 @@ def _plain(status: int, text: str, extra: Fields | None = None) -> Answer:
     return Answer(status, fields + (extra or []), text.encode())
 
 
+# -- the same from the client's side (their server answers) -------------------------------------------
+
+
+def handshake_fields(target: Target, key: bytes, handshake: Handshake) -> Fields:
+    """What their client asks with. The token stands in Origin as it is."""
+    fields: Fields = [
+        (b"Host", target.authority),
+        (b"Connection", b"Upgrade"),
+        (b"Origin", handshake.token.encode("ascii")),
+        (b"Sec-WebSocket-Key", key),
+        (b"Sec-WebSocket-Version", b"13"),
+        (b"Upgrade", b"websocket"),
+        (b"X-Client-Version", handshake.client_version.encode("latin-1", "replace")),
+    ]
+    if handshake.password is not None:
+        pair = f"{handshake.token}:{handshake.password}".encode()
+        fields.append((b"Authorization", b"Basic " + b64encode(pair)))
+    return fields
+
+
+def check_switched(fields: Fields, key: bytes) -> None:
+    """The 101 against RFC 6455 4.1. Raises ``DialError``."""
+    if field_values(fields, b"sec-websocket-accept") != [generate_accept_token(key)]:
+        raise DialError("handshake", "the answer 101 does not belong to this request (Sec-WebSocket-Accept)")
+    if field_values(fields, b"sec-websocket-protocol") or field_values(fields, b"sec-websocket-extensions"):
+        raise AnsweredByOther(101, "another websocket server answered, and not WStunnel")
+
+
 # -- ids ---------------------------------------------------------------------------------------------
 
 
@@ -158,6 +189,19 @@ def request_message(number: int, head: RequestHead, length: int, x_host: bytes |
     lines = [b"%04x%b %b HTTP/1.1" % (number, head.method, head.target)]
     lines += [name + b": " + value for name, value in fields]
     return b"\r\n".join([*lines, b"", b""])
+
+
+def response_message(number: int, head: ResponseHead, length: int | None) -> bytes:
+    """A response's message up to its body; ``length`` None where none follows whatever Content-Length says."""
+    fields = [field for field in head.fields if length is None or field[0].lower() != b"content-length"]
+    if length is not None:
+        fields = [*fields, (b"Content-Length", b"%d" % length)]
+    lines = [b"%04xHTTP/1.1 %d %b" % (number, head.status, head.reason)]
+    lines += [name + b": " + value for name, value in fields if name.lower() not in _HOP_BY_HOP]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+_HOP_BY_HOP: Final = frozenset({b"connection", b"transfer-encoding", b"trailer", b"upgrade", b"keep-alive"})
 
 
 @dataclass(frozen=True, slots=True)
