@@ -54,9 +54,8 @@ async def test_the_hook_sees_the_clients_certificate(
         return Granted()
 
     tls = TlsFiles(cert=tls_files["cert"], key=tls_files["key"], client_ca=tls_files["ca"])
-    certificate_authority.issue_cert("device-7.test").private_key_and_cert_chain_pem.write_to_path(
-        tmp_path / "mine.pem"
-    )
+    path = tmp_path / "mine.pem"
+    certificate_authority.issue_cert("device-7.test").private_key_and_cert_chain_pem.write_to_path(path)
     async with open_ends(tls=tls, authorise=authorise) as ends:
         url = f"wss://localhost:{ends.port}"
         mine = ClientCertificate(cert=path)
