@@ -24,6 +24,7 @@ from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .events import Served
 from .heads import Fields, RequestHead, ResponseHead, Trailers
 from .net.doorbell import Doorbell
+from .net.loop import Clock, loop_clock
 from .net.stream import Buffer, ByteStream
 from .origins.base import Begun, Origin, OriginExchange, Perch
 from .problem import problem
@@ -65,12 +66,14 @@ class Agent:
         self._named = named
         self._tcp = tcp
         self._observe = observe
+        self.now: Clock = anyio.current_time
         self._workers: list[_Worker] = []
         self._perched: dict[Perch, _Worker] = {}
         self._tasks: TaskGroup | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The workers live here, until cancelled."""
+        self.now = loop_clock()
         try:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
@@ -151,7 +154,7 @@ class Agent:
         self.answered += 1
         if self._observe is not None and exchange.began:
             try:
-                self._observe(exchange.served(anyio.current_time()))
+                self._observe(exchange.served(self.now()))
             except Exception:  # the user's own: no reason to end a tunnel
                 logger.exception("what was to hear of requests failed")
         if self.draining and not self.active:
@@ -242,7 +245,7 @@ class AgentExchange(OriginExchange):
             self._begin(head, has_body=not fin and not self._upgrade)
 
     def _begin(self, head: RequestHead, *, has_body: bool) -> None:
-        self.began = anyio.current_time()
+        self.began = self._agent.now()
         self.head = head
         self.has_body = has_body
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import anyio
 import anyio.lowlevel
 
 from ..config import Limits
 from ..errors import HeadError, StreamBroken
 from ..heads import Fields, RequestHead, ResponseHead
+from ..net.loop import loop_clock
 from ..net.peer import Peer
 from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
@@ -48,6 +48,7 @@ class CallerConnection:
     ) -> None:
         self.stream = stream
         self.peer = peer
+        self.now = loop_clock()
         self.limits = limits
         self.codec = ServerCodec(parser, limits)
         self.answers_half_close = answers_half_close
@@ -126,7 +127,7 @@ class CallerConnection:
 
     def _watch_writing(self, taken: int, done: bool) -> None:
         """A caller that takes nothing for ``write_timeout``, or too little, is broken off (slow reading)."""
-        now = anyio.current_time()
+        now = self.now()
         self._write_pace.moved(taken)
         if not self._write_pace.waited(now):
             self.break_off()
@@ -223,7 +224,7 @@ class FrontRequest(CallerRequest):
         self._drop_body()
         if self.received:
             return True
-        connection.read_clock.set(anyio.current_time() + connection.limits.linger_time)
+        connection.read_clock.set(connection.now() + connection.limits.linger_time)
         left = connection.limits.linger_bytes
         while not self._settled and left >= 0 and not (connection.gone or connection.late):
             if not self._read_ahead():
@@ -374,7 +375,7 @@ class FrontRequest(CallerRequest):
     def _expect_body(self) -> None:
         """The caller is what is waited for."""
         connection = self._connection
-        now = anyio.current_time()
+        now = connection.now()
         if self._pace is None:
             self._pace = Pace(connection.limits)
         self._pace.wait(now)
@@ -384,7 +385,7 @@ class FrontRequest(CallerRequest):
     def _judge_pace(self) -> None:
         """Called after ``_expect_body`` and the wait for it."""
         late = self._connection.late
-        if self._pace is not None and not self._pace.waited(anyio.current_time()):
+        if self._pace is not None and not self._pace.waited(self._connection.now()):
             late = True
         if late and not self._settled:
             self._failure = HeadError(408, "request_timeout", "the request's body stopped coming, or came too slowly")

@@ -163,7 +163,7 @@ class Front:
                 if in_head is not (first or codec.mid_head):  # in all for a head, however many pieces it comes in
                     in_head = first or codec.mid_head
                     time = self._limits.head_timeout if in_head else self._limits.keep_alive_idle
-                    connection.read_clock.set(anyio.current_time() + time)
+                    connection.read_clock.set(connection.now() + time)
                 await connection.stream.wait(readable=True)
 
     # -- exchanges -----------------------------------------------------------------------------
@@ -226,12 +226,12 @@ class Front:
     async def _linger(self, connection: CallerConnection) -> None:
         """RFC 9112 9.6: end our half, then read on for a while. Closing with bytes unread would make the kernel
         send RST, which destroys the answer at a caller that has not read it yet."""
-        now = anyio.current_time()
+        now = connection.now()
         connection.late = False
         connection.write_clock.set(now + self._limits.write_timeout)
         await connection.stream.send_eof()
         connection.write_clock.clear()
-        connection.read_clock.set(anyio.current_time() + self._limits.linger_time)
+        connection.read_clock.set(connection.now() + self._limits.linger_time)
         left = self._limits.linger_bytes
         while not connection.late:
             data = connection.stream.receive_nowait() if left > 0 else None
