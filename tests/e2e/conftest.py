@@ -32,7 +32,6 @@ LEFT_OUT = {
 CARRIED = {
     "test_authorisation",
     "test_caller_credentials",
-    "test_browser",
     "test_curl",
     "test_cuts",
     "test_delivery",
