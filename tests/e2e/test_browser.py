@@ -92,18 +92,17 @@ class App:
             await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.mark.ways("websocket")
 async def test_chromium_loads_a_page_with_events_and_a_websocket_through_a_name() -> None:
-    await check_page()
+    await visit()
 
 
 @pytest.mark.full
-@pytest.mark.ways("longpoll", "streamed")
-async def test_chromium_loads_them_over_long_poll() -> None:
-    await check_page()
+@pytest.mark.ways("streamed")
+async def test_chromium_over_answers_that_carry_many_messages() -> None:
+    await visit()
 
 
-async def check_page() -> None:
+async def visit() -> None:
     app = App()
     async with open_ends(base_domain="localhost") as ends, ends.join(name="myapp", origin=app) as client:
         async with chromium(client.url):
