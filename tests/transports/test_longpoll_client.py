@@ -316,10 +316,10 @@ async def test_an_empty_answer_is_no_message_and_an_active_connection_asks_for_s
         taken = Taken(client)
         await (await client.peer.poll()).answer()
         second = await client.peer.poll()
-        assert second.hold == 25.0
+        assert 20.0 < second.hold <= 25.0  # what is left of it when the poll leaves
         client.connection.active = True
         await second.answer()
-        assert (await client.peer.poll()).hold == 5.0
+        assert 0.0 < (await client.peer.poll()).hold <= 5.0
         assert not taken.messages
 
 
