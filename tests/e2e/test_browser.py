@@ -97,8 +97,8 @@ async def test_chromium_loads_a_page_with_events_and_a_websocket_through_a_name(
 
 
 @pytest.mark.full
-@pytest.mark.ways("streamed")
-async def test_chromium_over_answers_that_carry_many_messages() -> None:
+@pytest.mark.ways("longpoll", "streamed")
+async def test_chromium_over_long_poll() -> None:
     await visit()
 
 
