@@ -70,6 +70,7 @@ class GatewayExchange:
         self._by_destination = where.by_destination
         self._target = where.target
         self._unknown = where.unknown
+        self._named = where.name is not None
         self._upgrade = upgrade_of(request.head) is not None
         self._head = request.head  # as it goes out, once it is submitted
         self._block_size = 0
@@ -167,7 +168,7 @@ class GatewayExchange:
             x_host=self._x_host or b"",
         )
         decision = gateway.registry.submit(
-            self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=bool(self._unknown)
+            self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=self._named
         )
         if isinstance(decision, Rejected):
             self.reject(decision)

@@ -89,7 +89,12 @@ class ServerSession:
     @property
     def label(self) -> str:
         """What stands for the session in log lines."""
-        return f"token={self.tag} session={self.id[:8]}..."
+        return f"{self.whose} session={self.id[:8]}..."
+
+    @property
+    def whose(self) -> str:
+        """The token, and the name where there is one, in log lines."""
+        return f"token={self.tag} name={self.name}" if self.name else f"token={self.tag}"
 
     def __repr__(self) -> str:
         state = "gone" if self.ended else "attached" if self.attached else "detached"

@@ -458,9 +458,9 @@ _DRAINING = Refusal(status=503, code="draining", detail="the server is shutting 
 
 def log_attached(session: ServerSession, connection: Connection, is_first: bool) -> None:
     logger.info(
-        "%s token=%s addr=%s transport=%s client=%s session=%s...",
+        "%s %s addr=%s transport=%s client=%s session=%s...",
         "registered" if is_first else "resumed",
-        session.tag,
+        session.whose,
         session.peer.forwarded_for or session.peer.address,
         connection.transport,
         quoted(session.client_version),

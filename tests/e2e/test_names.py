@@ -452,9 +452,10 @@ async def test_a_public_url_is_told_where_there_are_no_names_too() -> None:
 
 @ONE_WAY
 async def test_log_lines_of_a_name_show_no_token(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "tunnelkit.access")
+    caplog.set_level(logging.INFO, "tunnelkit")
     async with named_ends() as ends, ends.join(name="myapp"):
         await get(ends)
+    assert any(f"registered token={TOKEN[:8]}" in line and " name=myapp " in line for line in caplog.messages)
     lines = [record.getMessage() for record in caplog.records if record.name == "tunnelkit.access"]
     assert lines
     assert all("token=myapp#" in line and TOKEN[:8] not in line for line in lines)
