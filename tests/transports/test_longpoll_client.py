@@ -533,7 +533,7 @@ async def test_a_proxy_that_cuts_waiting_polls_makes_them_shorter(caplog: pytest
         await anyio.sleep(QUICK.poll_hold_active)
         await first.say(504, HTML, b"<h1>Gateway Time-out</h1>")
         await (await client.peer.poll()).answer()
-        assert (await client.peer.poll()).hold == 0.1
+        assert (await client.peer.poll()).hold <= 0.1
     assert lessons.hold(anyio.current_time()) == 0.1
     assert [record.message for record in caplog.records] == [
         "something on the way cuts polls that wait: they wait for 0.1 s from now on"
