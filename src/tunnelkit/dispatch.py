@@ -55,7 +55,7 @@ class Dispatcher:
         elif isinstance(where, Reserved) and where.name == "_tunnel":
             await self._to_transport(request, where)
         elif isinstance(where, Reserved):
-            self._pages.answer(request, where)
+            await self._pages.answer(request, where)
         else:
             refuse(request, 404, "no_tunnel", where.detail)
 
@@ -63,7 +63,7 @@ class Dispatcher:
         """Answer a request at the admin listener."""
         where = route(request.head, self._routing)
         if isinstance(where, Reserved) and where.name != "_tunnel":
-            self._pages.answer(request, where, admin=True)
+            await self._pages.answer(request, where, admin=True)
         else:
             refuse(request, 404, "not_found", "the admin listener carries no requests: it has the server's own pages")
 

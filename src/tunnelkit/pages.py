@@ -48,18 +48,18 @@ class Pages:
         self._access = AdminAccess(limits=limits, password=admin_password)
         self._session_page = SessionPage(sessions=sessions, gateway=gateway, access=self._access)
 
-    def answer(self, request: CallerRequest, page: Reserved, *, admin: bool = False) -> None:
+    async def answer(self, request: CallerRequest, page: Reserved, *, admin: bool = False) -> None:
         """Answer a request for a reserved page. ``admin``: it came in by the admin listener."""
         if page.name == "_health_check":
-            self._health(request)
+            await self._health(request)
         elif page.name == "_sessions":
-            self._session_page.answer(request, page.rest)
+            await self._session_page.answer(request, page.rest)
         elif (access := self._access.see(request, admin=admin)) is Access.ANSWERED:
             pass
         elif page.name == "_stats":
-            self._stats(request, details=access is Access.ALLOWED)
+            await self._stats(request, details=access is Access.ALLOWED)
         elif access is Access.ALLOWED:
-            respond(request, 200, CONTENT_TYPE, render(self._metrics, self._gauges()))
+            await respond(request, 200, CONTENT_TYPE, render(self._metrics, self._gauges()))
         else:
             self._access.deny(request, "metrics are for loopback and the admin listener")
 
@@ -67,16 +67,16 @@ class Pages:
         """Answer OPTIONS in the origin's place (``forwarding.answers_itself``)."""
         send_whole(request, ResponseHead(204, [(b"Allow", ALLOWED), (b"Cache-Control", b"no-store")]), b"")
 
-    def _health(self, request: CallerRequest) -> None:
+    async def _health(self, request: CallerRequest) -> None:
         if self._gateway.draining:
-            respond(request, 503, b"text/plain; charset=utf-8", b"draining\n")
+            await respond(request, 503, b"text/plain; charset=utf-8", b"draining\n")
         else:
-            respond(request, 200, b"text/plain; charset=utf-8", HEALTHY)
+            await respond(request, 200, b"text/plain; charset=utf-8", HEALTHY)
 
-    def _stats(self, request: CallerRequest, *, details: bool) -> None:
+    async def _stats(self, request: CallerRequest, *, details: bool) -> None:
         accept = b", ".join(field_values(request.head.fields, b"accept")).decode("latin-1")
         kind, body = render_stats(self.snapshot(), accept=accept, details=details)
-        respond(request, 200, kind.encode("ascii"), body)
+        await respond(request, 200, kind.encode("ascii"), body)
 
     def _gauges(self) -> Gauges:
         sessions = list(self._sessions())

@@ -39,7 +39,7 @@ class SessionPage:
         self._gateway = gateway
         self._access = access
 
-    def answer(self, request: CallerRequest, rest: bytes) -> None:
+    async def answer(self, request: CallerRequest, rest: bytes) -> None:
         """``rest`` is what follows the page's name: nothing, or a slash and a session's public id."""
         if any(name.lower() in _BY_BROWSERS for name, _ in request.head.fields):
             refuse(request, 403, "forbidden", "sessions are not for scripts of a browser's pages")
@@ -48,9 +48,9 @@ class SessionPage:
         if access is Access.DENIED:
             self._access.deny(request, "sessions are for the administrator")
         elif access is Access.ALLOWED:
-            self._serve(request, rest.removeprefix(b"/").decode("latin-1"))
+            await self._serve(request, rest.removeprefix(b"/").decode("latin-1"))
 
-    def _serve(self, request: CallerRequest, public_id: str) -> None:
+    async def _serve(self, request: CallerRequest, public_id: str) -> None:
         method = request.head.method
         found = [session for session in self._sessions() if public_id in ("", session.public_id)]
         if public_id and not found:
@@ -58,7 +58,7 @@ class SessionPage:
         elif method in (b"GET", b"HEAD"):
             members = self._members(found)
             document = members[0] if public_id else {"sessions": members}
-            respond(request, 200, b"application/json", json.dumps(document, indent=1).encode() + b"\n")
+            await respond(request, 200, b"application/json", json.dumps(document, indent=1).encode() + b"\n")
         elif method == b"DELETE" and public_id:
             self._close(request, found[0])
         else:

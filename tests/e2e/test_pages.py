@@ -261,6 +261,24 @@ async def test_the_admin_listener_shows_details_and_carries_no_requests() -> Non
         assert not tunnel.origin.requests
 
 
+@pytest.mark.parametrize("target", ["/_stats", "/_sessions"])
+async def test_a_page_of_many_sessions_reaches_a_slow_reader_whole(target: str) -> None:
+    async with open_tunnel(server_options={"admin_password": PASSWORD}) as tunnel:
+        running = tunnel.server._running
+        assert running is not None
+        many = tunnel.server.sessions() * 20_000
+        running.pages._sessions = running.pages._session_page._sessions = lambda: many
+        async with tunnel.caller() as caller:
+            lines = [f"GET {target} HTTP/1.1", "Host: 127.0.0.1", "Connection: close", basic(PASSWORD), "", ""]
+            await caller.send("\r\n".join(lines).encode())
+            await anyio.sleep(0.2)  # the sockets' buffers are full by now
+            status, fields, body = await read_head(caller)
+            while piece := await caller.receive():
+                body += piece
+        assert status == 200
+        assert len(body) == int(dict(fields)["Content-Length"]) > 3_000_000
+
+
 # -- health ------------------------------------------------------------------------------------
 
 

@@ -10,9 +10,11 @@ from .request import CallerRequest
 
 __all__ = ["refuse", "respond", "send_whole"]
 
+PIECE = 64 * 1024
 
-def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> None:
-    """A small whole answer."""
+
+async def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> None:
+    """A whole answer, which may be long: a list of many sessions is megabytes. For nobody when the caller left."""
     fields: Fields = [
         (b"Content-Type", kind),
         (b"Content-Length", b"%d" % len(body)),
@@ -20,8 +22,13 @@ def respond(request: CallerRequest, status: int, kind: bytes, body: bytes) -> No
         (b"X-Content-Type-Options", b"nosniff"),
         (b"Referrer-Policy", b"no-referrer"),
     ]
-    reason = HTTPStatus(status).phrase.encode("ascii")
-    send_whole(request, ResponseHead(status, fields, reason), b"" if request.head.method == b"HEAD" else body)
+    request.send_head(ResponseHead(status, fields, HTTPStatus(status).phrase.encode("ascii")))
+    view = memoryview(b"" if request.head.method == b"HEAD" else body)
+    while view:
+        while not request.try_send_body(view[:PIECE]):
+            await request.wait(writable=True)
+        view = view[PIECE:]
+    request.send_end()
 
 
 def refuse(request: CallerRequest, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
@@ -30,8 +37,8 @@ def refuse(request: CallerRequest, status: int, code: str, detail: str, *, retry
 
 
 def send_whole(request: CallerRequest, head: ResponseHead, body: bytes) -> None:
+    """A small one, at once: at most ``PIECE`` bytes."""
     request.send_head(head)
-    view = memoryview(body)
-    while view and request.try_send_body(view[: 64 * 1024]):
-        view = view[64 * 1024 :]
+    if body:
+        request.try_send_body(body)
     request.send_end()
