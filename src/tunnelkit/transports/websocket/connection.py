@@ -70,7 +70,8 @@ class WebSocketConnection(Connection):
         waited = False
         while True:
             # The stream says when there is room again, not when it is empty: one wait is its measure.
-            if self._flush() and (waited or not self._stream.write_buffered):
+            self._check()
+            if (not self._has_output or self._flush()) and (waited or not self._stream.write_buffered):
                 return self.max_message
             await self._wait_to_send()
             waited = True
@@ -83,7 +84,7 @@ class WebSocketConnection(Connection):
             )
         frame = self._writer.message(message)
         try:
-            while not self._flush():  # a pong under way goes first
+            while self._has_output and not self._flush():  # a pong under way goes first
                 await self._wait_to_send()
             self._tail = memoryview(frame)
             # No task may wait for the connection after this, and the message must arrive all the same.

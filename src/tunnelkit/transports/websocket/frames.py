@@ -75,6 +75,7 @@ class Pause(Enum):
 
 
 PAUSE: Final = Pause.PAUSE
+SMALL_PIECE: Final = 1024
 # Frames by wsproto's way between two pauses. One costs 17 us and may have no more than 6 bytes: a single read of them
 # would hold everybody up for 180 ms.
 TURN: Final = 64
@@ -137,7 +138,7 @@ class FrameReader:
         self._decoder = _BoundedDecoder(client=client, max_message=max_message)
         self._messages = MessageDecoder()
         self._partial = bytearray()  # of a fragmented message: at most max_message bytes
-        self._begun = bytearray()  # a plain frame that is not there as a whole
+        self._begun: list[Buffer] = []  # a plain frame that is not there as a whole, in pieces
         self._missing = 0  # bytes of that
         self._data = b""  # fed, and not yet looked at
         self._position = 0
@@ -155,16 +156,25 @@ class FrameReader:
         if self._ended:
             return
         if self._missing:
-            self._begun += data
+            self._gather(data)
             self._missing = max(self._missing - len(data), 0)
             if self._missing:
                 return
-            data = bytes(self._begun)
+            data = b"".join(self._begun)  # the one copy: a frame seldom begins where a read does
             self._begun.clear()
         if self._between:
             self._data, self._position = data, 0
         else:
             self._decoder.receive_bytes(data)
+
+    def _gather(self, data: bytes) -> None:
+        """Pieces that are small are joined: who sends by the byte is to cost no object for each."""
+        if len(data) >= SMALL_PIECE:
+            self._begun.append(data)
+        elif type(last := self._begun[-1]) is bytearray:
+            last += data
+        else:
+            self._begun.append(bytearray(data))
 
     def next_event(self) -> Event | None:
         if self._ended:
@@ -200,7 +210,7 @@ class FrameReader:
         if length > self._max_message:
             return None
         if end > len(data):
-            self._begun += memoryview(data)[self._position :]
+            self._begun.append(memoryview(data)[self._position :])
             self._missing = end - len(data)
             self._position = len(data)
             return None
