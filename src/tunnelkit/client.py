@@ -263,7 +263,7 @@ class TunnelClient(AsyncContextManagerMixin):
                 await self._supervisor.run()
         finally:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                for origin in (self._origin, self._named, self._agent.own):
+                for origin in dict.fromkeys((self._origin, self._named, self._agent.own)):
                     if origin is not None:
                         await origin.aclose()
 

@@ -57,14 +57,14 @@ class Answering(Origin):
     def __init__(self, answer: Answer = plain) -> None:
         self.answer = answer
         self.heads: list[bytes] = []  # targets, in order
-        self.closed = False
+        self.closed = 0  # how often
 
     async def serve(self, exchange: OriginExchange) -> None:
         self.heads.append(exchange.head.target)
         await self.answer(exchange)
 
     async def aclose(self) -> None:
-        self.closed = True
+        self.closed += 1
 
 
 async def eventually(condition: Callable[[], object]) -> None:
