@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -1032,6 +1033,19 @@ async def test_an_abort_ends_every_call_and_closes_every_connection(where: str) 
         for stream in client.peer.streams:
             assert not await read_to_the_end(stream)
         assert "aborted" in str(await lost(connection.receive())) or where.startswith("close")
+
+
+async def test_an_end_lets_go_of_what_was_not_answered() -> None:
+    """At once: what is lost refers to itself here and there, and megabytes would wait for the next collection."""
+    async with client_of() as client:
+        message = bytes(10_000)
+        before = sys.getrefcount(message)
+        await client.connection.send(message)
+        await client.peer.next(Op.UP)
+        assert sys.getrefcount(message) > before
+        client.connection.abort()
+        await anyio.wait_all_tasks_blocked()
+        assert sys.getrefcount(message) == before
 
 
 async def test_it_tells_when_it_heard_last() -> None:

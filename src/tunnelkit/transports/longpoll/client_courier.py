@@ -223,6 +223,7 @@ class Courier(ABC):
         self.stop()
         self.interrupt("ended")
         self._drop()
+        self._body = b""  # what is lost refers to itself, and waits for a collection: not with a megabyte each
 
     def _drop(self) -> None:
         call, self._call = self._call, None
