@@ -179,6 +179,7 @@ class Traffic:
     def __init__(self, tunnel: Tunnel, pace: Pace) -> None:
         self.ended: list[Call] = []
         self.running: list[Call] = []
+        self.arrived: set[str] = set()  # at the origin; known at the end
         self.pace = pace
         self._tunnel = tunnel
         self._numbers = count()
@@ -242,6 +243,7 @@ class Traffic:
     def check_truth(self, arrived: list[str]) -> None:
         """Against what the origin saw: nothing came twice that must not be repeated, nothing that was never sent."""
         counts = Counter(arrived)
+        self.arrived = set(arrived)
         for call in self.ended:
             times = counts[call.target]
             assert times <= (1 if call.target.startswith("/sink") else 2), (call, times)

@@ -44,8 +44,8 @@ UNREACHED = "unreached"
 # What tunnelkit tells of itself: the request was sent and is lost; the server goes away and took nothing.
 LOST = "502 tunnel_lost sent"
 DRAINING = "503 draining "
-# What `response_head_timeout` (60 s) makes of it, where that is over first.
-LATE = "504 response_timeout sent"
+# Where the clocks of the request (`response_head_timeout`, `queue_timeout`: 60 s) are over first.
+LATE = ("504 response_timeout sent", "504 queue_timeout never_sent")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ async def client_killed(tunnel: Tunnel, form: Form) -> Report:
 
 
 async def server_restarted(tunnel: Tunnel, form: Form) -> Report:
-    """In order: what runs is finished, and who comes meanwhile is told to come again."""
+    """In order: what runs is finished, and who comes meanwhile is told to come again. A connection that the kernel
+    took just before the listener was closed is cut; nothing of it reached the origin."""
     async with traffic(tunnel, form.pace) as callers:
         amid = await callers.amid_bodies()
         tunnel.server.signal(signal.SIGTERM)
@@ -137,7 +138,8 @@ async def server_restarted(tunnel: Tunnel, form: Form) -> Report:
         await run_sync(tunnel.start_server)
         again = await _recovered(tunnel, callers, form)
     assert {call.told for call in amid} == {WHOLE}
-    return _report(callers, again, [UNREACHED, DRAINING])
+    assert not callers.arrived & {call.target for call in callers.ended if call.told == BROKEN}
+    return _report(callers, again, [BROKEN, UNREACHED, DRAINING])
 
 
 async def server_paused(tunnel: Tunnel, form: Form, seconds: float) -> Report:
@@ -176,7 +178,7 @@ async def _interrupted(
         finally:
             end()
         again = await _recovered(tunnel, callers, form)
-    return _report(callers, again, [] if seconds <= form.brief else [BROKEN, LOST, LATE])
+    return _report(callers, again, [] if seconds <= form.brief else [BROKEN, LOST, *LATE])
 
 
 # -- the disk ----------------------------------------------------------------------------------
