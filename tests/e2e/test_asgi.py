@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -323,6 +324,8 @@ async def wrong(scope: Scope, receive: Receive, send: Send) -> None:
         return
     if path == "/raises-before":
         raise RuntimeError("a secret of the app")
+    if path == "/exits-before":
+        sys.exit(3)
     if path == "/returns-before":
         return
     if path == "/body-first":
@@ -344,8 +347,8 @@ async def wrong(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("path", [
-    "/raises-before", "/raises-after-start", "/returns-before", "/returns-after-start", "/body-first",
-    "/too-much-content-length",
+    "/raises-before", "/exits-before", "/raises-after-start", "/returns-before", "/returns-after-start",
+    "/body-first", "/too-much-content-length",
 ])  # fmt: skip
 async def test_a_failure_before_the_response_began_is_told(path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serve_app(AsgiOrigin(wrong, lifespan="off")) as ends:

@@ -250,6 +250,8 @@ def wrong(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     path = environ["PATH_INFO"]
     if path == "/raises-before":
         raise RuntimeError("a secret of the app")
+    if path == "/exits-before":
+        sys.exit(3)
     if path == "/no-start":
         return [b"body"]
     if path == "/no-status":
@@ -276,8 +278,8 @@ def wrong_body(path: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("path", [
-    "/raises-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields", "/starts-twice", "/text",
-    "/too-much-content-length",
+    "/raises-before", "/exits-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields", "/starts-twice",
+    "/text", "/too-much-content-length",
 ])  # fmt: skip
 async def test_a_failure_before_the_response_began_is_told(path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serve_app(fine(wrong)) as ends:

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from ..config import Limits
-from ..errors import CallerGone
+from ..errors import AppError, CallerGone
 from ..forwarding import upgrade_of
 from .base import Origin, OriginExchange
 from .conversation import Conversation
 
-__all__ = ["AppOrigin", "report", "report_late", "run_apart"]
+__all__ = ["AppOrigin", "exited", "report", "report_late", "run_apart"]
 
 logger = logging.getLogger("tunnelkit.client")
 
@@ -73,6 +73,11 @@ def report(exchange: OriginExchange, error: Exception) -> None:
     exchange.fail(502, "origin_failed", "the app raised an error")
 
 
+def exited() -> AppError:
+    """For SystemExit: a request is not to end the program."""
+    return AppError("the app called sys.exit")
+
+
 def report_late(error: Exception) -> None:
     """An app raised ``error`` when its caller had left: many do by that alone."""
     logger.debug("an app failed after its caller had left: %r", error, exc_info=error)
@@ -89,6 +94,8 @@ async def run_apart(conversation: Conversation, call: Callable[[], Awaitable[Non
             await call()
         except CallerGone:
             pass
+        except SystemExit:
+            failures.append(exited())
         except Exception as error:
             failures.append(error)
 

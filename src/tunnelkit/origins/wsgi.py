@@ -15,7 +15,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import CallerGone, ConfigError
 from .answer import Answer
-from .app import AppOrigin, report
+from .app import AppOrigin, exited, report
 from .base import OriginExchange
 from .conversation import Conversation
 from .facts import request_facts
@@ -106,6 +106,8 @@ class _CallThread(Thread):
     def run(self) -> None:
         try:
             self._around.run(self._call)
+        except SystemExit:
+            self.error = exited()
         except Exception as error:
             self.error = error
         finally:
