@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 
 from .core.tokens import mask_token, token_digest, token_tag
 from .handshake import Handshake
 from .link import Link
+from .logs import quoted
 from .net.peer import Peer
 from .net.timers import Timer
 from .registration import Permit
 
-__all__ = ["ServerSession"]
+__all__ = ["ServerSession", "log_attached", "warn_of_stranger"]
+
+logger = logging.getLogger("tunnelkit.server")
 
 
 class ServerSession:
@@ -67,6 +71,11 @@ class ServerSession:
         return self.link.connection is not None
 
     @property
+    def host(self) -> str:
+        """The client's address, after trusted proxies."""
+        return self.peer.forwarded_for or self.peer.address
+
+    @property
     def address(self) -> str:
         """The client's, with the port where the socket itself is the client's."""
         peer = self.peer
@@ -99,3 +108,30 @@ class ServerSession:
     def __repr__(self) -> str:
         state = "gone" if self.ended else "attached" if self.attached else "detached"
         return f"<ServerSession {self.id[:8]}... token={self.tag} {state} epoch={self.epoch}>"
+
+
+# -- log lines ---------------------------------------------------------------------------------
+
+
+def log_attached(session: ServerSession, transport: str, *, is_first: bool) -> None:
+    logger.info(
+        "%s %s addr=%s transport=%s client=%s session=%s...",
+        "registered" if is_first else "resumed",
+        session.whose,
+        session.host,
+        transport,
+        quoted(session.client_version),
+        session.id[:8],
+    )
+
+
+def warn_of_stranger(newcomer: ServerSession, others: Sequence[ServerSession]) -> None:
+    """Of a token that somebody uses from elsewhere too (design, section 8): it may have been stolen."""
+    elsewhere = next((other.host for other in others if other.host != newcomer.host), None)
+    if elsewhere is not None:
+        logger.warning(
+            "a client registers beside one from another address: addr=%s other=%s %s",
+            newcomer.host,
+            elsewhere,
+            newcomer.label,
+        )

@@ -184,6 +184,7 @@ class Restarting:
     def __init__(self, group: anyio.abc.TaskGroup) -> None:
         self.port = 0
         self.requests = 0
+        self.holding = anyio.Event()
         self._group = group
         self._scope = anyio.CancelScope()
 
@@ -205,9 +206,11 @@ class Restarting:
     async def _answer(self, stream: SocketStream) -> None:
         async with stream:
             try:
-                while await stream.receive():
+                while b" /hold " not in await stream.receive():
                     self.requests += 1
                     await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                self.holding.set()
+                await anyio.sleep_forever()
             except (anyio.BrokenResourceError, anyio.EndOfStream):
                 return
 
@@ -265,6 +268,21 @@ async def test_a_request_that_was_sent_does_not_wait_and_is_not_repeated() -> No
         answer = await exchange(tunnel.port, "POST", tunnel.path("/raw/cut"), body=b"x")
         assert answer[0] == 502
         assert tunnel.origin.targets() == ["/raw/cut"]
+
+
+async def test_a_request_that_the_origin_saw_does_not_wait_though_it_may_be_repeated() -> None:
+    async with open_ends() as ends, anyio.create_task_group() as group:
+        origin = Restarting(group)
+        await origin.start()
+        async with ends.join(origin=f"http://127.0.0.1:{origin.port}"):
+            assert await status_of(ends) == 200
+            call = ends.call(group, "/hold")  # on the connection that was kept
+            await origin.holding.wait()
+            start = anyio.current_time()
+            origin.stop()
+            assert await call.status() == 502
+            assert anyio.current_time() - start < 4  # of 5
+        group.cancel_scope.cancel()
 
 
 async def test_a_caller_that_leaves_waits_for_no_origin() -> None:

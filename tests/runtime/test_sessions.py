@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -122,8 +123,8 @@ class Here:
     def handshake(self, **more: object) -> Handshake:
         return replace(Handshake(token=TOKEN), **more)  # type: ignore[arg-type]
 
-    async def offered(self, **more: object) -> Accepted:
-        answer = await self.table.offer(self.handshake(**more), PEER)
+    async def offered(self, peer: Peer = PEER, **more: object) -> Accepted:
+        answer = await self.table.offer(self.handshake(**more), peer)
         assert not isinstance(answer, Refusal), answer
         return answer
 
@@ -132,9 +133,9 @@ class Here:
         assert isinstance(answer, Refusal)
         return answer.code
 
-    async def client(self, **more: object) -> Client:
+    async def client(self, peer: Peer = PEER, **more: object) -> Client:
         """A client that registered."""
-        accepted = await self.offered(**more)
+        accepted = await self.offered(peer, **more)
         client = Client(self, accepted.grant)
         await client.attach(accepted)
         return client
@@ -540,6 +541,28 @@ async def test_the_end_of_some_tokens() -> None:
         world.table.end_tokens({token_digest(TOKEN)}, "token_withdrawn")
         assert mine.ended == "token_withdrawn"
         assert other.ended is None
+
+
+@pytest.mark.parametrize(
+    ("address", "warns"), [("192.0.2.1", False), ("192.0.2.2", True)], ids=["the same", "another"]
+)
+async def test_a_second_client_from_another_address_is_a_warning(
+    address: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever took a token elsewhere is seen, though every policy may let it in."""
+    async with here() as world:
+        first = await world.client()
+        second = await world.client(Peer(address=address, port=2000))
+        assert first.session.attached
+        lines = [each for each in caplog.records if "from another address" in each.getMessage()]
+        assert bool(lines) is warns
+        assert all(line.levelno == logging.WARNING and TOKEN not in line.getMessage() for line in lines)
+        assert second.connection is not None
+        caplog.clear()
+        second.connection.abort()
+        await eventually(lambda: not second.session.attached)
+        await second.attach(await world.offered(resume=second.resume()))
+        assert "from another address" not in caplog.text  # it is no newcomer
 
 
 async def test_addresses_of_clients() -> None:
