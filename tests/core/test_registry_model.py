@@ -12,6 +12,7 @@ from tunnelkit.core.queueing import ExchangeState, PlaceState
 from tunnelkit.core.registry import Decision, Dispatch, Expired, Move, Queued, Recall, Registry, Rejected
 
 TOKENS = [b"\x01" * 32, b"\x02" * 32, b"\x03" * 32]  # the last is not listed
+NAME = b"\x04" * 32  # stands for a name, and has no sessions
 LIMITS = Limits(
     max_requests_per_tunnel=3,
     startup_waiting=2,
@@ -90,14 +91,25 @@ class Stories(RuleBasedStateMachine):
 
     # -- what happens ------------------------------------------------------------------------------
 
-    @rule(token=st.sampled_from(TOKENS), wait=st.sampled_from([None, None, 0.0, 7.0]))
+    @rule(data=st.data())
+    @precondition(lambda self: self.attached)
+    def adopt(self, data: st.DataObject) -> None:
+        """A token that has a session turns out to have the name."""
+        token = self.session_token[data.draw(st.sampled_from(sorted(self.attached)))]
+        for exchange in self.on:
+            if self.token_of[exchange] == NAME:
+                self.token_of[exchange] = token
+        self.execute(self.registry.adopt(NAME, token, self.now))
+        assert self.registry.queued(NAME) == 0
+
+    @rule(token=st.sampled_from([*TOKENS, NAME]), wait=st.sampled_from([None, None, 0.0, 7.0]))
     def submit(self, token: bytes, wait: float | None) -> None:
         exchange = self.next_id
         self.next_id += 1
         self.token_of[exchange] = token
         self.deadline[exchange] = self.now + (wait or LIMITS.queue_timeout)
         queued = self.registry.queued(token)
-        outcome = self.registry.submit(token, exchange, self.now, wait=wait)
+        outcome = self.registry.submit(token, exchange, self.now, wait=wait, named=token == NAME)
         if isinstance(outcome, Rejected):
             self.leave(exchange)
             return
@@ -231,7 +243,7 @@ class Stories(RuleBasedStateMachine):
     def is_bounded(self) -> None:
         assert len(self.registry._strangers) <= LIMITS.startup_waiting
         assert len(self.registry._recent) <= LIMITS.known_tokens
-        assert len(self.registry._queues) <= len(TOKENS)
+        assert len(self.registry._queues) <= len(TOKENS) + 1  # the name
 
     def teardown(self) -> None:
         for exchange in sorted(self.on):
