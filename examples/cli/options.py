@@ -172,6 +172,7 @@ SERVER: list[Option | Refused] = [
         help="ask callers for Basic credentials: TOKEN:USER:PASSWORD or name:NAME:USER:PASSWORD a line; read again "
         "at SIGHUP",
     ),
+    switch("wstunnel", "serve WStunnel's own clients too, on the same port and path"),
     switch("known-tokens-only", "let nobody register a token that is not listed"),
     Option(
         name="max-requests-per-tunnel",
@@ -348,7 +349,7 @@ CLIENT: list[Option | Refused] = [
         name="transport",
         metavar="NAME",
         default="auto",
-        help="how messages are carried: auto (websocket where it passes, else long-poll), websocket or longpoll",
+        help="how messages are carried: auto (websocket, else long-poll), websocket, longpoll, or wstunnel",
     ),
     Option(
         name="statusfile",
