@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from tunnelkit import TunnelServer
@@ -15,8 +16,10 @@ from tunnelkit.errors import StreamBroken
 from tunnelkit.legacy.wstunnel import WStunnelTransport
 from tunnelkit.net.stream import ByteStream
 
+from ..e2e.origin import serve_origin
+from ..e2e.processes import Process
 from ..e2e.tunnel import TOKEN, Ends, exchange, open_ends, problem_of, until
-from .wstunnel_peers import Asked, Refused, WStunnelClient, answer
+from .wstunnel_peers import Asked, Refused, WStunnelClient, WStunnelServer, answer
 
 pytestmark = pytest.mark.anyio
 
@@ -227,3 +230,28 @@ async def test_the_transport_is_found_by_its_name() -> None:
     server = TunnelServer(("127.0.0.1:0",), transports=("websocket", "wstunnel"))
     async with server, WStunnelClient.joined(int(server.url.rpartition(":")[2]), greet):
         await until(lambda: [session.transport for session in server.sessions()] == ["wstunnel"])
+
+
+async def test_the_command_line_serves_them(anyio_backend_name: str) -> None:
+    command = ["examples/tunnel_server.py", "--listen", "127.0.0.1:0", "--wstunnel", "--backend", anyio_backend_name]
+    server = await anyio.to_thread.run_sync(lambda: Process(*command))
+    try:
+        url = await anyio.to_thread.run_sync(lambda: server.said("listening on "))
+        port = int(url.rpartition(":")[2])
+        async with WStunnelClient.joined(port, greet):
+            assert (await exchange(port, "GET", f"/_token/{TOKEN}/x"))[0] == 200
+    finally:
+        server.close()
+
+
+async def test_the_command_line_serves_an_origin_through_theirs(anyio_backend_name: str) -> None:
+    async with WStunnelServer.running() as server, serve_origin() as origin:
+        flags = ["--tunnel", server.url, "--server", origin.url, "--token", TOKEN, "--transport", "wstunnel"]
+        client = await anyio.to_thread.run_sync(
+            lambda: Process("examples/tunnel_client.py", *flags, "--backend", anyio_backend_name)
+        )
+        try:
+            await anyio.to_thread.run_sync(lambda: client.said("ready "))
+            assert (await server.ask(b"GET /bytes/10 HTTP/1.1\r\nHost: a\r\n\r\n")).body == bytes(range(10))
+        finally:
+            client.close()
