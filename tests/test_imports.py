@@ -37,6 +37,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "transports": (*LEAVES, "net", "http"),
     # -- the runtime: what both ends share, then the server's side, then the client's, which never meet --
     "accelerators": BELOW_THE_RUNTIME,
+    "event_stream": (),
+    "request_events": ("event_stream",),
     "tunnel_stream": BELOW_THE_RUNTIME,
     "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
@@ -47,13 +49,23 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server_session": (*BELOW_THE_RUNTIME, "link", "registration"),
     "granted_offer": (*BELOW_THE_RUNTIME, "link", "server_session"),
     "public_names": BELOW_THE_RUNTIME,
+    "server_events": (*BELOW_THE_RUNTIME, "event_stream", "request_events", "server_session"),
     "sessions": (
         *BELOW_THE_RUNTIME,
+        *("event_stream", "server_events"),
         *("link", "registration", "admission", "server_session", "granted_offer", "public_names"),
     ),
     "names": (),
     "caller_check": BELOW_THE_RUNTIME,
-    "gateway": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "server_session", "caller_check"),
+    "gateway": (
+        *BELOW_THE_RUNTIME,
+        "tunnel_stream",
+        "splice",
+        "server_session",
+        "caller_check",
+        "event_stream",
+        "request_events",
+    ),
     "admin_access": BELOW_THE_RUNTIME,
     "session_page": (*BELOW_THE_RUNTIME, "server_session", "gateway", "admin_access"),
     "pages": (*BELOW_THE_RUNTIME, "stats", "server_session", "gateway", "admin_access", "session_page"),
@@ -63,14 +75,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "serving": (
         *BELOW_THE_RUNTIME,
         *("admission", "server_session", "public_names", "sessions", "names", "caller_check", "gateway", "pages"),
-        "dispatch",
+        *("dispatch", "event_stream"),
     ),
     "server": (
         *BELOW_THE_RUNTIME,
         *("lifetime", "registration", "admission", "server_session", "public_names", "caller_check", "stats"),
-        *("regexp_engine", "serving", "mount", "inside"),
+        *("regexp_engine", "serving", "mount", "inside", "event_stream", "server_events"),
     ),
-    "events": BELOW_THE_RUNTIME,
+    "events": (*BELOW_THE_RUNTIME, "event_stream", "request_events"),
     "origins": (*BELOW_THE_RUNTIME, "lifetime"),
     "guarded_tasks": (),
     "client_session": (*BELOW_THE_RUNTIME, "link"),
@@ -81,8 +93,17 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *BELOW_THE_RUNTIME,
         *("tunnel_stream", "link", "events", "guarded_tasks", "client_session", "attaching", "dialling", "moves"),
     ),
-    "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "events", "origins"),
-    "client": (*BELOW_THE_RUNTIME, "lifetime", "events", "origins", "supervisor", "agent", "regexp_engine"),
+    "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "event_stream", "request_events", "events", "origins"),
+    "client": (
+        *BELOW_THE_RUNTIME,
+        "lifetime",
+        "event_stream",
+        "events",
+        "origins",
+        "supervisor",
+        "agent",
+        "regexp_engine",
+    ),
 }
 # Modules that are one floor together.
 WINGS = {"gateway_exchange": "gateway"}
@@ -97,6 +118,7 @@ SERVER_SIDE = {
         "admin_access",
         "session_page",
         "public_names",
+        "server_events",
         "sessions",
         "names",
         "gateway",
@@ -112,7 +134,7 @@ SERVER_SIDE = {
 CLIENT_SIDE = {
     *("events", "origins", "client_session", "attaching", "dialling", "moves", "supervisor", "agent", "client"),
 }
-RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
+RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"event_stream", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
 
 # The package's face, the tools for its users' tests, and the transports for peers of other makes, which have a whole
 # end of a tunnel inside, may import everything; nothing lies above them.

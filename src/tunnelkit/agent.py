@@ -7,7 +7,9 @@ alone wakes a task.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -17,10 +19,11 @@ from anyio.abc import TaskGroup, TaskStatus
 from .config import Limits
 from .core.allowlist import HostOrigin
 from .core.events import Opened
-from .core.exchange import Exchange
+from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.guard import Guard
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
+from .event_stream import Events
 from .events import Served
 from .heads import Fields, RequestHead, ResponseHead, Trailers
 from .net.doorbell import Doorbell
@@ -28,6 +31,7 @@ from .net.loop import Clock, loop_clock
 from .net.stream import Buffer, ByteStream
 from .origins.base import Begun, Origin, OriginExchange, Perch
 from .problem import problem
+from .request_events import RequestFinished, RequestStarted
 from .splice import Splice
 from .tunnel_stream import OpenField, Stream, StreamHandler, gather
 
@@ -54,6 +58,7 @@ class Agent:
         own: Origin | None = None,
         tcp: Origin | None = None,
         observe: Callable[[Served], None] | None = None,
+        events: Events | None = None,
     ) -> None:
         self.limits = limits
         self.own = own
@@ -66,6 +71,8 @@ class Agent:
         self._named = named
         self._tcp = tcp
         self._observe = observe
+        self._events = events if events is not None else Events()
+        self._numbers = itertools.count(1)
         self.now: Clock = anyio.current_time
         self._workers: list[_Worker] = []
         self._perched: dict[Perch, _Worker] = {}
@@ -99,6 +106,12 @@ class Agent:
 
     def _serves(self, kind: StreamKind) -> bool:
         return kind is not StreamKind.BYTES or self._tcp is not None
+
+    def begun(self, exchange: AgentExchange) -> None:
+        """Its head came."""
+        exchange.number = next(self._numbers)
+        if self._events.of_requests:
+            self._events.tell_request(exchange.started_event(time.time()))
 
     def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
         """Which origin answers. Raises ``HeadError`` for a request that must not be made."""
@@ -157,6 +170,8 @@ class Agent:
                 self._observe(exchange.served(self.now()))
             except Exception:  # the user's own: no reason to end a tunnel
                 logger.exception("what was to hear of requests failed")
+        if exchange.began and self._events.of_requests:
+            self._events.tell_request(exchange.finished_event(time.time(), anyio.current_time()))
         if self.draining and not self.active:
             self.idle.set()
 
@@ -223,6 +238,8 @@ class AgentExchange(OriginExchange):
         self._left = False
         self._wake: Callable[[], None] = _nobody
         self.began = 0.0  # when its head came
+        self.number = 0
+        self._spliced = (0, 0)  # bytes of an upgraded connection: from the caller, and to it
 
     # -- the stream's events -------------------------------------------------------------------
 
@@ -248,6 +265,7 @@ class AgentExchange(OriginExchange):
         self.began = self._agent.now()
         self.head = head
         self.has_body = has_body
+        self._agent.begun(self)
         try:
             origin = self._agent.choose(self, self._wanted, by_destination=self._by_destination)
         except HeadError as error:
@@ -347,6 +365,35 @@ class AgentExchange(OriginExchange):
             seconds=now - self.began,
         )
 
+    def started_event(self, at: float) -> RequestStarted:
+        return RequestStarted(
+            number=self.number,
+            method=self.head.method.decode("latin-1"),
+            target=self.head.target.decode("latin-1"),
+            x_host=(self._wanted or b"").decode("latin-1"),
+            caller=self.caller,
+            at=at,
+        )
+
+    def finished_event(self, at: float, now: float) -> RequestFinished:
+        received, sent = self._spliced
+        return RequestFinished(
+            number=self.number,
+            method=self.head.method.decode("latin-1"),
+            target=self.head.target.decode("latin-1"),
+            status=self._exchange.status,
+            outcome=self._outcome(),
+            received=self._exchange.request.seen + received,
+            sent=self._exchange.response.seen + sent,
+            at=at,
+            seconds=now - self.began,
+        )
+
+    def _outcome(self) -> str:
+        if self._over:
+            return str(Delivery.ANSWERED)
+        return str(Delivery.PARTLY) if self.answered else "caller_gone"
+
     # -- for the origin ------------------------------------------------------------------------
 
     @property
@@ -425,7 +472,10 @@ class AgentExchange(OriginExchange):
         early = list(self._inbox)
         self._inbox.clear()
         splice = Splice(self._stream, peer, early, fin=self._request_ended)
-        await splice.run()
+        try:
+            await splice.run()
+        finally:
+            self._spliced = (splice.delivered, splice.received)
         self._over = True
 
     @property

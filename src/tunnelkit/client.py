@@ -29,7 +29,8 @@ from .core.routing import normalise_base_path
 from .core.rules import Rule, RuleSet
 from .core.tokens import check_token, mask_token
 from .errors import AppError, ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
-from .events import Closed, Events, EventStream, Served
+from .event_stream import Events, EventStream
+from .events import Closed, Served
 from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
 from .http.parsers import find_parser
@@ -149,6 +150,7 @@ class TunnelClient(AsyncContextManagerMixin):
         self._origin = self._find_origin(origin)
         permits = is_public if refuse_private else None
         self._named = NamedOrigins(lambda url: self._make_origin(url, permits), limits=limits)
+        self._events = Events()
         self._agent = Agent(
             limits=limits,
             origin=self._origin,
@@ -157,8 +159,8 @@ class TunnelClient(AsyncContextManagerMixin):
             guard=_make_guard(allow, blacklist, whitelist, self._origin),
             own=self._without_prefix(self._origin),
             observe=on_request,
+            events=self._events,
         )
-        self._events = Events()
         announce = Handshake(
             token=token,
             password=password,
@@ -229,9 +231,10 @@ class TunnelClient(AsyncContextManagerMixin):
         """Requests that are being answered."""
         return len(self._agent.active)
 
-    def events(self) -> EventStream:
-        """What happens from now on, as an async iterator (``tunnelkit.events``); the last one is ``Closed``."""
-        return self._events.listen()
+    def events(self, *, requests: bool = False) -> EventStream:
+        """What happens from now on, as an async iterator (``tunnelkit.events``); the last one is ``Closed``.
+        ``requests``: those of each request too. A listener that lags loses the oldest, and is told how many."""
+        return self._events.listen(requests=requests)
 
     # -- life ----------------------------------------------------------------------------------
 

@@ -1,37 +1,33 @@
-"""What a tunnel client tells its user: events, as plain data, for whoever listens.
-
-Cheap when nobody does, and bounded for a listener that lags: it loses the oldest events, never the newest.
-"""
+"""What a tunnel client tells its user: events, as plain data, for whoever listens (``client.events()``)."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from weakref import WeakSet
+from typing import ClassVar, TypeAlias
 
-import anyio
+from .event_stream import EVENTS_KEPT, Events, EventStream, Missed, TunnelEvent
+from .request_events import RequestFinished, RequestStarted
 
 __all__ = [
+    "EVENTS_KEPT",
     "ClientEvent",
     "Closed",
     "Connected",
     "EventStream",
     "Events",
     "Lost",
+    "Missed",
     "Moved",
+    "RequestFinished",
+    "RequestStarted",
     "Resumed",
     "Retrying",
     "Served",
     "Superseded",
 ]
 
-# Events kept for one listener.
-EVENTS_KEPT = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClientEvent:
-    """The root of a client's events."""
+# The root of a client's events.
+ClientEvent: TypeAlias = TunnelEvent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +84,7 @@ class Superseded(ClientEvent):
 class Closed(ClientEvent):
     """The client is over: it was closed, drained or refused for good. The last event."""
 
+    is_last: ClassVar[bool] = True
     reason: str
 
 
@@ -104,54 +101,3 @@ class Served:
     status: int | None = None  # None: the caller left, or the tunnel was lost, before there was an answer
     complete: bool = True  # the answer, or the upgraded connection, came to its end
     seconds: float = 0.0  # from the request's head to the end of the answer
-
-
-class EventStream:
-    """One listener's events, from the moment it was made: ``async for event in stream``. Ends after ``Closed``."""
-
-    __slots__ = ("__weakref__", "_bell", "_ended", "_waiting")
-
-    def __init__(self) -> None:
-        self._waiting: deque[ClientEvent] = deque(maxlen=EVENTS_KEPT)
-        self._bell = anyio.Event()
-        self._ended = False
-
-    def _add(self, event: ClientEvent) -> None:
-        self._waiting.append(event)
-        self._bell.set()
-
-    def __aiter__(self) -> EventStream:
-        return self
-
-    async def __anext__(self) -> ClientEvent:
-        """Cancelling loses no event."""
-        if self._ended:
-            raise StopAsyncIteration
-        while not self._waiting:
-            self._bell = anyio.Event()
-            await self._bell.wait()
-        event = self._waiting.popleft()
-        self._ended = isinstance(event, Closed)
-        return event
-
-
-class Events:
-    """The source: ``tell`` reaches every listener that is still held by somebody."""
-
-    def __init__(self) -> None:
-        self._listeners: WeakSet[EventStream] = WeakSet()
-        self._last: Closed | None = None
-
-    def tell(self, event: ClientEvent) -> None:
-        if isinstance(event, Closed):
-            self._last = event
-        for listener in self._listeners:
-            listener._add(event)
-
-    def listen(self) -> EventStream:
-        """The events from now on; only the ``Closed`` one when that was before."""
-        listener = EventStream()
-        if self._last is not None:
-            listener._add(self._last)
-        self._listeners.add(listener)
-        return listener

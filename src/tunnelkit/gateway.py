@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,12 +22,14 @@ from .core.naming import name_key
 from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
 from .core.routing import ToName, ToTunnel
 from .core.tokens import token_names
+from .event_stream import Events
 from .gateway_exchange import Addressed, GatewayExchange
 from .http.request import CallerRequest
 from .logs import AccessLog
 from .net.loop import loop_clock
 from .net.timeouts import Timeouts
 from .net.timers import Timer, Timers
+from .request_events import RequestFinished, RequestStarted
 
 if TYPE_CHECKING:
     from .server_session import ServerSession
@@ -61,6 +64,7 @@ class Gateway:
         owner: Callable[[str], bytes | None],
         callers: CallerCheck,
         metrics: Metrics,
+        events: Events,
     ) -> None:
         self.limits = limits
         self.registry = registry
@@ -74,6 +78,7 @@ class Gateway:
         self._names = lru_cache(maxsize=TOKENS_KEPT)(token_names)
         self._callers = callers
         self.metrics = metrics
+        self.events = events
         self.draining = False
         self.active: set[GatewayExchange] = set()
         self.idle = anyio.Event()  # set when drained
@@ -124,6 +129,38 @@ class Gateway:
             x_host=route.x_host,
             name=route.name,
             unknown="no tunnel has this name, or not for a long time",
+        )
+
+    def tell_started(self, exchange: GatewayExchange, x_host: bytes | None) -> None:
+        peer = exchange.request.peer
+        self.events.tell_request(
+            RequestStarted(
+                number=exchange.number,
+                tunnel=exchange.masked,
+                method=exchange.head.method.decode("latin-1"),
+                target=exchange.head.target.decode("latin-1"),
+                x_host=(x_host or b"").decode("latin-1"),
+                caller=peer.forwarded_for or peer.address,
+                at=time.time(),
+            )
+        )
+
+    def tell_finished(
+        self, exchange: GatewayExchange, outcome: str, *, received: int, sent: int, seconds: float
+    ) -> None:
+        self.events.tell_request(
+            RequestFinished(
+                number=exchange.number,
+                tunnel=exchange.masked,
+                method=exchange.head.method.decode("latin-1"),
+                target=exchange.head.target.decode("latin-1"),
+                status=exchange.status or None,
+                outcome=outcome,
+                received=received,
+                sent=sent,
+                at=time.time(),
+                seconds=seconds,
+            )
         )
 
     def drain(self) -> None:

@@ -72,7 +72,7 @@ class GatewayExchange:
         self._unknown = where.unknown
         self._named = where.name is not None
         self._upgrade = upgrade_of(request.head) is not None
-        self._head = request.head  # as it goes out, once it is submitted
+        self.head = request.head  # as it goes out, once it is submitted
         self._block_size = 0
         self._stream: Stream | None = None
         self._exchange = Exchange(client=False, limits=gateway.limits)
@@ -138,20 +138,18 @@ class GatewayExchange:
             gateway.execute(decisions)
         status, sent, seconds = self.status or 499, self._sent_bytes, now - self.started
         gateway.metrics.answered(status, received=self._received_bytes, sent=sent, seconds=seconds)
+        outcome = self._outcome or str(self._exchange.outcome)
         gateway.access.returned(
-            id=self.number,
-            token=self.masked,
-            status=status,
-            sent=sent,
-            seconds=seconds,
-            outcome=self._outcome or str(self._exchange.outcome),
+            id=self.number, token=self.masked, status=status, sent=sent, seconds=seconds, outcome=outcome
         )
+        if gateway.events.of_requests:
+            gateway.tell_finished(self, outcome, received=self._received_bytes, sent=sent, seconds=seconds)
 
     # -- placing: the registry's decisions -----------------------------------------------------
 
     def _submit(self) -> None:
         request, gateway = self.request, self._gateway
-        head = self._head = forward_request(
+        head = self.head = forward_request(
             request.head,
             peer_address=request.peer.address,
             scheme=request.scheme,
@@ -167,6 +165,8 @@ class GatewayExchange:
             addr=request.peer.forwarded_for or request.peer.address,
             x_host=self._x_host or b"",
         )
+        if gateway.events.of_requests:
+            gateway.tell_started(self, self._x_host)
         decision = gateway.registry.submit(
             self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=self._named
         )
@@ -207,7 +207,7 @@ class GatewayExchange:
 
     def _give_request(self, stream: Stream) -> None:
         fin = not self.request.has_body and not self._upgrade
-        block = self._exchange.send_request(self._head, fin=fin)
+        block = self._exchange.send_request(self.head, fin=fin)
         self._block_size = len(block)
         if self._block_size > self._gateway.limits.head_block_limit:  # with what forwarding added
             self._withdraw_or_reset(ResetCode.CANCEL)
@@ -300,7 +300,7 @@ class GatewayExchange:
             gateway.access.sent(
                 id=self.number,
                 token=self.masked,
-                info=self._head.method + b" " + self._head.target,
+                info=self.head.method + b" " + self.head.target,
                 ws=self.session.id[:8] if self.session is not None else "",
                 attempt=self._attempt if self._attempt > 1 else None,
             )

@@ -26,6 +26,7 @@ from .core.rules import Rule, RuleSet
 from .core.tokens import check_token, token_digest
 from .core.trust import TrustedProxies
 from .errors import ConfigError
+from .event_stream import Events, EventStream
 from .http.parsers import find_parser
 from .inside.connecting import TunnelStream, connect
 from .lifetime import run_beside, run_to_the_end
@@ -33,6 +34,7 @@ from .mount import MountedServer
 from .net.contexts import TlsFiles
 from .regexp_engine import find_engine
 from .registration import Authorise
+from .server_events import Stopped
 from .server_session import ServerSession
 from .serving import ServerState, Serving
 from .stats import ServerSnapshot
@@ -167,6 +169,7 @@ class TunnelServer(AsyncContextManagerMixin):
             policies=self._read_policies(credentials),
             authorise=authorise,
         )
+        self._events = Events()
         self._state = ServerState(
             limits=limits,
             listen=(listen,) if isinstance(listen, str) else tuple(listen),
@@ -191,6 +194,7 @@ class TunnelServer(AsyncContextManagerMixin):
             half_close_answers=half_close == "answer",
             balance=balance_named(balance),
             parser=find_parser(parser),
+            events=self._events,
         )
         self._urls: list[str] = []
         self._running: Serving | None = None
@@ -240,6 +244,11 @@ class TunnelServer(AsyncContextManagerMixin):
         """The sessions there are now, attached or in grace."""
         return list(self._running.table) if self._running is not None else []
 
+    def events(self, *, requests: bool = False) -> EventStream:
+        """What happens from now on, as an async iterator (``tunnelkit.server_events``); the last one is ``Stopped``.
+        ``requests``: those of each request too. A listener that lags loses the oldest, and is told how many."""
+        return self._events.listen(requests=requests)
+
     def snapshot(self) -> ServerSnapshot:
         """The numbers of the statistics page."""
         return self._need_running().pages.snapshot()
@@ -260,6 +269,7 @@ class TunnelServer(AsyncContextManagerMixin):
         if self._running is not None:
             raise RuntimeError("this TunnelServer runs already")
         running = self._running = Serving(self._state)
+        self._events.begin()
         self._urls = running.urls
         self._warn()
         try:
@@ -267,6 +277,7 @@ class TunnelServer(AsyncContextManagerMixin):
         finally:
             running.close()
             self._running = None
+            self._events.tell(Stopped())
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[TunnelServer, None]:

@@ -30,6 +30,7 @@ from .core.rules import RuleSet
 from .core.trust import TrustedProxies
 from .dispatch import Dispatcher
 from .errors import ConfigError, HeadError
+from .event_stream import Events
 from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
 from .http.caller import FrontRequest
@@ -79,6 +80,7 @@ class ServerState:
     half_close_answers: bool
     balance: Balance
     parser: HeadParser
+    events: Events
 
     @property
     def listed(self) -> frozenset[bytes]:
@@ -126,6 +128,7 @@ class Serving:
             owner=self.public_names.owner,
             callers=state.callers,
             metrics=self.metrics,
+            events=state.events,
         )
         self.host_names = HostNames()
         self.table = SessionTable(
@@ -140,6 +143,7 @@ class Serving:
             started=self._look_up,
             names=self.public_names,
             metrics=self.metrics,
+            events=state.events,
         )
         self.pages = Pages(
             limits=limits,

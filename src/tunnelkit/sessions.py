@@ -22,15 +22,18 @@ from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
 from .core.superseded import Superseded, Taken
 from .core.tokens import token_digest, token_tag
 from .errors import TERMINAL_CODES, ConnectionLost, RemoteProtocolError
+from .event_stream import Events
 from .granted_offer import GrantedOffer
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
+from .logs import quoted
 from .net.peer import Peer
 from .net.timers import Timers
 from .proof import FIRST_EPOCH, Purpose, epoch_key, verify
 from .public_names import PublicNames
 from .registration import Permit
-from .server_session import ServerSession, log_attached, warn_of_stranger
+from .server_events import tell_attached, tell_ended, tell_lost
+from .server_session import ServerSession
 from .transports.base import Accepted, Connection
 
 __all__ = ["SessionTable"]
@@ -58,6 +61,7 @@ class SessionTable:
         make_key: Callable[[], bytes],
         names: PublicNames,
         metrics: Metrics,
+        events: Events,
         started: Callable[[ServerSession], None] = lambda session: None,
     ) -> None:
         self.limits = limits
@@ -71,6 +75,7 @@ class SessionTable:
         self._make_key = make_key
         self._names = names
         self._metrics = metrics
+        self._events = events
         self._started = started
         self._sessions: dict[str, ServerSession] = {}
         self._by_token: dict[bytes, list[ServerSession]] = {}
@@ -327,6 +332,7 @@ class SessionTable:
         self._openings.discard(opening)
         is_first = session.epoch == 0
         self._count_attached(session, connection, is_first)
+        tell_attached(self._events, session, connection.transport, now=anyio.current_time())
         session.epoch = attached.epoch
         session.attachments += 1
         attachment = session.attachments
@@ -334,9 +340,8 @@ class SessionTable:
             session.grace.cancel()
             session.grace = None
         if is_first:
-            warn_of_stranger(session, [other for other in self._of_token(session.digest) if other.attached])
             self._add(session)
-        log_attached(session, connection.transport, is_first=is_first)
+        log_attached(session, connection, is_first)
         session.link.fence(ConnectionLost("a newer connection took over"))
         greeting = opening.greeting()
         policy = session.permit.policy if is_first else None
@@ -376,6 +381,7 @@ class SessionTable:
                 self._supersede(session)
 
     def _tell_lost(self, session: ServerSession, failure: Exception) -> None:
+        tell_lost(self._events, session, failure)
         logger.info("connection lost, the session is kept for %g s: %s %s", self.limits.grace, failure, session.label)
 
     def _detached(self, session: ServerSession) -> None:
@@ -405,6 +411,7 @@ class SessionTable:
         session.ended = code
         if session.epoch:
             self._metrics.ended(code)
+            tell_ended(self._events, session, code)
         if session.grace is not None:
             session.grace.cancel()
         self._forget(session)
@@ -454,3 +461,15 @@ def _is_right(named: Resume, purpose: Purpose, resume_key: bytes) -> bool:
 
 _SUPERSEDED = Refusal(status=409, code="superseded", detail="another client has taken this one's place")
 _DRAINING = Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)
+
+
+def log_attached(session: ServerSession, connection: Connection, is_first: bool) -> None:
+    logger.info(
+        "%s %s addr=%s transport=%s client=%s session=%s...",
+        "registered" if is_first else "resumed",
+        session.whose,
+        session.peer.forwarded_for or session.peer.address,
+        connection.transport,
+        quoted(session.client_version),
+        session.id[:8],
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from tunnelkit.events import EVENTS_KEPT, Closed, Connected, Events, Lost
+from tunnelkit.event_stream import EVENTS_KEPT, Events
+from tunnelkit.events import Closed, Connected, Lost, Missed, RequestFinished
 
 pytestmark = pytest.mark.anyio
 
@@ -50,8 +51,23 @@ async def test_a_listener_that_lags_loses_the_oldest() -> None:
     listener = events.listen()
     for number in range(EVENTS_KEPT + 5):
         events.tell(Lost(reason=str(number)))
-    first = await anext(listener)
-    assert first == Lost(reason="5")
+    assert await anext(listener) == Missed(count=5)
+    assert await anext(listener) == Lost(reason="5")
+
+
+async def test_requests_are_told_to_those_who_asked() -> None:
+    events = Events()
+    lives, requests = events.listen(), events.listen(requests=True)
+    assert events.of_requests
+    finished = RequestFinished(
+        number=1, method="GET", target="/", outcome="answered", received=0, sent=1, at=1.0, seconds=0.1
+    )
+    events.tell_request(finished)
+    events.tell(Closed(reason="done"))
+    assert [event async for event in requests] == [finished, Closed(reason="done")]
+    assert [event async for event in lives] == [Closed(reason="done")]
+    del requests
+    assert not events.of_requests
 
 
 async def test_listeners_that_nobody_holds_cost_nothing() -> None:

@@ -22,6 +22,7 @@ from tunnelkit.core.opening import ClientOpening
 from tunnelkit.core.registry import Registry
 from tunnelkit.core.tokens import token_digest
 from tunnelkit.errors import ConnectionLost
+from tunnelkit.event_stream import Events
 from tunnelkit.handshake import Grant, Handshake, Refusal, Resume
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.timers import Timers
@@ -115,6 +116,7 @@ class Here:
             started=self.started.append,
             names=PublicNames(limits=limits, base=None, public=None, bound={}, base_path=""),
             metrics=Metrics(()),
+            events=Events(),
         )
 
     def _execute(self, decisions: Iterable[object]) -> None:
