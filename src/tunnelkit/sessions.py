@@ -26,14 +26,13 @@ from .event_stream import Events
 from .granted_offer import GrantedOffer
 from .handshake import Grant, Handshake, Refusal, Resume
 from .link import Link
-from .logs import quoted
 from .net.peer import Peer
 from .net.timers import Timers
 from .proof import FIRST_EPOCH, Purpose, epoch_key, verify
 from .public_names import PublicNames
 from .registration import Permit
 from .server_events import tell_attached, tell_ended, tell_lost
-from .server_session import ServerSession
+from .server_session import ServerSession, log_attached, warn_of_stranger
 from .transports.base import Accepted, Connection
 
 __all__ = ["SessionTable"]
@@ -340,8 +339,9 @@ class SessionTable:
             session.grace.cancel()
             session.grace = None
         if is_first:
+            warn_of_stranger(session, [other for other in self._of_token(session.digest) if other.attached])
             self._add(session)
-        log_attached(session, connection, is_first)
+        log_attached(session, connection.transport, is_first=is_first)
         session.link.fence(ConnectionLost("a newer connection took over"))
         greeting = opening.greeting()
         policy = session.permit.policy if is_first else None
@@ -461,15 +461,3 @@ def _is_right(named: Resume, purpose: Purpose, resume_key: bytes) -> bool:
 
 _SUPERSEDED = Refusal(status=409, code="superseded", detail="another client has taken this one's place")
 _DRAINING = Refusal(status=503, code="draining", detail="the server is shutting down", retry_after=1)
-
-
-def log_attached(session: ServerSession, connection: Connection, is_first: bool) -> None:
-    logger.info(
-        "%s %s addr=%s transport=%s client=%s session=%s...",
-        "registered" if is_first else "resumed",
-        session.whose,
-        session.peer.forwarded_for or session.peer.address,
-        connection.transport,
-        quoted(session.client_version),
-        session.id[:8],
-    )
