@@ -8,8 +8,8 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,20 @@ SHARE = 0.4  # of a core, which a loop without pauses would take whole
 
 @pytest.fixture(scope="module")
 def tunnel(anyio_backend: tuple[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
-    """One whose client does not wait for its origin for longer than these requests take."""
-    limits = replace(SHORT, origin_wait=0.3)
+    """One whose client does not wait for its origin: with the default, a shortage of a moment is nobody's failure."""
+    flags = ["--log-level", "warning", "--origin-wait", "0"]
     folder = tmp_path_factory.mktemp("ends")
-    with open_tunnel(anyio_backend[0], Way.WEBSOCKET, folder, limits=limits) as made:
+    with open_tunnel(anyio_backend[0], Way.WEBSOCKET, folder, limits=SHORT, client_flags=flags) as made:
         yield made
 
 
 @contextmanager
 def few_descriptors(end: End, more: int) -> Iterator[None]:
-    """So many more than it has now, and no others."""
-    highest = max(int(name) for name in os.listdir(f"/proc/{end.pid}/fd"))
+    """So many more than it has now, and no others: the limit is one of their numbers, and the lowest are taken."""
+    taken = {int(name) for name in os.listdir(f"/proc/{end.pid}/fd")}
+    free = (number for number in count() if number not in taken)
     limits = resource.prlimit(end.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(end.pid, resource.RLIMIT_NOFILE, (highest + 1 + more, limits[1]))
+    resource.prlimit(end.pid, resource.RLIMIT_NOFILE, (next(islice(free, more, None)), limits[1]))
     try:
         yield
     finally:
@@ -62,9 +63,9 @@ def lines(end: End, text: str) -> int:
     return end.errors().count(text)
 
 
-async def idling(stack: ExitStack, tunnel: Tunnel, count: int) -> list[socket.socket]:
+async def idling(stack: ExitStack, tunnel: Tunnel, number: int) -> list[socket.socket]:
     """Connections on which nobody asks for anything. The kernel takes those that the server does not."""
-    sockets = [await run_sync(tunnel.server.place.connect, tunnel.port) for _ in range(count)]
+    sockets = [await run_sync(tunnel.server.place.connect, tunnel.port) for _ in range(number)]
     for each in sockets:
         stack.enter_context(each)
     return sockets
