@@ -331,7 +331,7 @@ class _Call:
         self._body.write(data)
         self._stream.consume(len(data))
         if self._body.tell() > BODY_LIMIT:
-            self._end(HeadError(502, "answer_too_large", "WStunnel carries at most 100 MiB"))
+            self._end(HeadError(502, "response_too_large", "WStunnel carries at most 100 MiB"))
         elif fin:
             self._end()
 

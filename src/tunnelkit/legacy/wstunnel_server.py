@@ -149,7 +149,7 @@ class _Peer(Origin):
                 return
             number = self._ids.take()
             if number is None:
-                exchange.fail(503, "too_many_requests", "as many requests as there are ids wait for their answers")
+                exchange.fail(503, "overloaded", "as many requests as there are ids wait for their answers")
                 return
             response = self._waiting[number] = _Response(exchange.head, news, self._parser, self._limits)
             pieces = _pieces(request_message(number, exchange.head, size, x_host), body)
@@ -286,7 +286,7 @@ class _Response:
         except HeadError as error:
             self._failure = error
         if self._held > BACKLOG:
-            self._failure = HeadError(502, "caller_too_slow", "the caller took too little of a response")
+            self._failure = HeadError(502, "bad_answer", "the caller took too little of a response")
             self._parts.clear()
         self._news.ring()
 
