@@ -436,6 +436,7 @@ class AgentExchange(OriginExchange):
             self._exchange.send_data(len(data), fin=True)
             self._stream.send_data(data, fin=True)
             self._over = True
+            self._stream.flush()
 
     def send_end(self, trailers: Fields | None = None) -> None:
         if self._exchange_over:
@@ -446,6 +447,7 @@ class AgentExchange(OriginExchange):
             self._exchange.send_fin()
             self._stream.send_fin()
         self._over = True
+        self._stream.flush()
 
     @property
     def answered(self) -> bool:

@@ -176,6 +176,8 @@ class GatewayExchange:
         if isinstance(decision, Dispatch):
             self.dispatch(decision.session)
         gateway.set_alarm()
+        if self._stream is not None:
+            self._stream.flush()
 
     def dispatch(self, session: ServerSession) -> None:
         """Open a stream on ``session`` and give it all there is of the request."""

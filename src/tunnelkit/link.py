@@ -158,6 +158,19 @@ class Link:
         """There may be something to send."""
         self._bell.ring()
 
+    def flush(self) -> None:
+        """Send what waits at once, for one exchange that is alone: there is nobody to share a message with, and it
+        need not wait for the writer's turn of the loop. A writer that is at work is left to it."""
+        run = self._run
+        if run is None or self.gone or len(self.streams) != 1 or not (self._bell.awaited and self._has_output(run)):
+            return
+        room = run.connection.room_now()
+        message = self.session.data_to_send(self._now(), room) if room else b""
+        if message:
+            with suppress(ConnectionLost):  # which the reader hears of too
+                run.connection.send_now(message)
+            self._after_message()
+
     # -- one connection ------------------------------------------------------------------------
 
     async def run(self, connection: Connection, opened: OpeningResult, *, greeting: bytes = b"") -> Exception:
@@ -346,14 +359,17 @@ class Link:
                 message = self.session.data_to_send(self._now(), room)
             if message:
                 await self._send(run, message)
-                if self._unsent:
-                    self.tell_sent()
-                self._deliver_rooms()
+                self._after_message()
             elif self.session.state is _GONE:
                 raise SessionGone("closed")
             else:
                 self._check_timer()
                 await self._bell.wait()
+
+    def _after_message(self) -> None:
+        if self._unsent:
+            self.tell_sent()
+        self._deliver_rooms()
 
     def _has_output(self, run: _Run) -> bool:
         return self.session.has_output and (not run.held or self.gone)

@@ -58,6 +58,8 @@ class StreamOwner(Protocol):
 
     def ring(self) -> None: ...
 
+    def flush(self) -> None: ...
+
     def forget(self, stream_id: int) -> None: ...
 
 
@@ -97,6 +99,10 @@ class Stream:
         if self.open:
             self._owner.mux.send_fin(self.id)
             self._owner.ring()
+
+    def flush(self) -> None:
+        """Nothing follows for now: what waits may leave at once, if no other stream has anything to share."""
+        self._owner.flush()
 
     def consume(self, count: int) -> None:
         """``count`` received bytes left for good: the peer may send as many more."""

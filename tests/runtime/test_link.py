@@ -33,6 +33,47 @@ async def test_streams_go_both_ways_and_leave_nothing() -> None:
         await pair.clean()
 
 
+async def test_an_exchange_that_is_alone_need_not_wait_for_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        left: list[bytes] = []
+        monkeypatch.setattr(server, "room_now", lambda: 4096)
+        monkeypatch.setattr(server, "send_now", left.append)
+        handler = Silent()
+        stream = pair.server.open_stream(StreamKind.HTTP, handler)
+        stream.send_head(b"a head")
+        assert not left  # more may follow
+        stream.flush()
+        stream.flush()
+        assert len(left) == 1
+        assert handler.heard == ["sent"]
+        stream.send_fin()
+        pair.server.open_stream(StreamKind.HTTP, Silent())
+        stream.flush()
+        assert len(left) == 1  # two can share a message, which is the writer's to pack
+
+
+async def test_a_connection_that_breaks_meanwhile_costs_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+
+        def lose(message: bytes) -> None:
+            server.abort()
+            raise ConnectionLost("lost in between")
+
+        monkeypatch.setattr(server, "room_now", lambda: 4096)
+        monkeypatch.setattr(server, "send_now", lose)
+        ask = Ask(pair.server, 100)
+        ask.stream.flush()
+        await pair.over("server")
+        await pair.over("client")
+        pair.attach()
+        assert await ask.answered() == pattern(100)
+        await pair.clean()
+
+
 # -- connections take over ---------------------------------------------------------------------
 
 

@@ -56,6 +56,25 @@ async def test_a_ping_is_answered_without_showing() -> None:
         await raw.expect(b"\x8a\x06there?")
 
 
+async def test_a_message_that_does_not_wait_leaves_though_the_way_takes_only_part_of_it() -> None:
+    with anyio.fail_after(10):
+        raw = Raw(capacity=100)
+        assert raw.connection.room_now() == MAX_MESSAGE
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.receive)
+            await anyio.wait_all_tasks_blocked()
+            raw.connection.send_now(b"m" * 1000)
+            assert not raw.connection.room_now()  # the rest of it goes first
+            await raw.expect(FrameWriter(client=False).message(b"m" * 1000))
+            await anyio.wait_all_tasks_blocked()
+            assert raw.connection.room_now() == MAX_MESSAGE
+            tasks.cancel_scope.cancel()
+        raw.connection.abort()
+        assert not raw.connection.room_now()
+        with pytest.raises(ConnectionLost):
+            raw.connection.send_now(b"too late")
+
+
 async def test_bytes_that_came_early_count() -> None:
     with anyio.fail_after(10):
         raw = Raw(early=frame(PING, b"p") + frame(BINARY, b"early") + frame(BINARY, b"torn")[:3])

@@ -19,13 +19,14 @@ class Doorbell:
     takes a kilobyte, and three times as long.
     """
 
-    __slots__ = ("_event", "_future", "_loop", "_rung")
+    __slots__ = ("_event", "_future", "_loop", "_rung", "awaited")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop() if runs_on_asyncio() else None
         self._future: asyncio.Future[None] | None = None
         self._event: anyio.Event | None = None
         self._rung = False
+        self.awaited = False  # somebody waits, or was woken a moment ago
 
     def ring(self) -> None:
         if self._rung:
@@ -44,9 +45,13 @@ class Doorbell:
         """Cancelling changes nothing."""
         if self._rung:
             return
-        if self._loop is not None:
-            self._future = self._loop.create_future()
-            await self._future
-        else:
-            self._event = anyio.Event()
-            await self._event.wait()
+        self.awaited = True
+        try:
+            if self._loop is not None:
+                self._future = self._loop.create_future()
+                await self._future
+            else:
+                self._event = anyio.Event()
+                await self._event.wait()
+        finally:
+            self.awaited = False

@@ -64,6 +64,16 @@ class Connection(ABC):
         carried; no session sends any), which changes nothing. Cancelled, the connection is dead and must be aborted
         (the session resumes and drops duplicates)."""
 
+    def room_now(self) -> int:
+        """What ``ready`` would say, where it would say so without waiting; else 0. A transport that always says 0, as
+        this does, loses nothing but a turn of the loop now and then."""
+        return 0
+
+    def send_now(self, message: bytes) -> None:
+        """``send`` without waiting, called right after ``room_now`` gave room, while no ``send`` is under way. What
+        the way does not take at once leaves all the same. Raises ``ConnectionLost``."""
+        raise NotImplementedError
+
     @abstractmethod
     async def receive(self) -> bytes:
         """The next message. Raises ``ConnectionLost`` at the end (``clean`` when the peer closed in order).

@@ -96,6 +96,16 @@ class WebSocketConnection(Connection):
             self.abort()  # part of a frame may be out: nothing can follow it
             raise
 
+    def room_now(self) -> int:
+        # Under TLS a task has to carry on what was taken, and the caller of send_now is none.
+        waits = self._lost is not None or self._has_output or self._stream.tls or self._stream.write_buffered
+        return 0 if waits else self.max_message
+
+    def send_now(self, message: bytes) -> None:
+        self._tail = memoryview(self._writer.message(message))
+        if not self._flush():
+            self._stream.wake()  # the receiver waits for room from now on
+
     def _flush(self) -> bool:
         """``_push``, for calls that fail with the connection."""
         self._check()
