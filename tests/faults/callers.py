@@ -314,12 +314,28 @@ async def _get(place: Place, port: int, target: str) -> Any:
 
 async def crowd(tunnel: Tunnel) -> None:
     """So many at once that the client has all the workers which it keeps for the next ones."""
-    calls = [Call(f"/events/1/0.3?{number}") for number in range(WORKERS_KEPT + 6)]
-    pace = Pace(events=1)
+    name = f"crowd{next(_crowds)}"
+    calls = [Call(f"/hold/{name}?{number}") for number in range(WORKERS_KEPT + 6)]
     async with anyio.create_task_group() as group:
         for call in calls:
-            group.start_soon(call.run, tunnel.server.place, tunnel.port, partial(listen, call, pace=pace))
+            group.start_soon(call.run, tunnel.server.place, tunnel.port, partial(_wait, call))
+        with anyio.fail_after(30):
+            while len((await seen(tunnel))["running"]) < len(calls):  # noqa: ASYNC110 - in another process
+                await anyio.sleep(0.05)  # between two looks
+        await _get(tunnel.client.place, int(tunnel.origin.said), f"/release/{name}")
     assert {call.kind for call in calls} == {Kind.WHOLE}, calls
+
+
+_crowds = count()  # what was released once waits no more
+
+
+async def _wait(call: Call, stream: SocketStream) -> None:
+    """Until the origin answers."""
+    await stream.send(_request(f"GET {call.target}"))
+    reader = BufferedByteReceiveStream(stream)
+    if (fields := await call.head(reader)) is not None:
+        await reader.receive_exactly(int(fields["content-length"]))
+        call.kind = Kind.WHOLE
 
 
 async def served_again(tunnel: Tunnel, timeout: float = 60) -> float:

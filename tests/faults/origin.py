@@ -2,6 +2,7 @@
 
 ``/events/N/SECONDS``  N events, so many seconds apart, chunked
 ``/seen``              what arrived since the last time, and what runs: JSON with ``arrived`` and ``running``, targets
+``/release/NAME``      lets ``/hold/NAME`` go on
 
 Run as a program with a port, it prints ``serving on PORT`` when it does.
 """
@@ -23,7 +24,7 @@ __all__ = ["FaultOrigin"]
 
 
 class FaultOrigin(TestOrigin):
-    """Counts what it is asked; what asks how many are not counted."""
+    """Counts what it is asked by the tunnel. The tests ask it directly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +42,10 @@ class FaultOrigin(TestOrigin):
         if request.target == "/seen":
             await send_text(stream, json.dumps(self._seen()))
             return True
+        if request.target.startswith("/release/"):
+            self.release(request.target.rpartition("/")[2])
+            await send_text(stream, "{}")
+            return True
         with self._run(request.target):
             if not request.target.startswith("/events/"):
                 return await super()._answer(request, reader, stream)
@@ -49,7 +54,7 @@ class FaultOrigin(TestOrigin):
             return True
 
     def _seen(self) -> dict[str, list[str]]:
-        arrived = [target for target in self.targets() if target != "/seen"]
+        arrived = [target for target in self.targets() if not target.startswith(("/seen", "/release/"))]
         self.requests.clear()
         return {"arrived": arrived, "running": list(self._running)}
 

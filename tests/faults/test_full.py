@@ -117,7 +117,7 @@ async def warm(
             await anyio.sleep(WARM_UP)
         assert set(callers.told()) == {"whole"}
         await crowd(tunnel)
-        yield Warm(tunnel, around, await tunnel.at_rest())
+        yield Warm(tunnel, around, await tunnel.at_rest(quiet=3.0))
 
 
 class TestAsyncioWebsocket(Faults):
