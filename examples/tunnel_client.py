@@ -10,7 +10,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from cli.running import Stop, in_flags, log_start, run_program, timing
 from cli.served import Requests
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import ConfigError, DialError, TunnelkitError
-from tunnelkit.events import Connected, Lost, Resumed, Retrying, Served
+from tunnelkit.events import Connected, Lost, Resumed, Retrying
 
 __all__ = ["main", "make_client"]
 
@@ -41,11 +41,7 @@ STATUS_INTERVAL = 10.0
 # -- from settings to clients ---------------------------------------------------------------------
 
 
-def make_client(
-    settings: Settings,
-    environment: Mapping[str, str] = os.environ,
-    on_request: Callable[[Served], None] | None = None,
-) -> TunnelClient:
+def make_client(settings: Settings, environment: Mapping[str, str] = os.environ) -> TunnelClient:
     """All that the flags say about one tunnel, handed to the library."""
     url = required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com")[0]
     token, password = credentials(settings, environment)
@@ -72,7 +68,6 @@ def make_client(
         client_certificate=ClientCertificate(cert=certificate) if certificate else None,
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
-        on_request=on_request,
         limits=Limits(**timers, drain_timeout=settings["drain_timeout"], origin_wait=settings["origin_wait"]),
         parser=settings["parser"],
     )
@@ -112,21 +107,20 @@ def tunnels(settings: Settings) -> list[Settings]:
 
 @dataclass(frozen=True)
 class Tunnel:
-    """A client, what it was made of, and what it served."""
+    """A client, what it was made of, and what is shown of its requests, if anything is."""
 
     client: TunnelClient
     settings: Settings
-    requests: Requests
+    requests: Requests | None
 
 
 def make_tunnels(settings: Settings, *, live: bool = False) -> list[Tunnel]:
     """A client for each tunnel. A mistake names the table that has it."""
     made = []
     for each in tunnels(settings):
-        requests = Requests(lines=each["print_requests"])
-        on_request = requests.heard if live or each["print_requests"] else None
+        requests = Requests(lines=each["print_requests"]) if live or each["print_requests"] else None
         try:
-            made.append(Tunnel(make_client(each, on_request=on_request), each, requests))
+            made.append(Tunnel(make_client(each), each, requests))
         except ConfigError as error:
             raise UsageError(in_flags(error, each)) from None
     return made
@@ -145,14 +139,14 @@ async def main(settings: Settings) -> int:
 
     async def run(tunnel: Tunnel) -> None:
         try:
-            await run_tunnel(tunnel.client, tunnel.settings, stop)
+            await run_tunnel(tunnel, stop)
         except TunnelkitError as error:  # it ends this tunnel, and no other
             fail(f"{tunnel.client.masked_url}: {error}" if len(made) > 1 else str(error))
             failed.append(error)
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop.watch)
-        views = [TunnelView(tunnel.client, tunnel.requests) for tunnel in made]
+        views = [TunnelView(tunnel.client, tunnel.requests) for tunnel in made if tunnel.requests is not None]
         async with showing(views) if live else nullcontext(), anyio.create_task_group() as running:
             for tunnel in made:
                 running.start_soon(run, tunnel)
@@ -162,15 +156,21 @@ async def main(settings: Settings) -> int:
     return 1 if failed else 0
 
 
-async def run_tunnel(client: TunnelClient, settings: Settings, stop: Stop) -> None:
+async def run_tunnel(tunnel: Tunnel, stop: Stop) -> None:
     """One tunnel until it is told to stop. Raises RegistrationRefused when the server will not have it."""
+    client, settings, requests = tunnel.client, tunnel.settings, tunnel.requests
+    events = client.events(requests=requests is not None)
     async with client, anyio.create_task_group() as tasks:
+        if requests is not None:
+            tasks.start_soon(requests.follow, events)
         tasks.start_soon(announce, client, settings)
         if settings["check_origin"]:
             tasks.start_soon(check_origin, client)
         await stop.drain.wait()
         await stop.unless_cut(client.drain, settings["drain_timeout"])
         tasks.cancel_scope.cancel()
+    if requests is not None:
+        await requests.follow(events)  # what came last
 
 
 async def announce(client: TunnelClient, settings: Settings) -> None:

@@ -48,14 +48,14 @@ class TunnelView:
             self.status = status_after(event)
 
     def facts(self) -> list[tuple[str, str]]:
-        client, requests = self.client, self.requests
+        client, failed = self.client, self.requests.failed
         trip = client.round_trip
         return [
             ("status", self.status),
             ("url", client.masked_url),
             ("transport", client.transport or "-"),
             ("round trip", "-" if trip is None else f"{trip * 1000:.0f} ms"),
-            ("requests", f"{client.requests_active} running, {requests.count} served, {requests.failed} failed"),
+            ("requests", f"{client.requests_active} running, {client.requests_served} served, {failed} failed"),
         ]
 
 
@@ -90,7 +90,7 @@ def render(views: Sequence[TunnelView]) -> RenderableType:
         for name, value in view.facts():
             style = "green" if value == "connected" else "yellow" if name == "status" else ""
             grid.add_row(Text(name, style="bold"), Text(value, style=style, overflow="fold"))
-        parts += [grid, *(Text(f"  {request_line(served)}", overflow="ellipsis") for served in view.requests.last)]
+        parts += [grid, *(Text(f"  {request_line(last)}", overflow="ellipsis") for last in view.requests.last)]
         parts.append(Text())
     return Group(*parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from tunnelkit.events import Served
+from tunnelkit.events import EventStream, RequestFinished
 from tunnelkit.logs import printable
 
 from .console import say
@@ -15,26 +15,29 @@ LAST = 8  # kept for showing
 
 
 class Requests:
-    """Counts them, and keeps the last; ``lines``: each is printed too."""
+    """Counts those that failed, and keeps the last; ``lines``: each is printed too."""
 
     def __init__(self, *, lines: bool = False) -> None:
-        self.count = 0
         self.failed = 0  # 5xx, and what broke off
-        self.last: deque[Served] = deque(maxlen=LAST)
+        self.last: deque[RequestFinished] = deque(maxlen=LAST)
         self._lines = lines
 
-    def heard(self, served: Served) -> None:
-        self.count += 1
-        self.failed += not served.complete or served.status is None or served.status >= 500
-        self.last.append(served)
+    async def follow(self, events: EventStream) -> None:
+        """To the client's end."""
+        async for event in events:
+            if isinstance(event, RequestFinished):
+                self.heard(event)
+
+    def heard(self, request: RequestFinished) -> None:
+        self.failed += request.outcome != "answered" or request.status is None or request.status >= 500
+        self.last.append(request)
         if self._lines:
-            say(request_line(served))
+            say(request_line(request))
 
 
-def request_line(served: Served) -> str:
+def request_line(request: RequestFinished) -> str:
     """``GET /path 200 12 ms``; what a caller wrote is escaped."""
-    outcome = "-" if served.status is None else str(served.status)
-    end = "" if served.complete else " broken off"
-    where = f"{printable(served.x_host, 100)} " if served.x_host else ""
-    target = f"{printable(served.method, 20)} {where}{printable(served.target, 200)}"
-    return f"{target} {outcome} {served.seconds * 1000:.0f} ms{end}"
+    status = "-" if request.status is None else str(request.status)
+    end = "" if request.outcome == "answered" else f" {request.outcome}"
+    what = f"{printable(request.method, 20)} {printable(request.target, 200)}"
+    return f"{what} {status} {request.seconds * 1000:.0f} ms{end}"

@@ -24,7 +24,6 @@ from .core.frames import ResetCode, StreamKind
 from .core.guard import Guard
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .event_stream import Events
-from .events import Served
 from .heads import Fields, RequestHead, ResponseHead, Trailers
 from .net.doorbell import Doorbell
 from .net.loop import Clock, loop_clock
@@ -57,7 +56,6 @@ class Agent:
         guard: Guard,
         own: Origin | None = None,
         tcp: Origin | None = None,
-        observe: Callable[[Served], None] | None = None,
         events: Events | None = None,
     ) -> None:
         self.limits = limits
@@ -70,7 +68,6 @@ class Agent:
         self._origin = origin
         self._named = named
         self._tcp = tcp
-        self._observe = observe
         self._events = events if events is not None else Events()
         self._numbers = itertools.count(1)
         self.now: Clock = anyio.current_time
@@ -165,11 +162,6 @@ class Agent:
     def over(self, exchange: AgentExchange) -> None:
         self.active.discard(exchange)
         self.answered += 1
-        if self._observe is not None and exchange.began:
-            try:
-                self._observe(exchange.served(self.now()))
-            except Exception:  # the user's own: no reason to end a tunnel
-                logger.exception("what was to hear of requests failed")
         if exchange.began and self._events.of_requests:
             self._events.tell_request(exchange.finished_event(time.time(), anyio.current_time()))
         if self.draining and not self.active:
@@ -353,17 +345,6 @@ class AgentExchange(OriginExchange):
             self._stream.consume(len(self._inbox.popleft()))
         if self._over and self._request_ended:
             self._stream.finish()
-
-    def served(self, now: float) -> Served:
-        """What it was, now that it is over."""
-        return Served(
-            method=self.head.method.decode("latin-1"),
-            target=self.head.target.decode("latin-1"),
-            x_host=self._wanted.decode("latin-1") if self._wanted is not None else "",
-            status=self._exchange.status,
-            complete=self._over,
-            seconds=now - self.began,
-        )
 
     def started_event(self, at: float) -> RequestStarted:
         return RequestStarted(

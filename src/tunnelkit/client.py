@@ -30,7 +30,7 @@ from .core.rules import Rule, RuleSet
 from .core.tokens import check_token, mask_token
 from .errors import AppError, ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
 from .event_stream import Events, EventStream
-from .events import Closed, Served
+from .events import Closed
 from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
 from .http.parsers import find_parser
@@ -95,8 +95,6 @@ class TunnelClient(AsyncContextManagerMixin):
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
         Dial from the first of these that is free, where a firewall lets only some ports out.
-    ``on_request``
-        Called with a ``Served`` for each request when it is over, in the client's event loop: it must be quick.
     ``parser``
         What reads the heads of the origin's answers: "auto" (httptools where it is installed, else h11), "httptools"
         or "h11".
@@ -127,7 +125,6 @@ class TunnelClient(AsyncContextManagerMixin):
         origin_insecure: bool = False,
         instance: str | None = None,
         local_ports: Sequence[int] = (),
-        on_request: Callable[[Served], None] | None = None,
         limits: Limits = DEFAULT_LIMITS,
         parser: str = "auto",
     ) -> None:
@@ -158,7 +155,6 @@ class TunnelClient(AsyncContextManagerMixin):
             tcp=TcpOrigin(limits=limits, permits=permits),
             guard=_make_guard(allow, blacklist, whitelist, self._origin),
             own=self._without_prefix(self._origin),
-            observe=on_request,
             events=self._events,
         )
         announce = Handshake(
@@ -230,6 +226,11 @@ class TunnelClient(AsyncContextManagerMixin):
     def requests_active(self) -> int:
         """Requests that are being answered."""
         return len(self._agent.active)
+
+    @property
+    def requests_served(self) -> int:
+        """Requests that are over, however they ended."""
+        return self._agent.answered
 
     def events(self, *, requests: bool = False) -> EventStream:
         """What happens from now on, as an async iterator (``tunnelkit.events``); the last one is ``Closed``.

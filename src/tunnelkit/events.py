@@ -22,7 +22,6 @@ __all__ = [
     "RequestStarted",
     "Resumed",
     "Retrying",
-    "Served",
     "Superseded",
 ]
 
@@ -86,18 +85,3 @@ class Closed(ClientEvent):
 
     is_last: ClassVar[bool] = True
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """One request that is over, for whoever asked the client to tell (``on_request``); no event, for there are many.
-
-    ``method``, ``target`` and ``x_host`` are what callers sent: show them escaped (``logs.printable``).
-    """
-
-    method: str
-    target: str
-    x_host: str = ""  # the origin that was named, "" for the client's own
-    status: int | None = None  # None: the caller left, or the tunnel was lost, before there was an answer
-    complete: bool = True  # the answer, or the upgraded connection, came to its end
-    seconds: float = 0.0  # from the request's head to the end of the answer

@@ -21,7 +21,17 @@ from rich.console import Console
 from cli.live import TunnelView, is_wanted, render, showing, status_after
 from cli.served import LAST, Requests, request_line
 from tunnelkit import TunnelClient
-from tunnelkit.events import ClientEvent, Closed, Connected, Lost, Moved, Resumed, Retrying, Served, Superseded
+from tunnelkit.events import (
+    ClientEvent,
+    Closed,
+    Connected,
+    Lost,
+    Moved,
+    RequestFinished,
+    Resumed,
+    Retrying,
+    Superseded,
+)
 
 from .test_programs import EXAMPLES, TOKEN, program
 
@@ -43,27 +53,41 @@ def drawn(view: TunnelView, **options: object) -> str:
 # -- lines about requests ------------------------------------------------------------------------
 
 
+def finished(target: str = "/a", status: int | None = 200, outcome: str = "answered") -> RequestFinished:
+    return RequestFinished(
+        number=1,
+        method="GET",
+        target=target,
+        status=status,
+        outcome=outcome,
+        received=0,
+        sent=0,
+        at=0.0,
+        seconds=0.0123,
+    )
+
+
 @pytest.mark.parametrize(
-    ("served", "line"),
+    ("request_", "line"),
     [
-        (Served(method="GET", target="/a", status=200, seconds=0.0123), "GET /a 200 12 ms"),
-        (Served(method="GET", target="/a", complete=False), "GET /a - 0 ms broken off"),
-        (Served(method="GET", target="/a", x_host="http://b", status=403), "GET http://b /a 403 0 ms"),
-        (Served(method="GET", target="/\x1b[2J\u202e", status=200), "GET /\\x1b[2J\\u202e 200 0 ms"),
+        (finished(), "GET /a 200 12 ms"),
+        (finished(status=None, outcome="caller_gone"), "GET /a - 12 ms caller_gone"),
+        (finished("/\x1b[2J\u202e"), "GET /\\x1b[2J\\u202e 200 12 ms"),
     ],
 )
-def test_a_request_is_one_line_and_moves_no_cursor(served: Served, line: str) -> None:
-    assert request_line(served) == line
+def test_a_request_is_one_line_and_moves_no_cursor(request_: RequestFinished, line: str) -> None:
+    assert request_line(request_) == line
 
 
-def test_requests_are_counted_and_the_last_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_counted_and_the_last_kept(capsys: pytest.CaptureFixture[str]) -> None:
     requests = Requests(lines=True)
     for status in (200, 404, 502, None):
-        requests.heard(Served(method="GET", target="/", status=status))
-    assert (requests.count, requests.failed) == (4, 2)
-    assert len(capsys.readouterr().out.splitlines()) == 4
+        requests.heard(finished(status=status))
+    requests.heard(finished(outcome="partly_answered"))
+    assert requests.failed == 3
+    assert len(capsys.readouterr().out.splitlines()) == 5
     for _ in range(20):
-        requests.heard(Served(method="GET", target="/", status=200))
+        requests.heard(finished())
     assert len(requests.last) == LAST
 
 
@@ -89,7 +113,7 @@ def test_the_status_after_each_event(event: ClientEvent, status: str) -> None:
 
 def test_all_facts_are_drawn_and_the_token_is_not() -> None:
     view = a_view()
-    view.requests.heard(Served(method="GET", target="/some/path", status=200, seconds=0.002))
+    view.requests.heard(finished("/some/path"))
     text = drawn(view)
     for part in (
         "status",
@@ -101,7 +125,7 @@ def test_all_facts_are_drawn_and_the_token_is_not() -> None:
         "GET /some/path 200",
     ):
         assert part in text
-    assert "1 served, 0 failed" in text
+    assert "0 served, 0 failed" in text
     assert TOKEN not in text
 
 
