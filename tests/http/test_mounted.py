@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tunnelkit.errors import HeadError, StreamBroken
@@ -117,3 +118,54 @@ async def test_upgrade() -> None:
         caller = served.connect()
         await caller.send(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nearly")
         assert await read_until(caller) == b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nearly"
+
+
+# -- work for somebody who waits ---------------------------------------------------------------
+
+
+async def test_work_goes_on_while_the_caller_is_there() -> None:
+    results: list[object] = []
+
+    async def double(number: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return 2 * number
+
+    async def fail() -> int:
+        raise HeadError(503, "overloaded", "no room")
+
+    async def handler(request: FrontRequest) -> None:
+        mount = Mounted(request, "")
+        results.append(await mount.while_there(double)(21))
+        with pytest.raises(HeadError, match="no room"):  # as it is, and in no group
+            await mount.while_there(fail)()
+        await mount.respond(204, [])
+
+    async with serving(handler) as served:
+        head, _ = await simple_request(served.connect(), POST)
+        assert head.status == 204
+        assert results == [42]
+
+
+async def test_work_for_a_caller_who_leaves_is_cancelled() -> None:
+    begun, cancelled, told = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def handler(request: FrontRequest) -> None:
+        with pytest.raises(StreamBroken):
+            await Mounted(request, "").while_there(work)()
+        told.set()
+
+    async with serving(handler) as served:
+        stream = served.connect()
+        await stream.send(b"POST /_tunnel HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        with anyio.fail_after(10):
+            await begun.wait()
+            stream.abort()
+            await cancelled.wait()
+            await told.wait()
