@@ -39,6 +39,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "accelerators": BELOW_THE_RUNTIME,
     "event_stream": (),
     "request_events": ("event_stream",),
+    "middleware": BELOW_THE_RUNTIME,
+    "server_middleware": (*BELOW_THE_RUNTIME, "middleware"),
     "tunnel_stream": BELOW_THE_RUNTIME,
     "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
@@ -69,22 +71,23 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "admin_access": BELOW_THE_RUNTIME,
     "session_page": (*BELOW_THE_RUNTIME, "server_session", "gateway", "admin_access"),
     "pages": (*BELOW_THE_RUNTIME, "stats", "server_session", "gateway", "admin_access", "session_page"),
-    "dispatch": (*BELOW_THE_RUNTIME, "gateway", "pages"),
+    "dispatch": (*BELOW_THE_RUNTIME, "gateway", "pages", "server_middleware"),
     "mount": (*BELOW_THE_RUNTIME, "pages"),
     "inside": BELOW_THE_RUNTIME,
     "serving": (
         *BELOW_THE_RUNTIME,
         *("admission", "server_session", "public_names", "sessions", "names", "caller_check", "gateway", "pages"),
-        *("dispatch", "event_stream"),
+        *("dispatch", "event_stream", "middleware", "server_middleware"),
     ),
     "server": (
         *BELOW_THE_RUNTIME,
         *("lifetime", "registration", "admission", "server_session", "public_names", "caller_check", "stats"),
-        *("regexp_engine", "serving", "mount", "inside", "event_stream", "server_events"),
+        *("regexp_engine", "serving", "mount", "inside", "event_stream", "server_events", "middleware"),
     ),
     "events": (*BELOW_THE_RUNTIME, "event_stream", "request_events"),
     "origins": (*BELOW_THE_RUNTIME, "lifetime"),
     "guarded_tasks": (),
+    "client_middleware": (*BELOW_THE_RUNTIME, "middleware", "origins"),
     "client_session": (*BELOW_THE_RUNTIME, "link"),
     "attaching": (*BELOW_THE_RUNTIME, "link"),
     "dialling": (*BELOW_THE_RUNTIME, "client_session"),
@@ -98,6 +101,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         *BELOW_THE_RUNTIME,
         "lifetime",
         "event_stream",
+        "middleware",
+        "client_middleware",
         "events",
         "origins",
         "supervisor",
@@ -106,7 +111,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Modules that are one floor together.
-WINGS = {"gateway_exchange": "gateway"}
+WINGS = {"agent_events": "agent", "gateway_exchange": "gateway"}
 
 SERVER_SIDE = {
     *(
@@ -119,6 +124,7 @@ SERVER_SIDE = {
         "session_page",
         "public_names",
         "server_events",
+        "server_middleware",
         "sessions",
         "names",
         "gateway",
@@ -133,6 +139,7 @@ SERVER_SIDE = {
 }
 CLIENT_SIDE = {
     *("events", "origins", "client_session", "attaching", "dialling", "moves", "supervisor", "agent", "client"),
+    "client_middleware",
 }
 RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"event_stream", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from .agent_events import finished, started
 from .config import Limits
 from .core.allowlist import HostOrigin
 from .core.events import Opened
@@ -30,7 +30,6 @@ from .net.loop import Clock, loop_clock
 from .net.stream import Buffer, ByteStream
 from .origins.base import Begun, Origin, OriginExchange, Perch
 from .problem import problem
-from .request_events import RequestFinished, RequestStarted
 from .splice import Splice
 from .tunnel_stream import OpenField, Stream, StreamHandler, gather
 
@@ -57,6 +56,7 @@ class Agent:
         own: Origin | None = None,
         tcp: Origin | None = None,
         events: Events | None = None,
+        around: Callable[[Origin], Origin] | None = None,
     ) -> None:
         self.limits = limits
         self.own = own
@@ -70,6 +70,7 @@ class Agent:
         self._tcp = tcp
         self._events = events if events is not None else Events()
         self._numbers = itertools.count(1)
+        self._around = around
         self.now: Clock = anyio.current_time
         self._workers: list[_Worker] = []
         self._perched: dict[Perch, _Worker] = {}
@@ -108,7 +109,7 @@ class Agent:
         """Its head came."""
         exchange.number = next(self._numbers)
         if self._events.of_requests:
-            self._events.tell_request(exchange.started_event(time.time()))
+            self._events.tell_request(started(exchange))
 
     def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
         """Which origin answers. Raises ``HeadError`` for a request that must not be made."""
@@ -124,7 +125,7 @@ class Agent:
         return self.own if self.own is not None and by_destination and wanted == self._guard.own else self._named
 
     def assign(self, exchange: AgentExchange, origin: Origin) -> None:
-        begun = origin.begin(exchange)
+        begun = (origin if self._around is None else self._around(origin)).begin(exchange)
         perch = begun.perch
         worker = self._perched.pop(perch, None) if perch is not None else None
         if worker is not None:
@@ -163,7 +164,7 @@ class Agent:
         self.active.discard(exchange)
         self.answered += 1
         if exchange.began and self._events.of_requests:
-            self._events.tell_request(exchange.finished_event(time.time(), anyio.current_time()))
+            self._events.tell_request(finished(exchange))
         if self.draining and not self.active:
             self.idle.set()
 
@@ -214,7 +215,7 @@ class AgentExchange(OriginExchange):
         self.has_body = True
         self._agent = agent
         self._stream = stream
-        self._wanted = opened.fields.get(OpenField.X_HOST)
+        self.wanted = opened.fields.get(OpenField.X_HOST)
         self._by_destination = OpenField.BY_DESTINATION in opened.fields
         self.byte_stream = opened.kind is StreamKind.BYTES
         self._upgrade = opened.kind is not StreamKind.HTTP
@@ -259,7 +260,7 @@ class AgentExchange(OriginExchange):
         self.has_body = has_body
         self._agent.begun(self)
         try:
-            origin = self._agent.choose(self, self._wanted, by_destination=self._by_destination)
+            origin = self._agent.choose(self, self.wanted, by_destination=self._by_destination)
         except HeadError as error:
             self.fail(error.status, error.code, error.detail)
             self._leave()
@@ -346,34 +347,22 @@ class AgentExchange(OriginExchange):
         if self._over and self._request_ended:
             self._stream.finish()
 
-    def started_event(self, at: float) -> RequestStarted:
-        return RequestStarted(
-            number=self.number,
-            method=self.head.method.decode("latin-1"),
-            target=self.head.target.decode("latin-1"),
-            x_host=(self._wanted or b"").decode("latin-1"),
-            caller=self.caller,
-            at=at,
-        )
-
-    def finished_event(self, at: float, now: float) -> RequestFinished:
-        received, sent = self._spliced
-        return RequestFinished(
-            number=self.number,
-            method=self.head.method.decode("latin-1"),
-            target=self.head.target.decode("latin-1"),
-            status=self._exchange.status,
-            outcome=self._outcome(),
-            received=self._exchange.request.seen + received,
-            sent=self._exchange.response.seen + sent,
-            at=at,
-            seconds=now - self.began,
-        )
-
-    def _outcome(self) -> str:
+    @property
+    def outcome(self) -> Delivery | None:
+        """How far the answer came; None: the caller left before there was any."""
         if self._over:
-            return str(Delivery.ANSWERED)
-        return str(Delivery.PARTLY) if self.answered else "caller_gone"
+            return Delivery.ANSWERED
+        return Delivery.PARTLY if self.answered else None
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Bytes from the caller, and to it: of the bodies, or of an upgraded connection."""
+        received, sent = self._spliced
+        return self._exchange.request.seen + received, self._exchange.response.seen + sent
+
+    @property
+    def status(self) -> int | None:
+        return self._exchange.status
 
     # -- for the origin ------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 
 from . import __version__
 from .agent import Agent
+from .client_middleware import around_origins
 from .config import DEFAULT_LIMITS, Limits
 from .core.addresses import is_public
 from .core.allowlist import HostAllowlist
@@ -35,6 +36,7 @@ from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
 from .http.parsers import find_parser
 from .lifetime import run_beside, run_to_the_end
+from .middleware import Middleware
 from .net.contexts import ClientCertificate, client_context
 from .net.dial import Dial
 from .origins.base import Origin
@@ -95,6 +97,8 @@ class TunnelClient(AsyncContextManagerMixin):
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
         Dial from the first of these that is free, where a firewall lets only some ports out.
+    ``middleware``
+        Asynchronous functions around each request, the first outermost (``tunnelkit.middleware``).
     ``parser``
         What reads the heads of the origin's answers: "auto" (httptools where it is installed, else h11), "httptools"
         or "h11".
@@ -125,6 +129,7 @@ class TunnelClient(AsyncContextManagerMixin):
         origin_insecure: bool = False,
         instance: str | None = None,
         local_ports: Sequence[int] = (),
+        middleware: Sequence[Middleware] = (),
         limits: Limits = DEFAULT_LIMITS,
         parser: str = "auto",
     ) -> None:
@@ -156,6 +161,7 @@ class TunnelClient(AsyncContextManagerMixin):
             guard=_make_guard(allow, blacklist, whitelist, self._origin),
             own=self._without_prefix(self._origin),
             events=self._events,
+            around=around_origins(tuple(middleware), limits=limits) if middleware else None,
         )
         announce = Handshake(
             token=token,

@@ -15,13 +15,15 @@ from .http.mounted import Mounted
 from .http.own_answers import refuse
 from .http.request import CallerRequest
 from .pages import Pages
+from .server_middleware import Handle
 from .transports.base import Offer, Transport
 
 __all__ = ["Dispatcher"]
 
 
 class Dispatcher:
-    """``core.routing`` decides, this carries out. ``offer`` answers the handshakes of tunnel clients."""
+    """``core.routing`` decides, this carries out. ``offer`` answers the handshakes of tunnel clients; ``handle`` is
+    the gateway's, with whatever stands around it."""
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class Dispatcher:
         gateway: Gateway,
         pages: Pages,
         offer: Offer,
+        handle: Handle,
     ) -> None:
         self._routing = routing
         self._rules = rules
@@ -41,6 +44,7 @@ class Dispatcher:
         self._gateway = gateway
         self._pages = pages
         self._offer = offer
+        self._handle = handle
 
     async def public(self, request: CallerRequest) -> None:
         """Answer a caller's request, or serve a tunnel client's connection to its end."""
@@ -73,7 +77,7 @@ class Dispatcher:
         elif answers_itself(request.head):
             self._pages.options(request)
         else:
-            await self._gateway.handle(request, where)
+            await self._handle(request, where)
 
     async def _to_transport(self, request: CallerRequest, where: Reserved) -> None:
         path = where.rest.decode("ascii", "replace")

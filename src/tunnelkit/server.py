@@ -30,6 +30,7 @@ from .event_stream import Events, EventStream
 from .http.parsers import find_parser
 from .inside.connecting import TunnelStream, connect
 from .lifetime import run_beside, run_to_the_end
+from .middleware import Middleware
 from .mount import MountedServer
 from .net.contexts import TlsFiles
 from .regexp_engine import find_engine
@@ -105,6 +106,8 @@ class TunnelServer(AsyncContextManagerMixin):
         nobody is asked, a caller's Authorization is the origin's.
     ``authorise``
         An async function asked at each registration and resume: ``Granted``, or a ``Refusal`` (``registration``).
+    ``middleware``
+        Asynchronous functions around each request to a tunnel, the first outermost (``tunnelkit.middleware``).
     ``parser``
         What reads the heads of requests: "auto" (httptools where it is installed, else h11), "httptools" or "h11".
 
@@ -139,6 +142,7 @@ class TunnelServer(AsyncContextManagerMixin):
         policies: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         callers: Callers | Callable[[], Callers] | None = None,
         authorise: Authorise | None = None,
+        middleware: Sequence[Middleware] = (),
         parser: str = "auto",
     ) -> None:
         if half_close not in ("gone", "answer"):
@@ -195,6 +199,7 @@ class TunnelServer(AsyncContextManagerMixin):
             balance=balance_named(balance),
             parser=find_parser(parser),
             events=self._events,
+            middleware=tuple(middleware),
         )
         self._urls: list[str] = []
         self._running: Serving | None = None

@@ -39,6 +39,7 @@ from .http.dates import Dates
 from .http.front import Front
 from .http.plain_codec import PlainBelow
 from .logs import AccessLog
+from .middleware import Middleware
 from .names import HostNames
 from .net.crowd import Crowd
 from .net.listen import Listener
@@ -48,6 +49,7 @@ from .net.timers import Timers
 from .pages import Pages
 from .problem import CODES, problem
 from .public_names import PublicNames
+from .server_middleware import AroundRequests, Handle
 from .server_session import ServerSession
 from .sessions import SessionTable
 from .transports.base import Transport
@@ -81,6 +83,7 @@ class ServerState:
     balance: Balance
     parser: HeadParser
     events: Events
+    middleware: tuple[Middleware, ...]
 
     @property
     def listed(self) -> frozenset[bytes]:
@@ -163,6 +166,7 @@ class Serving:
             gateway=self.gateway,
             pages=self.pages,
             offer=self.table.offer,
+            handle=self._handler(),
         )
         self.dispatch = dispatcher.public
         self.to_tunnel = dispatcher.to_tunnel
@@ -181,6 +185,13 @@ class Serving:
             raise
         if self.urls:
             self.public_names.listener = PublicAddress.parse(self.urls[0])
+
+    def _handler(self) -> Handle:
+        """The gateway's, and nothing around it where nothing is configured."""
+        middleware = self._state.middleware
+        if not middleware:
+            return self.gateway.handle
+        return AroundRequests(self.gateway.handle, middleware, limits=self._state.limits)
 
     @property
     def urls(self) -> list[str]:
