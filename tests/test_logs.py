@@ -183,8 +183,11 @@ def test_printable_text_is_one_printable_line(value: str | bytes) -> None:
 
 
 def test_values_are_quoted_where_they_must_be(kept: Kept) -> None:
-    log_event(SERVER, logging.INFO, "e", a="", b="x y", c='say "hi"', d="k=v", e="back\\slash")
-    assert kept.records[0].getMessage() == r'e             a= b="x y" c="say \"hi\"" d="k=v" e="back\\slash"'
+    log_event(
+        SERVER, logging.INFO, "e", a="", b="x y", c='say "hi"', d="k=v", e="back\\slash", f="né", g=b"n\xc3\xa9"
+    )
+    quoted = r'a= b="x y" c="say \"hi\"" d="k=v" e="back\\slash" f=né g=né'
+    assert kept.records[0].getMessage() == f"e             {quoted}"
 
 
 def test_no_value_can_forge_a_field(kept: Kept) -> None:

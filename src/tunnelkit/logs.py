@@ -229,9 +229,7 @@ class AccessLog:
 def _always(name: str, level: int) -> dict[str, object]:
     """What all records of one logger and level have in common; as the place that they come from, this module."""
     always = logging.LogRecord(name, level, __file__, 0, "", (), None).__dict__
-    if "taskName" in always:  # from Python 3.12 on: a request's lines come from several
-        always["taskName"] = None
-    return always
+    return always | dict.fromkeys({"taskName"} & always.keys())  # Python 3.12's: a request's lines come from several
 
 
 # -- formatters for programs that have none of their own ------------------------------------------

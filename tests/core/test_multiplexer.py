@@ -151,8 +151,10 @@ def test_withdraw() -> None:
     assert pair.server_budget.used == 0
     assert not pair.server.was_sent(stream)
     assert not pair.server.withdraw(stream)
+    assert pair.server.last_sent < stream
     stream = pair.opened()
     assert pair.server.was_sent(stream)
+    assert pair.server.last_sent == stream
     assert not pair.server.withdraw(stream)
     assert pair.server.active_streams == 1
 
