@@ -35,6 +35,8 @@ Options = Sequence[Option | Refused]
 MIN_TIMEOUT, MAX_TIMEOUT = 3.0, 600.0
 # Flags whose names are WStunnel's, by what the library calls them.
 RENAMED = {"url": "tunnel", "origin": "server", "allow": "regexp", "host": "host_header", "names": "name"}
+# What stands in files alone, by what the library calls it.
+OF_TABLES = {"policies": "[[token]]: policy", "callers": "--callers-file or [[token]]: callers"}
 
 
 def timing(flag: str, seconds: float | None) -> dict[str, float]:
@@ -139,6 +141,8 @@ def _given_as(field: str, settings: Settings) -> str:
         return "--host and --port"
     if field in ("passwords", "secretkey") and field not in settings.given:
         field = f"{field}_file"
+    if field in OF_TABLES:
+        return OF_TABLES[field]
     return settings.name(RENAMED.get(field, field))
 
 

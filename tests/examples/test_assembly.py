@@ -350,6 +350,25 @@ def test_bad_policies_and_callers_are_named(arguments: list[str], text: str) -> 
     assert told.startswith(text)
 
 
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("policy = 'replace'", "[[token]]: policy: of token 1: 'replace' needs a registration secret"),
+        (
+            "callers = ['a:scrypt$1']",
+            "--callers-file or [[token]]: callers: the password of entry 1: a hash must read",
+        ),
+    ],
+)
+def test_a_mistake_in_a_token_table_names_its_key(tmp_path: Path, lines: str, text: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f"[[token]]\ntoken = '{TOKEN_TEXT}'\n{lines}\n")
+    settings = server("--config", str(config))
+    with pytest.raises(ConfigError) as raised:
+        tunnel_server.make_server(settings)
+    assert in_flags(raised.value, settings).startswith(text)
+
+
 def test_a_bad_line_of_the_callers_file_is_named_and_not_shown(tmp_path: Path) -> None:
     users = tmp_path / "callers"
     users.write_text(f"# users\n{TOKEN_TEXT}:alice\n")
