@@ -146,7 +146,7 @@ def test_the_server_reads_its_settings() -> None:
 
 def test_the_client_reads_its_settings() -> None:
     found = settings("tunnelkit-client@.service", "client.toml")
-    assert found["tunnel"] == "wss://tunnel.example.com"
+    assert found["tunnel"] == ["wss://tunnel.example.com"]
     assert str(found["token_file"]) == "${CREDENTIALS_DIRECTORY}/token"
     assert lines("tunnelkit-client@.service", "LoadCredential") == ["token:/etc/tunnelkit/%i.token"]
 
