@@ -41,6 +41,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "request_events": ("event_stream",),
     "middleware": BELOW_THE_RUNTIME,
     "server_middleware": (*BELOW_THE_RUNTIME, "middleware"),
+    "redaction": ("heads",),
+    "har": ("",),
+    "inspector": (*BELOW_THE_RUNTIME, "redaction", "har"),
+    "inspector_page": (*BELOW_THE_RUNTIME, "har", "inspector"),
     "tunnel_stream": BELOW_THE_RUNTIME,
     "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
@@ -74,20 +78,32 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "dispatch": (*BELOW_THE_RUNTIME, "gateway", "pages", "server_middleware"),
     "mount": (*BELOW_THE_RUNTIME, "pages"),
     "inside": BELOW_THE_RUNTIME,
+    "server_inspection": (*BELOW_THE_RUNTIME, "inspector", "inside", "server_middleware"),
     "serving": (
         *BELOW_THE_RUNTIME,
         *("admission", "server_session", "public_names", "sessions", "names", "caller_check", "gateway", "pages"),
-        *("dispatch", "event_stream", "middleware", "server_middleware"),
+        *("dispatch", "event_stream", "middleware", "server_middleware", "inspector", "server_inspection"),
     ),
     "server": (
         *BELOW_THE_RUNTIME,
         *("lifetime", "registration", "admission", "server_session", "public_names", "caller_check", "stats"),
-        *("regexp_engine", "serving", "mount", "inside", "event_stream", "server_events", "middleware"),
+        *(
+            "regexp_engine",
+            "serving",
+            "mount",
+            "inside",
+            "event_stream",
+            "server_events",
+            "middleware",
+            "inspector",
+            "server_inspection",
+        ),
     ),
     "events": (*BELOW_THE_RUNTIME, "event_stream", "request_events"),
     "origins": (*BELOW_THE_RUNTIME, "lifetime"),
     "guarded_tasks": (),
     "client_middleware": (*BELOW_THE_RUNTIME, "middleware", "origins"),
+    "client_inspection": (*BELOW_THE_RUNTIME, "inspector", "origins"),
     "client_session": (*BELOW_THE_RUNTIME, "link"),
     "attaching": (*BELOW_THE_RUNTIME, "link"),
     "dialling": (*BELOW_THE_RUNTIME, "client_session"),
@@ -103,6 +119,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "event_stream",
         "middleware",
         "client_middleware",
+        "client_inspection",
+        "inspector",
         "events",
         "origins",
         "supervisor",
@@ -125,6 +143,7 @@ SERVER_SIDE = {
         "public_names",
         "server_events",
         "server_middleware",
+        "server_inspection",
         "sessions",
         "names",
         "gateway",
@@ -140,8 +159,13 @@ SERVER_SIDE = {
 CLIENT_SIDE = {
     *("events", "origins", "client_session", "attaching", "dialling", "moves", "supervisor", "agent", "client"),
     "client_middleware",
+    "client_inspection",
 }
-RUNTIME = SERVER_SIDE | CLIENT_SIDE | {"event_stream", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
+RUNTIME = (
+    SERVER_SIDE
+    | CLIENT_SIDE
+    | {"event_stream", "inspector", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
+)
 
 # The package's face, the tools for its users' tests, and the transports for peers of other makes, which have a whole
 # end of a tunnel inside, may import everything; nothing lies above them.
@@ -183,6 +207,7 @@ KNOWERS: dict[str, tuple[str, ...]] = {
     "httpcore": ("inside",),
     "httptools": ("http",),
     "httpx": ("inside",),
+    "pytest": ("testing",),
     "python_socks": ("net",),
     "sniffio": ("net",),
     "websockets": ("transports",),
