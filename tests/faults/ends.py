@@ -186,6 +186,12 @@ class Tunnel:
     def figures(self) -> dict[str, Figures]:
         return {name: end.figures() for name, end in self.ends.items()}
 
+    def kept(self) -> dict[str, Figures]:
+        """The figures, with the memory that no collection of garbage frees."""
+        for end in self.ends.values():
+            end.ask("collect")
+        return self.figures()
+
     async def at_rest(self, quiet: float = 0.6, timeout: float = 30) -> dict[str, Figures]:
         """The figures, once files and tasks of both ends have not changed for ``quiet`` seconds. Without callers."""
         last: object = None

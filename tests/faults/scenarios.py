@@ -225,12 +225,10 @@ def _cannot_start(server: End, disk: SmallDisk) -> None:
 # -- afterwards --------------------------------------------------------------------------------
 
 
-async def leaves_nothing(
-    tunnel: Tunnel, start: dict[str, Figures], fault: Fault, form: Form
-) -> tuple[Report, dict[str, Figures]]:
-    """``fault``, after which the server has no request, and both ends as many files and tasks as at the start. Its
-    report, and the figures."""
+async def leaves_nothing(tunnel: Tunnel, start: dict[str, Figures], fault: Fault, form: Form) -> Report:
+    """``fault``, after which the server has no request, and both ends as many files and tasks as at the start."""
     report = await fault(tunnel, form)
     assert not await pending(tunnel)
     await crowd(tunnel)  # a client that was started again has kept no workers yet
-    return report, await tunnel.back_at(start)
+    await tunnel.back_at(start)
+    return report

@@ -19,5 +19,5 @@ async def test_no_caller_notices_and_the_log_goes_on(linked: tuple[Tunnel, Surro
         assert around.disk.text("pid") == f"{tunnel.server.pid}\n"
         await crowd(tunnel)
         start = await tunnel.at_rest()
-        report, _ = await leaves_nothing(tunnel, start, disk_full(around.disk), SHORT_FORM)
+        report = await leaves_nothing(tunnel, start, disk_full(around.disk), SHORT_FORM)
         print(report)

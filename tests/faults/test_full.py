@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.to_thread import run_sync
 
 from ..conftest import BACKENDS
 from ..e2e.ways import Way
@@ -117,7 +118,8 @@ async def warm(
             await anyio.sleep(WARM_UP)
         assert set(callers.told()) == {"whole"}
         await crowd(tunnel)
-        yield Warm(tunnel, around, await tunnel.at_rest(quiet=3.0))
+        await tunnel.at_rest(quiet=3.0)
+        yield Warm(tunnel, around, await run_sync(tunnel.kept))
 
 
 class TestAsyncioWebsocket(Faults):
@@ -138,7 +140,8 @@ class TestTrioLongpoll(Faults):
 
 async def suffer(warm: Warm, fault: Fault) -> str:
     """A line about it, for people."""
-    report, figures = await leaves_nothing(warm.tunnel, warm.start, fault, FULL)
+    report = await leaves_nothing(warm.tunnel, warm.start, fault, FULL)
+    figures = await run_sync(warm.tunnel.kept)
     more = {end: figures[end].memory - warm.start[end].memory for end in figures}
     line = f"{report}; memory {', '.join(f'{end} {change:+.1f} MB' for end, change in more.items())}"
     assert max(more.values()) <= ALLOWED, line

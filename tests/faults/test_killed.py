@@ -16,5 +16,5 @@ async def test_callers_are_told_the_truth_and_served_again(
     tunnel: Tunnel, start: dict[str, Figures], fault: Fault
 ) -> None:
     with anyio.fail_after(45):
-        report, _ = await leaves_nothing(tunnel, start, fault, SHORT_FORM)
+        report = await leaves_nothing(tunnel, start, fault, SHORT_FORM)
         print(report)

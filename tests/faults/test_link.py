@@ -21,5 +21,5 @@ async def test_callers_are_told_the_truth_and_served_again(
     with anyio.fail_after(45):
         await crowd(tunnel)
         start = await tunnel.at_rest()
-        report, _ = await leaves_nothing(tunnel, start, link_lost(around.link, seconds), SHORT_FORM)
+        report = await leaves_nothing(tunnel, start, link_lost(around.link, seconds), SHORT_FORM)
         print(report)

@@ -3,12 +3,14 @@
     python -u -m tests.faults.watched ANSWERS LIMITS PROGRAM ARGUMENT ...
 
 ``ANSWERS`` is an open file descriptor. For each line on the standard input one JSON object is written to it: how many
-tasks there are, and for the line ``where`` also what each of them waits for. ``LIMITS`` are fields of ``Limits``, as
-JSON, that the program takes for its defaults: no flag sets those clocks, and tests cannot wait for all of them.
+tasks there are; for the line ``where`` also what each of them waits for, and for ``collect`` after a collection of
+garbage, so that nothing is measured which only waits for the next one. ``LIMITS`` are fields of ``Limits``, as JSON,
+that the program takes for its defaults: no flag sets those clocks, and tests cannot wait for all of them.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -59,21 +61,25 @@ class Counter:
         """Until the other end of the standard input is closed: nobody is left then who would end this process. Not by
         sys.stdin, whose lock outlives this thread."""
         while question := os.read(0, 100):
-            answer = self._asked(where=question.strip() == b"where")
+            answer = self._asked(question.strip())
             os.write(self._answers, json.dumps(answer).encode() + b"\n")
         os._exit(1)
 
-    def _asked(self, *, where: bool) -> dict[str, Any]:
+    def _asked(self, question: bytes) -> dict[str, Any]:
         if self._token is None:
             return {"tasks": 0}
         try:
-            return anyio.from_thread.run_sync(self._answer, where, token=self._token)
+            return anyio.from_thread.run_sync(self._answer, question, token=self._token)
         except anyio.RunFinishedError:
             return {"tasks": 0}
 
-    def _answer(self, where: bool) -> dict[str, Any]:
+    def _answer(self, question: bytes) -> dict[str, Any]:
         answer: dict[str, Any] = {"tasks": len(anyio.get_running_tasks())}
-        return answer | {"where": waits()} if where else answer
+        if question == b"where":
+            answer["where"] = waits()
+        elif question == b"collect":
+            gc.collect()
+        return answer
 
 
 def main(answers: str, limits: str, program: str, *arguments: str) -> None:
