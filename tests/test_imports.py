@@ -42,9 +42,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "middleware": BELOW_THE_RUNTIME,
     "server_middleware": (*BELOW_THE_RUNTIME, "middleware"),
     "redaction": ("heads",),
-    "har": ("",),
-    "inspector": (*BELOW_THE_RUNTIME, "redaction", "har"),
-    "inspector_page": (*BELOW_THE_RUNTIME, "har", "inspector"),
+    "inspector": (*BELOW_THE_RUNTIME, "redaction"),
+    "inspector_page": (*BELOW_THE_RUNTIME, "inspector"),
     "tunnel_stream": BELOW_THE_RUNTIME,
     "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "lifetime": (),
@@ -129,7 +128,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Modules that are one floor together.
-WINGS = {"agent_events": "agent", "gateway_exchange": "gateway"}
+WINGS = {"agent_events": "agent", "gateway_exchange": "gateway", "har": "inspector"}
 
 SERVER_SIDE = {
     *(
@@ -164,7 +163,7 @@ CLIENT_SIDE = {
 RUNTIME = (
     SERVER_SIDE
     | CLIENT_SIDE
-    | {"event_stream", "inspector", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
+    | {"event_stream", "inspector", "inspector_page", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
 )
 
 # The package's face, the tools for its users' tests, and the transports for peers of other makes, which have a whole

@@ -20,7 +20,8 @@ from anyio.abc import TaskStatus
 
 from . import __version__
 from .agent import Agent
-from .client_middleware import around_origins
+from .client_inspection import InspectedOrigin, sender
+from .client_middleware import AroundOrigin, around_origins
 from .config import DEFAULT_LIMITS, Limits
 from .core.addresses import is_public
 from .core.allowlist import HostAllowlist
@@ -28,13 +29,14 @@ from .core.guard import Guard
 from .core.naming import check_name
 from .core.routing import normalise_base_path
 from .core.rules import Rule, RuleSet
-from .core.tokens import check_token, mask_token
+from .core.tokens import check_token, mask_token, token_tag
 from .errors import AppError, ConfigError, LocalProtocolError, RegistrationRefused, SessionGone
 from .event_stream import Events, EventStream
 from .events import Closed
 from .handshake import Handshake, to_fields
 from .http.keeper import IdleKeeper
 from .http.parsers import find_parser
+from .inspector import Inspector
 from .lifetime import run_beside, run_to_the_end
 from .middleware import Middleware
 from .net.contexts import ClientCertificate, client_context
@@ -99,6 +101,8 @@ class TunnelClient(AsyncContextManagerMixin):
         Dial from the first of these that is free, where a firewall lets only some ports out.
     ``middleware``
         Asynchronous functions around each request, the first outermost (``tunnelkit.middleware``).
+    ``inspector``
+        Keeps the last requests, for people to look at and to send again (``tunnelkit.inspector``).
     ``parser``
         What reads the heads of the origin's answers: "auto" (httptools where it is installed, else h11), "httptools"
         or "h11".
@@ -130,6 +134,7 @@ class TunnelClient(AsyncContextManagerMixin):
         instance: str | None = None,
         local_ports: Sequence[int] = (),
         middleware: Sequence[Middleware] = (),
+        inspector: Inspector | None = None,
         limits: Limits = DEFAULT_LIMITS,
         parser: str = "auto",
     ) -> None:
@@ -152,6 +157,13 @@ class TunnelClient(AsyncContextManagerMixin):
         self._origin = self._find_origin(origin)
         permits = is_public if refuse_private else None
         self._named = NamedOrigins(lambda url: self._make_origin(url, permits), limits=limits)
+        dial = Dial(
+            ssl_context=ssl_context,
+            proxy=proxy,
+            environ=os.environ,
+            timeout=limits.dial_timeout,
+            local_ports=local_ports,
+        )
         self._events = Events()
         self._agent = Agent(
             limits=limits,
@@ -161,7 +173,7 @@ class TunnelClient(AsyncContextManagerMixin):
             guard=_make_guard(allow, blacklist, whitelist, self._origin),
             own=self._without_prefix(self._origin),
             events=self._events,
-            around=around_origins(tuple(middleware), limits=limits) if middleware else None,
+            around=self._surroundings(tuple(middleware), inspector, dial),
         )
         announce = Handshake(
             token=token,
@@ -176,13 +188,7 @@ class TunnelClient(AsyncContextManagerMixin):
             way=Way(
                 url=self._server,
                 transports=find_transports(AUTO_TRANSPORTS if transport == "auto" else transport, limits=limits),
-                dialler=Dial(
-                    ssl_context=ssl_context,
-                    proxy=proxy,
-                    environ=os.environ,
-                    timeout=limits.dial_timeout,
-                    local_ports=local_ports,
-                ),
+                dialler=dial,
                 user_agent=_USER_AGENT,
             ),
             announce=announce,
@@ -328,6 +334,21 @@ class TunnelClient(AsyncContextManagerMixin):
         if not isinstance(origin, UrlOrigin) or not origin.url.prefix:
             return origin
         return self._make_origin(replace(origin.url, prefix=b""))
+
+    def _surroundings(
+        self, middleware: tuple[Middleware, ...], inspector: Inspector | None, dial: Dial
+    ) -> Callable[[Origin], Origin] | None:
+        """What stands around origins; None where nothing is configured, and each request goes straight to its own."""
+        limits = self.limits
+        if inspector is None:
+            return around_origins(middleware, limits=limits) if middleware else None
+        replay, tunnel = sender(dial, lambda: self.url, limits=limits), token_tag(self._token)
+
+        def inspected(origin: Origin) -> Origin:
+            inner = AroundOrigin(origin, middleware, limits=limits) if middleware else origin
+            return InspectedOrigin(inner, inspector, replay, tunnel=tunnel)
+
+        return inspected
 
     def _make_origin(self, url: OriginUrl, permits: Callable[[str], bool] | None = None) -> UrlOrigin:
         return UrlOrigin(

@@ -14,6 +14,7 @@ from .heads import Fields, ResponseHead, validate_request, validate_response
 from .middleware import HttpAnswer, HttpExchange, Middleware, chained, changed_answer, changed_request
 from .net.stream import Buffer, ByteStream
 from .origins.base import Origin, OriginExchange
+from .origins.passing import PassingExchange
 from .problem import problem
 
 __all__ = ["AroundOrigin", "HeldExchange", "around_origins"]
@@ -127,28 +128,21 @@ async def _send_whole(exchange: OriginExchange, head: ResponseHead, body: bytes)
     exchange.send_end()
 
 
-class HeldExchange(OriginExchange):
+class HeldExchange(PassingExchange):
     """``inner``, with what is answered held back until ``release``. There is no room until then, so no more of the
     body is held than an origin sends unasked: one piece."""
 
     def __init__(self, inner: OriginExchange) -> None:
-        self.head = inner.head
-        self.x_host = inner.x_host
-        self.caller = inner.caller
-        self.has_body = inner.has_body
+        super().__init__(inner)
         self.asked = False
         self.switches = False
         self.ended = False  # it was answered whole, or failed
         self.response: ResponseHead | None = None
-        self._inner = inner
         self._released = False
         self._held: list[Callable[[], None]] = []  # what was sent meanwhile
         self._wake: Callable[[], None] = _nobody
         self._news = anyio.Event()  # for the functions
         self._opened = anyio.Event()  # for an upgrade
-
-    def __repr__(self) -> str:
-        return f"<HeldExchange {'released' if self._released else 'held'}>"
 
     # -- for whoever holds it ------------------------------------------------------------------
 
@@ -180,23 +174,6 @@ class HeldExchange(OriginExchange):
             send()
         else:
             self._held.append(send)
-
-    # -- for the origin: the request -----------------------------------------------------------
-
-    @property
-    def body_waiting(self) -> bytes | None:
-        return self._inner.body_waiting
-
-    def body_taken(self) -> None:
-        self._inner.body_taken()
-
-    @property
-    def trailers(self) -> Fields:
-        return self._inner.trailers
-
-    @property
-    def body_started(self) -> bool:
-        return self._inner.body_started
 
     # -- for the origin: the answer ------------------------------------------------------------
 
@@ -246,12 +223,6 @@ class HeldExchange(OriginExchange):
         self._news.set()
         await self._opened.wait()
         await self._inner.splice(self.response, peer)
-
-    # -- news ----------------------------------------------------------------------------------
-
-    @property
-    def gone(self) -> bool:
-        return self._inner.gone
 
     def on_news(self, wake: Callable[[], None]) -> None:
         self._wake = wake

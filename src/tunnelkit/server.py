@@ -29,6 +29,7 @@ from .errors import ConfigError
 from .event_stream import Events, EventStream
 from .http.parsers import find_parser
 from .inside.connecting import TunnelStream, connect
+from .inspector import Inspector
 from .lifetime import run_beside, run_to_the_end
 from .middleware import Middleware
 from .mount import MountedServer
@@ -108,6 +109,8 @@ class TunnelServer(AsyncContextManagerMixin):
         An async function asked at each registration and resume: ``Granted``, or a ``Refusal`` (``registration``).
     ``middleware``
         Asynchronous functions around each request to a tunnel, the first outermost (``tunnelkit.middleware``).
+    ``inspector``
+        Keeps the last requests to tunnels, for people to look at and to send again (``tunnelkit.inspector``).
     ``parser``
         What reads the heads of requests: "auto" (httptools where it is installed, else h11), "httptools" or "h11".
 
@@ -143,6 +146,7 @@ class TunnelServer(AsyncContextManagerMixin):
         callers: Callers | Callable[[], Callers] | None = None,
         authorise: Authorise | None = None,
         middleware: Sequence[Middleware] = (),
+        inspector: Inspector | None = None,
         parser: str = "auto",
     ) -> None:
         if half_close not in ("gone", "answer"):
@@ -200,6 +204,7 @@ class TunnelServer(AsyncContextManagerMixin):
             parser=find_parser(parser),
             events=self._events,
             middleware=tuple(middleware),
+            inspector=inspector,
         )
         self._urls: list[str] = []
         self._running: Serving | None = None

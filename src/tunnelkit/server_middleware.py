@@ -16,8 +16,9 @@ from .core.routing import ToName, ToTunnel
 from .core.tokens import token_tag
 from .errors import HeadError, StreamBroken
 from .forwarding import upgrade_of
-from .heads import Fields, RequestHead, ResponseHead, validate_request, validate_response
+from .heads import Fields, ResponseHead, validate_request, validate_response
 from .http.own_answers import refuse, send_whole
+from .http.passing import PassingRequest
 from .http.request import CallerRequest
 from .middleware import (
     HttpAnswer,
@@ -27,7 +28,7 @@ from .middleware import (
     changed_answer,
     changed_request,
 )
-from .net.stream import READ_AHEAD, Buffer, ByteStream
+from .net.stream import Buffer, ByteStream
 
 __all__ = ["AroundRequests", "HeldRequest"]
 
@@ -132,25 +133,17 @@ def _tell(request: CallerRequest, held: HeldRequest, failure: Exception | None) 
         refuse(request, 500, "internal_error", "the server failed to pass this request on")
 
 
-class HeldRequest(CallerRequest):
+class HeldRequest(PassingRequest):
     """``inner``, with what is answered held back until ``release``: at most one piece of the body is taken till
     then, and the sender waits with the rest."""
 
     def __init__(self, inner: CallerRequest) -> None:
-        self.head: RequestHead = inner.head
-        self.peer = inner.peer
-        self.scheme = inner.scheme
-        self.has_body = inner.has_body
-        self.expects_continue = inner.expects_continue
-        self.byte_stream = inner.byte_stream
-        self.inside = inner.inside
-        self.mounted = inner.mounted
+        super().__init__(inner)
         self.asked = False
         self.released = False
         self.switches = False
         self.response: ResponseHead | None = None
         self.failure: Exception | None = None
-        self._inner = inner
         self._early: Buffer = b""
         self._complete = False
         self._told_end = False
@@ -158,9 +151,6 @@ class HeldRequest(CallerRequest):
         self._over = False
         self._news = anyio.Event()  # for the functions
         self._opened = anyio.Event()  # for an upgrade
-
-    def __repr__(self) -> str:
-        return f"<HeldRequest {'released' if self.released else 'held'} of {self._inner!r}>"
 
     # -- for whoever holds it ------------------------------------------------------------------
 
@@ -195,26 +185,7 @@ class HeldRequest(CallerRequest):
         self._over = True
         self._news.set()
 
-    # -- for the gateway: the request ----------------------------------------------------------
-
-    def be_link(self) -> None:
-        self._inner.be_link()
-
-    @property
-    def trailers(self) -> Fields:  # type: ignore[override]
-        return self._inner.trailers
-
-    def receive_body_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
-        return self._inner.receive_body_nowait(max_bytes)
-
-    @property
-    def gone(self) -> bool:
-        return self._inner.gone
-
     # -- for the gateway: the answer -----------------------------------------------------------
-
-    def send_info(self, head: ResponseHead) -> None:
-        self._inner.send_info(head)
 
     def send_head(self, head: ResponseHead) -> None:
         self.response = head
@@ -256,9 +227,6 @@ class HeldRequest(CallerRequest):
 
     async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
         await self._inner.wait(readable=readable, writable=writable and self.released)
-
-    def wake(self) -> None:
-        self._inner.wake()
 
     async def upgrade(self, head: ResponseHead) -> ByteStream:
         self.switches = True

@@ -38,6 +38,7 @@ from .http.codec import HeadParser
 from .http.dates import Dates
 from .http.front import Front
 from .http.plain_codec import PlainBelow
+from .inspector import Inspector
 from .logs import AccessLog
 from .middleware import Middleware
 from .names import HostNames
@@ -49,6 +50,7 @@ from .net.timers import Timers
 from .pages import Pages
 from .problem import CODES, problem
 from .public_names import PublicNames
+from .server_inspection import InspectedRequests
 from .server_middleware import AroundRequests, Handle
 from .server_session import ServerSession
 from .sessions import SessionTable
@@ -84,6 +86,7 @@ class ServerState:
     parser: HeadParser
     events: Events
     middleware: tuple[Middleware, ...]
+    inspector: Inspector | None
 
     @property
     def listed(self) -> frozenset[bytes]:
@@ -188,10 +191,13 @@ class Serving:
 
     def _handler(self) -> Handle:
         """The gateway's, and nothing around it where nothing is configured."""
-        middleware = self._state.middleware
-        if not middleware:
-            return self.gateway.handle
-        return AroundRequests(self.gateway.handle, middleware, limits=self._state.limits)
+        state = self._state
+        handle: Handle = self.gateway.handle
+        if state.middleware:
+            handle = AroundRequests(handle, state.middleware, limits=state.limits)
+        if state.inspector is not None:
+            handle = InspectedRequests(handle, state.inspector, self)
+        return handle
 
     @property
     def urls(self) -> list[str]:

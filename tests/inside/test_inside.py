@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from tunnelkit.config import DEFAULT_LIMITS
-from tunnelkit.core.routing import ToTunnel
+from tunnelkit.core.routing import ToName, ToTunnel
 from tunnelkit.errors import ConnectRefused, HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.request import CallerRequest
@@ -37,7 +37,7 @@ class Running:
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._group.start_soon(work)
 
-    async def to_tunnel(self, request: CallerRequest, where: ToTunnel) -> None:
+    async def to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None:
         await self._answer(request)
 
 

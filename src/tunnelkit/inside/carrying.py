@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from contextlib import aclosing, nullcontext
 from typing import Any, Protocol
 
-from ..core.routing import ToTunnel
+from ..core.routing import ToName, ToTunnel
 from ..errors import HeadError, StreamBroken
 from ..http.own_answers import refuse
 from ..http.request import CallerRequest
@@ -24,10 +24,10 @@ class Running(Protocol):
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run ``work`` in a task of the server's, which ends with it."""
 
-    async def to_tunnel(self, request: CallerRequest, where: ToTunnel) -> None: ...
+    async def to_tunnel(self, request: CallerRequest, where: ToTunnel | ToName) -> None: ...
 
 
-async def carry(running: Running, request: InsideRequest, where: ToTunnel) -> None:
+async def carry(running: Running, request: InsideRequest, where: ToTunnel | ToName) -> None:
     """To the tunnel and back. Never raises: what fails is answered, or breaks the answer off."""
     try:
         with request.scope:
