@@ -348,8 +348,9 @@ def test_results_cut_short(data: bytes, code: str) -> None:
     ],
 )
 def test_bad_results(data: bytes) -> None:
+    """Whatever it is called when a caller does the same: this is the origin's fault."""
     refusal = failure(client(), data) or failure_at_the_end(data)
-    assert refusal[0] == 502
+    assert refusal in {(502, "bad_response"), (502, "truncated_response")}
 
 
 def failure_at_the_end(data: bytes) -> tuple[int, str]:

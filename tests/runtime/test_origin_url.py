@@ -302,6 +302,17 @@ async def test_its_own_side_hears_why_once_a_minute(caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records] == ["the origin is not reached: no TLS with 10.0.0.1"]
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\n\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello"])
+async def test_a_malformed_answer_is_the_origins_fault_and_its_side_hears_why(
+    caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    origin, asked = Dialled(), Asked()
+    await served(origin, asked, answer)
+    assert asked.failed == (502, "bad_response")
+    [record] = caplog.records
+    assert record.getMessage().startswith("the origin answers what cannot be passed on: ")
+
+
 async def test_a_check_ends_its_connection_in_order() -> None:
     origin = Dialled()
     await origin.check()

@@ -22,7 +22,7 @@ _DONE: Final = State.DONE
 class ClientCodec(Codec[ResponseHead]):
     """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
 
-    _fault = 502
+    _fault = (502, "bad_response")
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
         super().__init__(parser, limits, padded_chunks=True)

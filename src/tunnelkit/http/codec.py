@@ -120,7 +120,9 @@ class Codec(ABC, Generic[HeadT]):
     ``reading`` and ``writing`` are only ever set to what ``moved`` gives.
     """
 
-    _fault: int | None = None  # the status that all mistakes of the peer are told with, if they have one in common
+    # The status and code that all mistakes of the peer are told with, if they have them in common: what is wrong with
+    # an answer must not be told as if it were the request's fault.
+    _fault: tuple[int, str] | None = None
 
     def __init__(
         self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool = False, padded_chunks: bool = False
@@ -186,9 +188,9 @@ class Codec(ABC, Generic[HeadT]):
                 return self._next_body(max_data) if self._left else self._end([])
         except HeadError as error:
             self.reading = moved(self.reading, Move.FAIL)
-            if self._fault is None:
+            if self._fault is None or error.status == self._fault[0]:
                 raise
-            raise HeadError(self._fault, error.code, error.detail) from error
+            raise HeadError(*self._fault, error.detail) from error
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def _next_head(self) -> HeadT | Signal:

@@ -8,6 +8,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
@@ -148,7 +149,7 @@ class UrlOrigin(Origin):
         self._permits = permits
         self._pool = OriginPool(self._dial, keeper=keeper, limits=limits, parser=parser)
         self._dials = PatientDial(self._pool, limits.origin_wait)
-        self._logged_at = -FAILURE_LOG_INTERVAL
+        self._logged_at: dict[str, float] = {}  # by what was wrong
 
     def __repr__(self) -> str:
         return f"<UrlOrigin {self.url.scheme} {self._pool!r}>"
@@ -182,12 +183,13 @@ class UrlOrigin(Origin):
     def begin(self, exchange: OriginExchange) -> UrlExchange:
         return UrlExchange(exchange, self._request(exchange.head), self._pool, self._dials, self._log)
 
-    def _log(self, error: DialError) -> None:
+    def _log(self, error: DialError | HeadError) -> None:
         """Why, for this side alone: callers are told no addresses."""
+        what = "is not reached" if isinstance(error, DialError) else "answers what cannot be passed on"
         now = anyio.current_time()
-        if now - self._logged_at >= FAILURE_LOG_INTERVAL:
-            self._logged_at = now
-            logger.warning("the origin is not reached: %s", error)
+        if now - self._logged_at.get(what, -inf) >= FAILURE_LOG_INTERVAL:
+            self._logged_at[what] = now
+            logger.warning("the origin %s: %s", what, error)
 
     def _request(self, head: RequestHead) -> RequestHead:
         head = with_origin_host(head, self._host, self.url.authority)

@@ -20,10 +20,10 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 
 
 class UrlExchange(Begun):
-    """Where a kept-alive connection is idle, the request is on its way once this is made. ``unreached`` hears why no
-    connection could be had."""
+    """Where a kept-alive connection is idle, the request is on its way once this is made. ``failed`` hears why no
+    connection could be had, or what was wrong with the answer."""
 
-    __slots__ = ("_connection", "_dial", "_exchange", "_head", "_pool", "_request_ended", "_starved", "_unreached")
+    __slots__ = ("_connection", "_dial", "_exchange", "_failed", "_head", "_pool", "_request_ended", "_starved")
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class UrlExchange(Begun):
         head: RequestHead,
         pool: OriginPool,
         dial: PatientDial,
-        unreached: Callable[[DialError], None],
+        failed: Callable[[DialError | HeadError], None],
     ) -> None:
         self._exchange = exchange
         self._head = head
         self._pool = pool
         self._dial = dial
-        self._unreached = unreached
+        self._failed = failed
         self._request_ended = not exchange.has_body
         self._starved = False  # the tunnel took no more of the answer
         self._connection = pool.acquire_nowait()
@@ -71,7 +71,7 @@ class UrlExchange(Begun):
             never_sent = self._connection is None or self._connection.request_untouched
             connection = await self._dial.connect(never_sent=never_sent, is_wanted=self._is_wanted)
         except DialError as error:
-            self._unreached(error)
+            self._failed(error)
             self._exchange.fail(*_DIAL_FAILURES.get(error.stage, _UNREACHABLE))
             return None
         if not self._is_wanted():  # it left while we dialled: the origin is not to see it
@@ -92,11 +92,18 @@ class UrlExchange(Begun):
             untouched = connection.request_untouched or self._head.method in IDEMPOTENT
             if reused and untouched and not exchange.body_started and not connection.final and not exchange.gone:
                 return False
-            _tell_failure(exchange, error)
+            self._tell_failure(error)
         except BaseException:
             connection.abort()
             raise
         return True
+
+    def _tell_failure(self, error: StreamBroken | HeadError) -> None:
+        if isinstance(error, HeadError):
+            self._failed(error)
+            self._exchange.fail(502, error.code, "the origin's answer is malformed or incomplete")
+        else:
+            self._exchange.fail(502, "origin_failed", "the origin broke its connection off")
 
     # -- both ways -----------------------------------------------------------------------------
 
@@ -177,10 +184,3 @@ _DIAL_FAILURES = {
     "resolve": (502, "origin_unreachable", "the origin's name cannot be resolved"),
     "tls": (502, "origin_tls", "no secure connection to the origin"),
 }
-
-
-def _tell_failure(exchange: OriginExchange, error: StreamBroken | HeadError) -> None:
-    if isinstance(error, HeadError):
-        exchange.fail(502, error.code, "the origin's answer is malformed or incomplete")
-    else:
-        exchange.fail(502, "origin_failed", "the origin broke its connection off")
