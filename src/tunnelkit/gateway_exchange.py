@@ -149,24 +149,20 @@ class GatewayExchange:
 
     def _submit(self) -> None:
         request, gateway = self.request, self._gateway
-        head = self.head = forward_request(
-            request.head,
-            peer_address=request.peer.address,
-            scheme=request.scheme,
-            trusted=gateway.trusts(request.peer.address),
-            target=self._target,
-        )
-        head.fields = without_token(head.fields, gateway.base_path)
+        refusal = self._prepare()
         gateway.access.received(
             id=self.number,
             token=self.masked,
-            verb=head.method,
+            verb=request.head.method,
             url=request.head.target,
             addr=request.peer.forwarded_for or request.peer.address,
             x_host=self._x_host or b"",
         )
         if gateway.events.of_requests:
             gateway.tell_started(self, self._x_host)
+        if refusal is not None:
+            self._fail(refusal.status, refusal.code, refusal.detail)
+            return
         decision = gateway.registry.submit(
             self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=self._named
         )
@@ -178,6 +174,23 @@ class GatewayExchange:
         gateway.set_alarm()
         if self._stream is not None:
             self._stream.flush()
+
+    def _prepare(self) -> HeadError | None:
+        """The head as it goes out; why it must not, where it has passed here too often."""
+        request, gateway = self.request, self._gateway
+        try:
+            self.head = forward_request(
+                request.head,
+                peer_address=request.peer.address,
+                scheme=request.scheme,
+                trusted=gateway.trusts(request.peer.address),
+                target=self._target,
+            )
+        except HeadError as error:
+            self.head = RequestHead(request.head.method, self._target, [])  # what was asked for may hold the token
+            return error
+        self.head.fields = without_token(self.head.fields, gateway.base_path)
+        return None
 
     def dispatch(self, session: ServerSession) -> None:
         """Open a stream on ``session`` and give it all there is of the request."""

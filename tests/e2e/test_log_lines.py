@@ -11,6 +11,7 @@ import pytest
 
 from tunnelkit import RegistrationRefused
 from tunnelkit.core.tokens import token_digest
+from tunnelkit.request_events import RequestFinished, RequestStarted
 from tunnelkit.testing.relay import serve_relay
 
 from .proxies import PASSWORD as PROXY_PASSWORD
@@ -90,6 +91,23 @@ async def test_the_address_that_counts_behind_a_trusted_proxy(log: pytest.LogCap
     async with open_tunnel(server_options={"trusted_proxies": ["127.0.0.1"]}) as tunnel:
         await exchange(tunnel.port, "GET", tunnel.path("/echo"), fields={"X-Forwarded-For": "192.0.2.7"})
     assert events(log)[0][1]["addr"] == "192.0.2.7"
+
+
+async def test_a_request_that_is_refused_before_it_goes_anywhere(log: pytest.LogCaptureFixture) -> None:
+    """It runs in a loop: the lines, the numbers and the events say what its caller was told."""
+    async with open_tunnel() as tunnel:
+        heard = tunnel.server.events(requests=True)
+        via = ", ".join(["1.1 tunnelkit"] * 5)
+        status, _, _ = await exchange(tunnel.port, "GET", tunnel.path("/x"), fields={"Via": via})
+        assert status == 508
+        await returned(log)
+        (rcv, _), (ret, fields) = events(log)
+        assert (rcv, ret) == ("HTTP RCV", "HTTP RET")
+        assert (fields["status"], fields["outcome"]) == (508, "never_sent")
+        told = [await anext(heard), await anext(heard)]
+        assert isinstance(told[0], RequestStarted)
+        assert isinstance(told[1], RequestFinished)
+        assert (told[0].target, told[1].target, told[1].status) == ("/x", "/x", 508)
 
 
 async def test_the_outcomes(log: pytest.LogCaptureFixture) -> None:
