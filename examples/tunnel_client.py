@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from cli import kinds, notify
 from cli.console import fail, say, warn
@@ -32,6 +33,8 @@ from cli.served import Requests
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
 from tunnelkit.errors import ConfigError, DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
+from tunnelkit.inspector import Inspector
+from tunnelkit.inspector_page import serve_inspector
 
 __all__ = ["main", "make_client"]
 
@@ -41,7 +44,9 @@ STATUS_INTERVAL = 10.0
 # -- from settings to clients ---------------------------------------------------------------------
 
 
-def make_client(settings: Settings, environment: Mapping[str, str] = os.environ) -> TunnelClient:
+def make_client(
+    settings: Settings, environment: Mapping[str, str] = os.environ, inspector: Inspector | None = None
+) -> TunnelClient:
     """All that the flags say about one tunnel, handed to the library."""
     url = required(settings, "tunnel", "the tunnel server's URL, as in wss://tunnel.example.com")[0]
     token, password = credentials(settings, environment)
@@ -70,6 +75,7 @@ def make_client(settings: Settings, environment: Mapping[str, str] = os.environ)
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
         limits=Limits(**timers, drain_timeout=settings["drain_timeout"], origin_wait=settings["origin_wait"]),
         parser=settings["parser"],
+        inspector=inspector,
     )
 
 
@@ -114,13 +120,13 @@ class Tunnel:
     requests: Requests | None
 
 
-def make_tunnels(settings: Settings, *, live: bool = False) -> list[Tunnel]:
+def make_tunnels(settings: Settings, *, live: bool = False, inspector: Inspector | None = None) -> list[Tunnel]:
     """A client for each tunnel. A mistake names the table that has it."""
     made = []
     for each in tunnels(settings):
         requests = Requests(lines=each["print_requests"]) if live or each["print_requests"] else None
         try:
-            made.append(Tunnel(make_client(each), each, requests))
+            made.append(Tunnel(make_client(each, inspector=inspector), each, requests))
         except ConfigError as error:
             raise UsageError(in_flags(error, each)) from None
     return made
@@ -131,7 +137,8 @@ def make_tunnels(settings: Settings, *, live: bool = False) -> list[Tunnel]:
 
 async def main(settings: Settings) -> int:
     live = is_wanted(settings["plain"])
-    made = make_tunnels(settings, live=live)
+    inspector = Inspector() if settings["inspect"] is not None else None
+    made = make_tunnels(settings, live=live, inspector=inspector)
     log_start(settings)
     if settings["insecure"]:
         warn("--insecure: no certificate is verified; whoever is on the way can read and change everything")
@@ -146,6 +153,9 @@ async def main(settings: Settings) -> int:
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop.watch)
+        if inspector is not None and not await show_page(tasks, inspector, settings):
+            tasks.cancel_scope.cancel()
+            return 2
         views = [TunnelView(tunnel.client, tunnel.requests) for tunnel in made if tunnel.requests is not None]
         async with showing(views) if live else nullcontext(), anyio.create_task_group() as running:
             for tunnel in made:
@@ -154,6 +164,15 @@ async def main(settings: Settings) -> int:
             notify.ready()
         tasks.cancel_scope.cancel()
     return 1 if failed else 0
+
+
+async def show_page(tasks: TaskGroup, inspector: Inspector, settings: Settings) -> bool:
+    try:
+        say(f"inspect {await tasks.start(serve_inspector, inspector, settings['inspect'])}")
+    except ConfigError as error:
+        fail(in_flags(error, settings))
+        return False
+    return True
 
 
 async def run_tunnel(tunnel: Tunnel, stop: Stop) -> None:

@@ -358,6 +358,11 @@ CLIENT: list[Option | Refused] = [
         help="write the time to this file as long as the tunnel is up",
     ),
     switch("print-requests", "print a line for each request when it is over"),
+    Option(
+        name="inspect",
+        metavar="HOST:PORT",
+        help="show requests on a page of this machine's own, as at 127.0.0.1:4040, to look at and to replay",
+    ),
     switch("plain", "print lines though standard output is a terminal, and no live view (which needs rich)"),
     switch("check-origin", "ask the origin once at start, and warn if it does not answer"),
     *COMMON,

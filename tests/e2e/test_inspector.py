@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -20,6 +22,7 @@ from .tunnel import TOKEN, Answer, Ends, exchange, open_ends, read_head, until
 pytestmark = pytest.mark.anyio
 
 Open: TypeAlias = Callable[..., Any]
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -252,3 +255,29 @@ async def test_the_page_is_told_live_by_server_sent_events() -> None:
         assert b'"target":"/echo"' in data
         stream.abort()
         await until(lambda: not inspector._listeners)
+
+
+async def test_the_example_serves_the_page() -> None:
+    arguments = ["--token", TOKEN, "--plain", "--inspect", "127.0.0.1:0"]
+    async with open_ends() as ends:
+        flags = ["--tunnel", ends.server.url, "--server", ends.origin.url, *arguments]
+        command = [sys.executable, "-u", str(EXAMPLES / "tunnel_client.py"), *flags]
+        async with await anyio.open_process(command, stderr=None) as process:
+            assert process.stdout is not None
+            said = b""
+            while said.count(b"\n") < 2:
+                said += await process.stdout.receive()
+            url = said.decode().split("inspect ")[1].splitlines()[0]
+            await ends.get("/echo")
+            status, _, body = await ask(int(url.rpartition(":")[2]), "/exchanges")
+            process.terminate()
+        assert (status, json.loads(body)[0]["target"]) == (200, "/echo")
+
+
+async def test_the_example_refuses_a_public_address() -> None:
+    flags = ["--tunnel", "ws://127.0.0.1:9", "--token", TOKEN, "--server", "http://127.0.0.1:9"]
+    command = [sys.executable, str(EXAMPLES / "tunnel_client.py"), *flags, "--inspect", "0.0.0.0:0"]
+    done = await anyio.run_process(command, check=False)
+    assert done.returncode == 2
+    assert b"loopback" in done.stderr
+    assert b"Traceback" not in done.stderr
