@@ -13,6 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
+from ..e2e.peers import REQUIRED
+
 __all__ = ["Link", "Place", "SmallDisk", "Surroundings", "no_namespaces", "surroundings"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,10 +30,12 @@ DISK = 64 * 1024 * 1024  # bytes: room for the log of all faults in their full l
 
 
 def no_namespaces() -> str:
-    """Why none can be made here; empty if they can."""
+    """Why none can be made here; empty if they can. With ``TUNNELKIT_REQUIRE_PEERS=1`` a missing tool fails."""
     if sys.platform != "linux":
         return "only Linux has network namespaces"
     missing = [tool for tool in ("unshare", "nsenter", "ip", "mount") if shutil.which(tool) is None]
+    if missing and REQUIRED:
+        pytest.fail(f"{', '.join(missing)} not installed, and TUNNELKIT_REQUIRE_PEERS=1 wants it")
     if missing:
         return f"namespaces need {', '.join(missing)}"
     tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, text=True, timeout=WAIT)
