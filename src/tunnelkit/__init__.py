@@ -11,6 +11,9 @@ __all__ = [
     "ConfigError",
     "Granted",
     "HandlerOrigin",
+    "HttpAnswer",
+    "HttpExchange",
+    "Inspector",
     "Limits",
     "Refusal",
     "Registration",
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from .core.rules import Rule
     from .core.tokens import check_token, mask_token
     from .errors import ConfigError, RegistrationRefused, TunnelkitError
+    from .inspector import Inspector
+    from .middleware import HttpAnswer, HttpExchange
     from .net.contexts import ClientCertificate, TlsFiles
     from .origins.asgi import AsgiOrigin
     from .origins.handler import HandlerOrigin, Request, Response
@@ -55,6 +60,9 @@ _HOMES = {
     "ConfigError": "errors",
     "Granted": "registration",
     "HandlerOrigin": "origins.handler",
+    "HttpAnswer": "middleware",
+    "HttpExchange": "middleware",
+    "Inspector": "inspector",
     "Limits": "config",
     "Refusal": "registration",
     "Registration": "registration",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
@@ -45,6 +46,8 @@ INTENT: Final = b"x-tunnelkit-inspector"
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain; charset=utf-8"
+
+_NUMBER: Final = re.compile("[0-9]{1,15}")  # int() refuses thousands of digits
 
 
 async def serve_inspector(
@@ -112,7 +115,7 @@ class _Page:
                 raise HeadError(404, "not_found", "there is nothing at this path")
 
     def _find(self, number: str) -> Inspected:
-        exchange = self._inspector.get(int(number)) if number.isascii() and number.isdigit() else None
+        exchange = self._inspector.get(int(number)) if _NUMBER.fullmatch(number) else None
         if exchange is None:
             raise HeadError(404, "not_found", "this exchange is not kept any more")
         return exchange

@@ -108,6 +108,16 @@ async def test_a_request_whose_caller_leaves_is_told_so() -> None:
         assert (event.status, event.outcome) == (None, "caller_gone")
 
 
+async def test_nothing_is_made_of_requests_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_tunnel() as tunnel:
+        events = tunnel.server.events(), tunnel.client.events()  # to sessions alone
+        for module in ("gateway", "agent_events"):
+            for name in ("RequestStarted", "RequestFinished"):
+                monkeypatch.setattr(f"tunnelkit.{module}.{name}", None)
+        assert (await tunnel.get("/echo"))[0] == 200
+        assert len(events) == 2
+
+
 async def test_listeners_to_lives_hear_nothing_of_requests() -> None:
     async with open_tunnel() as tunnel:
         events = tunnel.client.events()

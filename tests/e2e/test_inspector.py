@@ -236,7 +236,8 @@ async def test_the_page_lists_shows_and_replays(opened: Open) -> None:
         assert (await ask(port, replay, "POST", X_Tunnelkit_Inspector="1"))[0] == 204
         assert (await over(inspector, 2)).target == "/echo"
         assert json.loads((await ask(port, "/har"))[2])["log"]["version"] == "1.2"
-        assert (await ask(port, "/exchanges/99"))[0] == 404
+        for none in ("99", "x", "9" * 5000):
+            assert (await ask(port, f"/exchanges/{none}"))[0] == 404
         assert (await ask(port, "/exchanges/99/replay", "POST", X_Tunnelkit_Inspector="1"))[0] == 404
         assert (await ask(port, "/clear", "POST", X_Tunnelkit_Inspector="1"))[0] == 204
         assert json.loads((await ask(port, "/exchanges"))[2]) == []
