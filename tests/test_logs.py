@@ -203,6 +203,8 @@ def test_no_value_can_forge_a_field(kept: Kept) -> None:
         ("/base/_token/my_b!g_$secret!!/a", "/base/_token/my_b!g_$.../a"),
         ("GET /_token/my_b!g_$secret!! x", "GET /_token/my_b!g_$... x"),
         ("/_token/short/", "/_token/sh.../"),
+        ("/in?next=%2F_token%2Fmy_b!g_$secret!!%2Fa", "/in?next=%2F_token%2Fmy_b!g_$..."),
+        ("/%5ftoken/my_b!g_$secret!!/a", "/%5ftoken/my_b!g_$.../a"),
         ("/_token//", "/_token/.../"),
         ("http://h/_token/my_b!g_$secret!!#f", "http://h/_token/my_b!g_$...#f"),
     ],

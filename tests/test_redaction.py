@@ -22,6 +22,7 @@ def test_other_fields_stay_with_order_and_duplicates() -> None:
     [
         (b"/_token/a-secret-of-16-let/x?y", "/_token/[redacted]/x?y"),
         (b"/base/_token/a-secret-of-16-let", "/base/_token/[redacted]"),
+        (b"/in?next=%2F_token%2Fa-secret-of-16-let", "/in?next=%2F_token%2F[redacted]"),
         (b"/plain?a=1", "/plain?a=1"),
     ],
 )

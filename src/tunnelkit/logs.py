@@ -44,8 +44,9 @@ MAX_LINES = 200  # of a traceback
 _BARE = re.compile(r"[^\s\"=\\]*\Z")
 _PLAIN_ASCII = re.compile(r"[!#-<>-\[\]-~]{0,1024}\Z").match  # bare, printable and short: most values are
 _QUOTED = {"\\": "\\\\", '"': '\\"'}
-# The first path segment after /_token/ is a secret, whoever sent it and whether or not it is known.
-_TOKEN_PATH = re.compile(r"(/_token/)([^/?#\s]*)")
+# The first path segment after /_token/ is a secret, whoever sent it and whether or not it is known; so it is
+# where pages put a path into a query (?next=%2F_token%2F...).
+_TOKEN_PATH = re.compile(r"((?:/|%2[Ff])(?:_|%5[Ff])token(?:/|%2[Ff]))([^/?#\s]*)")
 _EVENT_WIDTH = 13  # of WStunnel's lines: "HTTP RCV     "
 
 
@@ -103,7 +104,7 @@ def _escape(char: str) -> str:
 def mask_target(target: str | bytes) -> str:
     """A request target with the token in its path masked: its first 8 characters, never more than half of it."""
     text = target.decode("latin-1") if isinstance(target, bytes) else target
-    if "/_token/" not in text:
+    if "token" not in text:
         return text
     return _TOKEN_PATH.sub(lambda match: f"{match[1]}{match[2][: min(8, len(match[2]) // 2)]}...", text)
 

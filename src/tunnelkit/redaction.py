@@ -20,7 +20,7 @@ SECRET_FIELDS: Final = frozenset(
     }
 )
 
-_TOKEN = re.compile(r"(/_token/)[^/?#]+")
+_TOKEN = re.compile(r"((?:/|%2[Ff])(?:_|%5[Ff])token(?:/|%2[Ff]))[^/?#]+")
 
 
 def redacted(fields: Fields) -> list[tuple[str, str]]:
