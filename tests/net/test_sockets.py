@@ -112,3 +112,25 @@ async def test_adopt_of_a_socket_whose_peer_is_gone() -> None:
         await stream.receive()
     stream.abort()
     await anyio.lowlevel.checkpoint()
+
+
+async def test_a_stream_that_is_aborted_before_both_waits_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = tcp_sockets()
+    stream = SocketStream(one)
+    wait_writable = anyio.wait_writable
+    closed: list[bool] = []
+
+    async def abort_first(sock: socket.socket) -> None:
+        stream.abort()  # as a clock of the server's does, from another task
+        raise anyio.ClosedResourceError
+
+    async def look(sock: socket.socket) -> None:
+        closed.append(sock.fileno() < 0)
+        await wait_writable(sock)
+
+    monkeypatch.setattr(anyio, "wait_readable", abort_first)
+    monkeypatch.setattr(anyio, "wait_writable", look)
+    with anyio.fail_after(10):
+        await stream.wait(readable=True, writable=True)
+    assert True not in closed
+    other.close()

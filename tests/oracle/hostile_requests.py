@@ -244,7 +244,7 @@ SEQUENCES = [
          b"POST /T/a HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello", (200,)),
     Case("an unknown expectation", _framed(b"Expect: 200-ok\r\nContent-Length: 5"), OK),
     Case("OPTIONS that goes no further", _head(b"OPTIONS /T/a HTTP/1.1", b"Host: a", b"Max-Forwards: 0"), (204, 200)),
-    Case("a loop", _head(b"GET /T/a HTTP/1.1", b"Host: a", b"Via: " + b"1.1 tunnelkit, " * 5), (508,)),
+    Case("a loop", _head(b"GET /T/a HTTP/1.1", b"Host: a", b"Via: " + b"1.1 tunnelkit, " * 5), (508, 200)),
 ]  # fmt: skip
 
 NOMINATED = [

@@ -148,8 +148,9 @@ class SocketStream(ByteStream):
 
     async def _wait_for_either(self) -> None:
         async def wait_writable() -> None:
-            with suppress(anyio.ClosedResourceError):
-                await anyio.wait_writable(self._socket)
+            if not self._closed:  # before this task began: trio's own books break when they are shown a closed socket
+                with suppress(anyio.ClosedResourceError):
+                    await anyio.wait_writable(self._socket)
             tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
