@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Half of the tests' time is waiting: two workers a core.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
+# In the order of the files: the long ones come early, and none is left for the end.
+SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 14
@@ -26,13 +28,13 @@ $(READY): pyproject.toml
 	@touch $@
 
 test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 minutes)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD)
 
 fuzz: $(READY)  ## the property tests and models with 3000 new examples each (minutes); they print how to repeat a failure
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto -m hypothesis
 
 ways: $(READY)  ## the end-to-end tests over long-poll, strict and streamed, whatever they are about
-	TUNNELKIT_TEST_WAYS=longpoll,streamed $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-worker-restart 0 \
+	TUNNELKIT_TEST_WAYS=longpoll,streamed $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) \
 		-m "not full and not one_way" tests/e2e
 
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio

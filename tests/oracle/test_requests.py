@@ -8,7 +8,6 @@ import anyio
 import pytest
 
 from ..e2e.ways import Way
-from ..parsers import NAMES
 from .hostile_requests import CASES, PREFIX, Case
 from .reader import Ending, Fields, Request, Response, items, read_requests, read_responses, values
 from .recorder import told
@@ -30,7 +29,8 @@ NO_TRAILERS = SECRET | HOP | frozenset(b"authorization cookie set-cookie".split(
 CARRIED = [case for case in CASES if case.answers[0] < 300 or b"chunked\r\n\r\n" in case.data.lower()]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+# Both parsers are held to the same reader without sockets (test_differential); through the tunnel, by the full sizes.
+@pytest.fixture(scope="module", params=["auto", pytest.param("h11", marks=pytest.mark.full)])
 async def by_websocket(anyio_backend: object, request: pytest.FixtureRequest) -> AsyncIterator[Tunnel]:
     async with open_tunnel(Way.WEBSOCKET, request.param) as tunnel:
         yield tunnel

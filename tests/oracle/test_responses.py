@@ -24,9 +24,10 @@ NEVER = frozenset(b"keep-alive proxy-authenticate tunnelkit-session upgrade x-ho
 
 
 # The way makes no difference to the parser.
-@pytest.fixture(
-    scope="module", params=[(Way.WEBSOCKET, "h11"), (Way.WEBSOCKET, "auto"), (Way.LONGPOLL, "auto")], ids=str
-)
+H11 = pytest.param((Way.WEBSOCKET, "h11"), marks=pytest.mark.full)
+
+
+@pytest.fixture(scope="module", params=[H11, (Way.WEBSOCKET, "auto"), (Way.LONGPOLL, "auto")], ids=str)
 async def tunnel(anyio_backend: object, request: pytest.FixtureRequest) -> AsyncIterator[Tunnel]:
     async with open_tunnel(*request.param) as tunnel:
         yield tunnel
