@@ -54,6 +54,7 @@ async def test_registered_and_ended_are_told_at_the_server() -> None:
     assert [event async for event in events] == []
 
 
+@pytest.mark.ways("websocket", "streamed")  # where a cut is a loss
 async def test_lost_and_resumed_are_told_at_both_ends() -> None:
     async with open_tunnel(relay=True, limits=SHORT) as tunnel:
         at_server, at_client = tunnel.server.events(), tunnel.client.events()
