@@ -71,3 +71,9 @@ def test_only_some_refusals_end_a_client(code: str, terminal: bool) -> None:
     error = errors.RegistrationRefused(401, code, "no")
     assert error.terminal is terminal
     assert str(error) == f"refused by the tunnel server: no (status 401, code {code})"
+
+
+def test_a_destination_that_is_not_reached_says_why() -> None:
+    error = errors.ConnectRefused(403, "destination_refused", "the client does not go there")
+    assert (error.status, error.code, error.detail) == (403, "destination_refused", "the client does not go there")
+    assert "the client does not go there" in str(error)
