@@ -26,7 +26,7 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.transports.longpoll import client_connection as longpoll_client_connection
 from tunnelkit.transports.longpoll.client import Lessons, dial_longpoll
 from tunnelkit.transports.longpoll.client_call import PAGE_LIMIT
-from tunnelkit.transports.longpoll.wire import Op, answer_fields, closed_answer, opened_fields
+from tunnelkit.transports.longpoll.wire import POST_WINDOW, Op, answer_fields, closed_answer, opened_fields
 
 from .conformance import lost
 from .longpoll_peer import CONNECTION_ID, GRANT, HANDSHAKE, QUICK, Arrived, Client, Peer, client_of, granted
@@ -1100,3 +1100,18 @@ async def test_a_connection_ends_with_the_tasks_that_it_was_given() -> None:
                 tasks.cancel_scope.cancel()
             assert "aborted" in str(await lost(connection.receive()))
             outer.cancel_scope.cancel()
+
+
+async def test_posts_wait_behind_one_that_is_not_answered_at_the_end_of_the_servers_window() -> None:
+    """One TCP connection that stands still for a moment: the others must not run past what the server takes."""
+    async with client_of() as client:
+        first = await client.post(b"1" * 40_000)
+        for number in range(2, POST_WINDOW + 1):
+            post = await client.post(b"m" * 40_000)
+            assert post.number == number
+            await post.answer()
+        with anyio.move_on_after(0.05) as waiting:
+            await client.connection.ready()
+        assert waiting.cancelled_caught
+        await first.answer()
+        assert (await client.post(b"n" * 40_000)).number == POST_WINDOW + 1

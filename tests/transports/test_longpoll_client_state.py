@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tunnelkit.config import DEFAULT_LIMITS, KIB
 from tunnelkit.transports.longpoll.client_state import LESSON_TIME, Lessons, Pending, Polls, Posts
+from tunnelkit.transports.longpoll.wire import POST_WINDOW
 
 LIMITS = DEFAULT_LIMITS  # holds of 25 s and 5 s, 5 s more for an answer, 4 posts
 
@@ -161,21 +162,35 @@ def test_a_streamed_answer_may_be_quiet_between_two_keep_alives() -> None:
 def test_the_first_post_goes_at_once_and_a_small_one_gathers_company_for_the_next() -> None:
     posts = Posts(LIMITS, 40.0)
     assert posts.next_at == -inf
-    assert posts.begin(100, 50.0).number == 1
+    post = posts.begin(100, 50.0)
+    assert post.number == 1
     assert 50.0 < posts.next_at < 50.02
-    posts.answered()
+    posts.answered(post)
     assert posts.next_at == -inf
 
 
 def test_behind_a_large_post_the_next_need_not_wait_until_as_many_are_out_as_may_be() -> None:
     posts = Posts(LIMITS, 40.0)
-    numbers = []
+    out = []
     for _ in range(LIMITS.poll_posts):
         assert posts.next_at == -inf
-        numbers.append(posts.begin(64 * KIB, 50.0).number)
-    assert numbers == [1, 2, 3, 4]
+        out.append(posts.begin(64 * KIB, 50.0))
+    assert [post.number for post in out] == [1, 2, 3, 4]
     assert posts.next_at == inf
-    posts.answered()
+    posts.answered(out[2])
+    assert posts.next_at == -inf
+
+
+def test_no_post_goes_beyond_the_servers_window_behind_one_that_is_not_answered() -> None:
+    posts = Posts(LIMITS, 40.0)
+    first = posts.begin(64 * KIB, 50.0)
+    for number in range(2, POST_WINDOW + 1):
+        assert posts.next_at == -inf
+        post = posts.begin(64 * KIB, 50.0)
+        assert post.number == number
+        posts.answered(post)
+    assert posts.next_at == inf
+    posts.answered(first)
     assert posts.next_at == -inf
 
 
@@ -199,9 +214,9 @@ def test_bytes_taken_of_a_post_buy_time() -> None:
 def test_a_sign_of_life_is_due_when_nothing_was_sent_for_a_while() -> None:
     posts = Posts(LIMITS, 40.0)
     assert posts.ping_at(active=True) == 45.0  # the opening was one
-    posts.begin(0, 50.0)
+    post = posts.begin(0, 50.0)
     assert posts.ping_at(active=False) == inf  # what is out is one
-    posts.answered()
+    posts.answered(post)
     assert posts.ping_at(active=True) == 55.0
     # Polls of 240 s and these are less than three requests a minute, and the server waits for 30 s.
     assert 60 / (posts.ping_at(active=False) - 50.0) + 60 / 240 < 3

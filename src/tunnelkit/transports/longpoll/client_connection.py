@@ -26,7 +26,7 @@ from .client_lane import Lane
 from .client_poll import Poll
 from .client_probe import passes_unbuffered
 from .client_requests import Requests
-from .client_state import Lessons, Polls, Posts
+from .client_state import Lessons, Pending, Polls, Posts
 from .wire import Op, close_fields
 
 __all__ = ["CLOSE_TIMEOUT", "ClientConnection"]
@@ -183,8 +183,8 @@ class ClientConnection(Connection):
     def closing(self) -> bool:
         return self._closed
 
-    def answered(self) -> None:
-        self._posts.answered()
+    def answered(self, post: Pending) -> None:
+        self._posts.answered(post)
         self._tell_news()
 
     def start(self, lane: Lane) -> None:

@@ -27,8 +27,8 @@ class LaneOwner(Owner, Protocol):
         """Only what is out is still carried."""
         ...
 
-    def answered(self) -> None:
-        """What one of the lanes carried is answered."""
+    def answered(self, post: Pending) -> None:
+        """One of the lanes has the answer to what it carried."""
         ...
 
 
@@ -42,6 +42,7 @@ class Lane(Courier):
         self._lane_owner = owner
         self._posts = posts
         self._op = Op.UP
+        self._carried: Pending | None = None  # the last
         self._more: Fields = []
         self._running = False
         self._parked_at = inf
@@ -50,6 +51,7 @@ class Lane(Courier):
     def take(self, op: Op, pending: Pending, body: bytes = b"", more: Fields | None = None) -> None:
         """Carry a request. What the kernel takes of it leaves before this returns, where a connection is kept."""
         self._op = op
+        self._carried = pending
         self._more = more or []
         self._parked_at = inf
         self.carry(pending, body)
@@ -78,8 +80,9 @@ class Lane(Courier):
             self._break(self._pending, "a message came in answer to a post")
 
     def _park(self) -> None:
+        assert self._carried is not None
         self._parked_at = anyio.current_time()
-        self._lane_owner.answered()
+        self._lane_owner.answered(self._carried)
 
     def _keeps(self) -> bool:
         return not self._retired and self._has_connection()

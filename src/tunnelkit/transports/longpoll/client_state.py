@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from ...config import KIB, Limits
-from .wire import KEEP_ALIVE_IDLE
+from .wire import KEEP_ALIVE_IDLE, POST_WINDOW
 
 __all__ = ["LESSON_TIME", "Lessons", "Pending", "Polls", "Posts"]
 
@@ -165,19 +165,26 @@ class Posts:
         self._number = 0
         self._gather_until = -inf
         self._last_sent = now
-        self.out = 0  # posts
+        self._open: set[Pending] = set()  # begun, and not answered
+
+    @property
+    def out(self) -> int:
+        """How many are not answered."""
+        return len(self._open)
 
     def begin(self, size: int, now: float) -> Pending:
         self._number += 1
-        self.out += 1
         self._last_sent = now
         self._gather_until = now + _GATHER if size < _SMALL else -inf
-        return Pending(self._number, now, self._patience * _TRIES)
+        return self._opened(Pending(self._number, now, self._patience * _TRIES))
 
     def close(self, now: float, patience: float) -> Pending:
         """The request that closes the connection, which follows the posts."""
-        self.out += 1
-        return Pending(1, now, patience)
+        return self._opened(Pending(1, now, patience))
+
+    def _opened(self, post: Pending) -> Pending:
+        self._open.add(post)
+        return post
 
     def attempt(self, post: Pending, now: float) -> None:
         post.attempt(now, self._patience)
@@ -186,16 +193,18 @@ class Posts:
         """Bytes of it were taken."""
         post.progress(now, self._patience)
 
-    def answered(self) -> None:
-        self.out -= 1
+    def answered(self, post: Pending) -> None:
+        self._open.discard(post)
 
     @property
     def next_at(self) -> float:
         """When the next may go out, unless one is answered before: a time that may be past; infinite while as many
-        as there may be are out."""
-        if not self.out:
+        as there may be are out, or one is behind which the server takes no more: others may have passed it."""
+        if not self._open:
             return -inf
-        return self._gather_until if self.out < self._most else inf
+        if len(self._open) >= self._most or self._number + 1 >= POST_WINDOW + min(post.number for post in self._open):
+            return inf
+        return self._gather_until
 
     def ping_at(self, *, active: bool) -> float:
         """When an empty post is due as a sign of life, while a streamed answer leaves the way up quiet."""
