@@ -5,6 +5,7 @@ It prints ``relaying on PORT`` and takes one command a line on its standard inpu
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import Final
 
@@ -53,4 +54,8 @@ async def main(port: int, target: int) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, int(sys.argv[1]), int(sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m tunnelkit.testing", description="A relay with faults.")
+    parser.add_argument("port", type=int, help="where it listens on loopback; 0 picks one")
+    parser.add_argument("target", type=int, help="the port on loopback that it leads to")
+    arguments = parser.parse_args()
+    anyio.run(main, arguments.port, arguments.target)
