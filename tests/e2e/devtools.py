@@ -103,7 +103,7 @@ async def _debugging_port(file: Path) -> int:
     while True:
         if await written.exists() and (lines := (await written.read_text()).splitlines()):
             return int(lines[0])
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.05)  # another program tells by a file
 
 
 async def _target(port: int, url: str) -> str:
@@ -116,7 +116,7 @@ async def _target(port: int, url: str) -> str:
         for target in json.loads(body):
             if target["type"] == "page" and target["url"].startswith(url):
                 return "/" + str(target["webSocketDebuggerUrl"]).split("/", 3)[3]
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.05)  # another program tells when it is asked
 
 
 async def _connect(port: int, path: str) -> tuple[ByteStream, MessageCodec]:

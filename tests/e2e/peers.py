@@ -119,7 +119,7 @@ class Peer:
                 with anyio.fail_after(STARTING):
                     while not await _accepts(self.port):
                         assert process.poll() is None, (folder / "output").read_text()
-                        await anyio.sleep(0.02)
+                        await anyio.sleep(0.02)  # another program tells by its port alone
                 yield folder
 
     @contextmanager

@@ -164,7 +164,7 @@ async def test_a_caller_that_takes_nothing_stops_the_app_and_nobody_else() -> No
         held = -1
         while sent != held:  # until everything on the way is full
             held = sent
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.1)  # no event tells that nothing moves any more
         assert sent < 16_000_000
         await still_serves(ends)
 

@@ -244,7 +244,7 @@ async def test_who_takes_nothing_stops_who_sends() -> None:
             held = -1
             while sent != held:
                 held = sent
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.1)  # no event tells that nothing moves any more
             assert sent < 16_000_000
             await still_serves(ends)
 

@@ -113,7 +113,7 @@ async def test_who_does_not_read_stops_who_sends() -> None:
         held = -1
         while held != count():
             held = count()
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.1)  # no event tells that nothing moves any more
         assert 0 < held < 16_000_000
 
     async with serve(app, limits) as (client, _), anyio.create_task_group() as group:
@@ -197,7 +197,7 @@ async def test_an_answer_before_the_body_has_come_ends_the_body() -> None:
         held = -1
         while held != sent:
             held = sent
-            await anyio.sleep(0.02)
+            await anyio.sleep(0.02)  # no event tells that nothing moves any more
 
 
 async def test_failures() -> None:

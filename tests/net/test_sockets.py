@@ -132,5 +132,5 @@ async def test_a_stream_that_is_aborted_before_both_waits_have_begun(monkeypatch
     monkeypatch.setattr(anyio, "wait_writable", look)
     with anyio.fail_after(10):
         await stream.wait(readable=True, writable=True)
-    assert True not in closed
+    assert not any(closed)
     other.close()

@@ -31,7 +31,7 @@ def cycle(exchange: FakeExchange) -> HttpCycle:
 async def test_the_http_scope() -> None:
     head = request(b"post", b"/a%20b%C3%BC?c=%20", (b"X-Many", b"1"), (b"x-many", b"2"))
     state = {"a": 1}
-    scope = http_scope(head, request_facts(head), "/root", state)
+    scope = http_scope(head, request_facts(head), "/base", state)
     scope["state"]["b"] = 2
     assert state == {"a": 1}
     assert scope == {
@@ -40,10 +40,10 @@ async def test_the_http_scope() -> None:
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",
-        "path": "/root/a b\u00fc",
-        "raw_path": b"/root/a%20b%C3%BC",
+        "path": "/base/a b\u00fc",
+        "raw_path": b"/base/a%20b%C3%BC",
         "query_string": b"c=%20",
-        "root_path": "/root",
+        "root_path": "/base",
         "headers": [(b"host", b"app.test"), (b"x-many", b"1"), (b"x-many", b"2")],
         "client": None,
         "server": ("app.test", 80),
