@@ -305,6 +305,16 @@ def test_on_a_names_host_no_path_is_the_servers_own(target: bytes) -> None:
     assert to(PATH + target, host=b"app.tunnel.example.com", base_domain=DOMAIN) == ToName("app", PATH + target)
 
 
+@pytest.mark.parametrize("name", ["www", "localhost", "wpad", "xn--nxasmq6b", "XN--X", "ab--c"])
+def test_a_name_that_nobody_may_claim_is_not_waited_for(name: str) -> None:
+    host = f"{name}.tunnel.example.com".encode()
+    for target in (b"/a", b"/_stats", PATH + b"/a"):
+        answer = to(target, X_TOKEN, host=host, base_domain=DOMAIN)
+        assert missing(answer) == "no tunnel can have the name of this host"
+    own = to(b"/_stats", host=host, base_domain=DOMAIN, own_host=host.decode().lower())
+    assert own == Reserved("_stats")
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1.nip.io", "com"])
 def test_names_need_no_list_of_public_suffixes(host: str) -> None:
     assert to(b"/", host=f"app.{host}:8080".encode(), base_domain=BaseDomain(host)) == ToName("app", b"/")

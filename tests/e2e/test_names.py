@@ -144,11 +144,20 @@ async def test_names_below_localhost_and_others_without_public_suffixes(domain: 
 async def test_a_name_that_nobody_has_is_not_found() -> None:
     limits = replace(DEFAULT_LIMITS, startup_wait=0.0)
     async with named_ends(limits=limits) as ends, ends.join(name="myapp"):
-        for name in ("other", "constructor", "keys", "www"):
+        for name in ("other", "constructor", "keys"):
             answer = await get(ends, f"{name}.{DOMAIN}")
             assert problem_of(answer)["code"] == "no_tunnel"
             assert "no tunnel has this name" in problem_of(answer)["detail"]
         assert (await get(ends))[0] == 200
+
+
+async def test_a_name_that_nobody_may_claim_is_not_found_at_once_though_the_server_starts() -> None:
+    async with named_ends() as ends, ends.join(name="myapp"):
+        for name in ("www", "WPAD", "xn--x"):
+            answer = problem_of(await get(ends, f"{name}.{DOMAIN}", "/_stats", X_Token=TOKEN))
+            assert (answer["status"], answer["code"]) == (404, "no_tunnel")
+            assert "no tunnel can have the name of this host" in answer["detail"]
+        assert ends.server.snapshot().req_pending == 0
 
 
 # -- waiting -----------------------------------------------------------------------------------

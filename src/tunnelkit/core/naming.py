@@ -28,6 +28,7 @@ __all__ = [
     "derived_name",
     "is_derived",
     "is_label",
+    "may_be_claimed",
     "name_key",
 ]
 
@@ -56,6 +57,16 @@ def is_label(text: str) -> bool:
     return _LABEL.fullmatch(text) is not None
 
 
+def _is_encoded(label: str) -> bool:
+    """RFC 5890 2.3.1: "xn--" and others, which stand for something else than they show."""
+    return label[2:4] == "--"
+
+
+def may_be_claimed(label: str) -> bool:
+    """Whether a label in lower case can be anybody's name."""
+    return not _is_encoded(label) and label not in RESERVED_NAMES
+
+
 def check_name(name: str, *, field: str = "name") -> str:
     """The name in lower case. Raises ``ConfigError`` naming ``field`` for what cannot be claimed."""
     if not name or len(name) > NAME_LIMIT:
@@ -63,7 +74,7 @@ def check_name(name: str, *, field: str = "name") -> str:
     lowered = name.lower() if name.isascii() else ""
     if not is_label(lowered):
         raise ConfigError(field, "may hold letters, digits and '-' only, and neither begin nor end with '-'", _FIX)
-    if lowered[2:4] == "--":  # RFC 5890 2.3.1: "xn--" and others, which stand for something else than they show
+    if _is_encoded(lowered):
         raise ConfigError(field, "must not have '--' as its third and fourth character", _FIX)
     if lowered in RESERVED_NAMES:
         raise ConfigError(field, f"{lowered!r} is reserved", "choose another")

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from ..errors import ConfigError, HeadError
 from ..heads import Fields, RequestHead, effective_host, split_target
 from .allowlist import X_HOST_LIMIT
-from .naming import BaseDomain, is_label
+from .naming import BaseDomain, is_label, may_be_claimed
 from .tokens import is_token
 
 __all__ = [
@@ -156,7 +156,7 @@ def route(head: RequestHead, config: RoutingConfig) -> Route:
     x_host = _x_host(head, names) if b"x-host" in names else None
     name = _name_of(head, config)
     if name is not None:  # on a name's host no path is ours
-        return ToName(name, below, x_host)
+        return ToName(name, below, x_host) if may_be_claimed(name) else NotFound(_NOBODYS)
     return _reserved(below, config) or _by_token(head, names, below, x_host, config)
 
 
@@ -214,6 +214,7 @@ def _by_token(
 
 _TOKEN_PATH = b"/_token/"
 _MISSING = "the request names no tunnel: use /_token/<token>/<path> or the X-Token field"
+_NOBODYS = "no tunnel can have the name of this host"
 _UNKNOWN = "there is no tunnel with this token"  # said of malformed and of unknown ones alike
 
 
