@@ -1,149 +1,95 @@
-"""A transport over plain TCP: every message behind its length, the handshake as the first one each way. There is no
-encryption here: it is for trusted networks."""
+"""A transport over plain TCP: every message stands behind its length. Not encrypted: for trusted networks.
 
-from contextlib import suppress
+It shows the two halves of a transport, and how a connection puts messages into a stream of bytes. ``python
+custom_transport.py`` runs a tunnel over it. In a program, ``TunnelClient(transport=TcpTransport("HOST:PORT"))`` dials
+what ``TunnelServer(transports=["websocket", TcpTransport("0.0.0.0:PORT")])`` listens on.
+"""
+
+import sys
 
 import anyio
 from anyio.abc import TaskStatus
 
-from tunnelkit.errors import ConnectionLost, DialError, LocalProtocolError, RegistrationRefused, StreamBroken
-from tunnelkit.errors import RemoteProtocolError as Garbage
-from tunnelkit.handshake import Grant, Handshake, Refusal, from_bytes, refusal_of, to_bytes
-from tunnelkit.net.listen import Listener
-from tunnelkit.net.stream import ByteStream
-from tunnelkit.transports.base import Accepted, Connection, DialRequest, Offer, Peer, Transport
+from tunnelkit import TunnelClient, TunnelServer
+from tunnelkit.errors import ConnectionLost
+from tunnelkit.transports import (
+    ByteStream,
+    Connection,
+    DialRequest,
+    Grant,
+    Listener,
+    Offer,
+    Peer,
+    StreamConnection,
+    Transport,
+    greet_client,
+    greet_server,
+)
 
 HEADER = 4  # bytes of a length
-CLOSE = 1 << 31  # set in a length: no message, but a close; its code and reason follow
+CLOSE = 1 << 31  # set in a length: no message, but a close, with its code in place of the length
 
 
-class TcpConnection(Connection):
+class TcpConnection(StreamConnection):
+    """Messages in a stream of bytes; the rest of a connection's promises is kept by ``StreamConnection``."""
+
     transport = "tcp"
     max_message = 64 * 1024 - HEADER
 
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._buffer = bytearray()  # at most a message, and one read beyond it
-        self._sending = False
-        self._lost: ConnectionLost | None = None
+    def encode(self, message: bytes) -> bytes:
+        return len(message).to_bytes(HEADER) + message
 
-    async def ready(self) -> int:
-        await self._stream.wait(writable=True)
-        self._check()
-        return self.max_message
+    def encode_close(self, code: int, reason: str) -> bytes:
+        return (CLOSE | code).to_bytes(HEADER)
 
-    async def send(self, message: bytes) -> None:
-        self._check()
-        if len(message) > self.max_message:
-            raise LocalProtocolError(f"a message above {self.max_message} bytes", code="message_too_big")
-        self._sending = True
-        try:
-            await self._stream.send(len(message).to_bytes(HEADER) + message)
-        except StreamBroken as exc:
-            raise self._lose(str(exc)) from exc
-        except BaseException:
-            self.abort()  # part of the message may be out: nothing can follow it
-            raise
-        self._sending = False
-
-    async def receive(self) -> bytes:
-        while (message := self._next_message()) is None:
-            try:
-                data = await self._stream.receive()
-            except StreamBroken as exc:
-                raise self._lose(str(exc)) from exc
-            if not data:
-                raise self._lose("the peer ended the stream without a close")
-            self._buffer += data
-        return message
-
-    def _next_message(self) -> bytes | None:
-        self._check()
-        length = int.from_bytes(self._buffer[:HEADER].ljust(HEADER, b"\0"))  # or the least it can be
-        end = HEADER + (length & ~CLOSE)
-        if end > HEADER + self.max_message:
-            raise self._lose(f"the peer announced {length} bytes", code=1009)
-        if len(self._buffer) < end:
+    def decode(self, received: bytearray) -> bytes | None:
+        if len(received) < HEADER:
             return None
-        body = bytes(self._buffer[HEADER:end])
-        del self._buffer[:end]
+        length = int.from_bytes(received[:HEADER])
         if length & CLOSE:
-            raise self._lose(body[2:].decode(errors="replace"), clean=True, code=int.from_bytes(body[:2]))
-        return body
-
-    @property
-    def last_received(self) -> float:
-        return self._stream.last_received
-
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
-        if self._lost is None and not self._sending:
-            self._lose("closed at this end")
-            body = code.to_bytes(2) + reason.encode()[:1000]
-            with suppress(StreamBroken), anyio.move_on_after(1):
-                await self._stream.send((CLOSE | len(body)).to_bytes(HEADER) + body)
-                await self._stream.aclose()
-        self.abort()
-
-    def abort(self) -> None:
-        self._lose("aborted at this end")
-        self._stream.abort()
-
-    def _lose(self, reason: str, *, clean: bool = False, code: int | None = None) -> ConnectionLost:
-        self._lost = self._lost or ConnectionLost(reason, clean=clean, code=code)
-        return ConnectionLost(self._lost.reason, clean=self._lost.clean, code=self._lost.code)
-
-    def _check(self) -> None:
-        if self._lost is not None:
-            raise self._lose("")
+            raise ConnectionLost("closed by the peer", clean=True, code=length & ~CLOSE)
+        if length > self.max_message:  # judged before any of it is held
+            raise ConnectionLost(f"the peer announced a message of {length} bytes", code=1009)
+        if len(received) < HEADER + length:
+            return None
+        message = bytes(received[HEADER : HEADER + length])
+        del received[: HEADER + length]
+        return message
 
 
 class TcpTransport(Transport):
+    """``address`` is where the server half listens (port 0 picks one), and where the client half dials."""
+
     name = "tcp"
 
     def __init__(self, address: str = "127.0.0.1:8090") -> None:
-        self.address = address  # where the server half listens, and the client half dials
+        self.address = address
 
     async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        """The client half. The dialler goes through proxies, where the client is told of any."""
         host, _, port = self.address.rpartition(":")
         connection = TcpConnection(await request.dialler(host, int(port), tls=False))
-        try:
-            with anyio.fail_after(request.timeout):
-                await connection.send(to_bytes(request.handshake))
-                answer = from_bytes(await connection.receive())
-            if isinstance(answer, Refusal):
-                raise RegistrationRefused(answer.status, answer.code, answer.detail, retry_after=answer.retry_after)
-            if not isinstance(answer, Grant):
-                raise DialError("handshake", "what answered is no tunnel server")
-        except BaseException as exc:
-            connection.abort()
-            if isinstance(exc, (ConnectionLost, Garbage, TimeoutError)):
-                raise DialError("handshake", str(exc) or "the server did not answer in time") from exc
-            raise
-        return connection, answer
+        return connection, await greet_server(connection, request)
 
     async def listen(self, offer: Offer, *, task_status: TaskStatus[None]) -> None:
+        """The server half: a task for each client, until it is cancelled."""
+
         async def serve(stream: ByteStream) -> None:
-            connection = TcpConnection(stream)
-            with suppress(ConnectionLost, TimeoutError):  # before it was served: nothing is lost with it
-                answer = await self._answer(connection, Peer(address=stream.peer_address[0]), offer)
-                try:
-                    await connection.send(to_bytes(answer if isinstance(answer, Refusal) else answer.grant))
-                except BaseException:
-                    if not isinstance(answer, Refusal):
-                        answer.abandon()
-                    raise
-                await (connection.aclose() if isinstance(answer, Refusal) else answer.serve(connection))
+            await greet_client(TcpConnection(stream), Peer(address=stream.peer_address[0]), offer)
 
         listener = Listener.bind(self.address)
-        self.address = "{}:{}".format(*listener.addresses[0])  # port 0 has picked one
+        self.address = "{}:{}".format(*listener.addresses[0])
         await listener.serve(serve, task_status=task_status)
 
-    async def _answer(self, connection: Connection, peer: Peer, offer: Offer) -> Accepted | Refusal:
-        try:
-            with anyio.fail_after(10):
-                handshake = from_bytes(await connection.receive())
-        except Garbage as exc:
-            return refusal_of(exc)
-        if not isinstance(handshake, Handshake):
-            return Refusal(status=400, code="bad_request", detail="this is no handshake")
-        return await offer(handshake, peer)
+
+async def main() -> None:
+    carrier = TcpTransport("127.0.0.1:0")  # in one program both ends may share it
+    async with TunnelServer("127.0.0.1:0", transports=[carrier]) as server:
+        url, token = server.url, "a-secret-of-16-letters"
+        async with TunnelClient(url, token=token, origin="http://127.0.0.1:8000", transport=carrier) as client:
+            await client.wait_ready(timeout=10)
+            print("joined by", client.transport)
+
+
+if __name__ == "__main__":
+    anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")
