@@ -86,6 +86,19 @@ def test_a_request_line_is_a_whole_record(kept: Kept) -> None:
     assert formatter.format(record).startswith("INFO tunnelkit.access HTTP RET   ")
 
 
+@pytest.mark.parametrize("odd", ["", "two words", 'a"b', "k=v", "back\\slash", "\x1b[31m", "né", "x" * 2000])
+def test_a_request_line_is_what_log_event_makes_of_its_fields(kept: Kept, odd: str) -> None:
+    access = AccessLog()
+    access.received(id=1, token=odd, verb=odd, url=odd.encode(), addr=odd, x_host=odd)
+    access.sent(id=1, token=odd, info=odd, ws=odd, attempt=2)
+    access.answer(id=1, token=odd, ws=odd)
+    access.returned(id=1, token=odd, status=499, sent=0, seconds=0, outcome="caller_gone")
+    for record in kept.records[:]:
+        log_event(SERVER, logging.INFO, record.__dict__["event"], **record.__dict__["fields"])
+        assert record.getMessage() == kept.records[-1].getMessage()
+    assert len(kept.records) == 8
+
+
 def test_the_fields_are_structured_too(kept: Kept) -> None:
     follow_a_request()
     last = kept.records[-1].__dict__

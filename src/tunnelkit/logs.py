@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time
 from typing import Final, TypeAlias
 
@@ -43,11 +44,13 @@ MAX_LINES = 200  # of a traceback
 
 _BARE = re.compile(r"[^\s\"=\\]*\Z")
 _PLAIN_ASCII = re.compile(r"[!#-<>-\[\]-~]{0,1024}\Z").match  # bare, printable and short: most values are
+_PLAIN_WORDS = re.compile(r"[ !#-\[\]-~]{0,1024}\Z").match  # the same with spaces: wants quotes, and no escapes
 _QUOTED = {"\\": "\\\\", '"': '\\"'}
 # The first path segment after /_token/ is a secret, whoever sent it and whether or not it is known; so it is
 # where pages put a path into a query (?next=%2F_token%2F...).
 _TOKEN_PATH = re.compile(r"((?:/|%2[Ff])(?:_|%5[Ff])token(?:/|%2[Ff]))([^/?#\s]*)")
 _EVENT_WIDTH = 13  # of WStunnel's lines: "HTTP RCV     "
+_TOKENS_KEPT = 256  # whose text is remembered: most requests have the same few
 
 
 # -- text that peers sent ---------------------------------------------------------------------
@@ -70,6 +73,8 @@ def quoted(value: Value) -> str:
     text = value if type(value) is str else _text(value)
     if _PLAIN_ASCII(text):
         return text
+    if _PLAIN_WORDS(text):
+        return f'"{text}"'
     text, rest = _cut(text, MAX_VALUE)
     if _BARE.match(text) and text.isprintable():
         return text + rest
@@ -153,30 +158,37 @@ class _AccessRecord(logging.LogRecord):
     (a walk up the stack for the caller's line, a dozen look-ups of what never changes) cost more than the request's
     way through both ends. ``always`` is what all of them have in common."""
 
-    def __init__(self, always: Mapping[str, object], started: float, event: str, fields: Fields) -> None:
-        self.__dict__.update(always)
+    def __init__(self, always: Mapping[str, object], started: float, event: str, text: str, fields: Fields) -> None:
         now = time()
-        self.created = now
-        self.msecs = int(now % 1 * 1000) + 0.0
-        self.relativeCreated = (now - started) * 1000
-        self.msg = _Line(event, fields)
-        self.event = event
-        self.fields = fields
+        self.__dict__ = {
+            **always,
+            "created": now,
+            "msecs": int(now % 1 * 1000) + 0.0,
+            "relativeCreated": (now - started) * 1000,
+            "msg": text,
+            "event": event,
+            "fields": fields,
+        }
 
 
 class AccessLog:
     """The lines HTTP RCV, WS SND, WS RCV and HTTP RET of one end. Tokens are given masked.
 
     The outer two are INFO, the inner two DEBUG. Each costs one check when its level is off. To be made in the thread
-    that writes them, whose name stands in the records.
+    that writes them, whose name stands in the records. Each line's text is put together here, as ``_Line`` would: its
+    fields are known, and of most of them it is known that nothing in them wants quotes.
     """
 
     def __init__(self, pkg: str = "tunnelkit.server", logger: logging.Logger = ACCESS) -> None:
         self._pkg = pkg
         self._logger = logger
         self._always = {level: _always(logger.name, level) for level in (logging.INFO, logging.DEBUG)}
+        self._whose = lru_cache(maxsize=_TOKENS_KEPT)(self._whose_text)
         record = logging.makeLogRecord({})
         self._started = record.created - record.relativeCreated / 1000
+
+    def _whose_text(self, token: str) -> str:
+        return f" pkg={quoted(self._pkg)} token={quoted(token)} id="
 
     @property
     def details(self) -> bool:
@@ -196,35 +208,57 @@ class AccessLog:
     ) -> None:
         """HTTP RCV: a request came and has its place. ``attempt`` is given from the second on."""
         if self._logger.isEnabledFor(logging.INFO):
+            url, x_host = mask_target(url), mask_userinfo(x_host) if x_host else ""
+            text = (
+                f"HTTP RCV     {self._whose(token)}{id} verb={quoted(verb)} url={quoted(url)} addr={quoted(addr)}"
+                f" x-host={quoted(x_host) if x_host else x_host} try={'' if attempt is None else attempt}"
+            )
             fields: Fields = {
+                "pkg": self._pkg,
+                "token": token,
+                "id": id,
                 "verb": verb,
-                "url": mask_target(url),
+                "url": url,
                 "addr": addr,
-                "x-host": mask_userinfo(x_host),
+                "x-host": x_host,
                 "try": attempt,
             }
-            self._write(logging.INFO, "HTTP RCV", id, token, fields)
+            self._write(logging.INFO, "HTTP RCV", text, fields)
 
     def sent(self, *, id: int, token: str, info: str | bytes, ws: str = "", attempt: int | None = None) -> None:
         """WS SND: the request goes to the session ``ws``. ``info`` is its method and target."""
         if self._logger.isEnabledFor(logging.DEBUG):
-            fields: Fields = {"info": mask_target(info), "ws": ws, "try": attempt}
-            self._write(logging.DEBUG, "WS   SND", id, token, fields)
+            info, shown = mask_target(info), "" if attempt is None else attempt
+            text = f"WS   SND     {self._whose(token)}{id} info={quoted(info)} ws={quoted(ws)} try={shown}"
+            fields: Fields = {"pkg": self._pkg, "token": token, "id": id, "info": info, "ws": ws, "try": attempt}
+            self._write(logging.DEBUG, "WS   SND", text, fields)
 
-    def answer(self, *, id: int, token: str, ws: str = "", length: int | bytes | None = None) -> None:
+    def answer(self, *, id: int, token: str, ws: str = "", length: int | None = None) -> None:
         """WS RCV: the answer's head came back through the session; ``length`` is what it says of its body."""
         if self._logger.isEnabledFor(logging.DEBUG):
-            self._write(logging.DEBUG, "WS   RCV", id, token, {"ws": ws, "len": length})
+            shown = "" if length is None else length
+            text = f"WS   RCV     {self._whose(token)}{id} ws={quoted(ws)} len={shown}"
+            fields: Fields = {"pkg": self._pkg, "token": token, "id": id, "ws": ws, "len": length}
+            self._write(logging.DEBUG, "WS   RCV", text, fields)
 
     def returned(self, *, id: int, token: str, status: int, sent: int, seconds: float, outcome: str) -> None:
         """HTTP RET: the exchange is over. ``sent`` counts the answer's body bytes that the caller was given."""
         if self._logger.isEnabledFor(logging.INFO):
-            fields: Fields = {"status": status, "bytes": sent, "ms": round(seconds * 1000), "outcome": outcome}
-            self._write(logging.INFO, "HTTP RET", id, token, fields)
+            ms = round(seconds * 1000)
+            text = f"HTTP RET     {self._whose(token)}{id} status={status} bytes={sent} ms={ms} outcome={outcome}"
+            fields: Fields = {
+                "pkg": self._pkg,
+                "token": token,
+                "id": id,
+                "status": status,
+                "bytes": sent,
+                "ms": ms,
+                "outcome": outcome,
+            }
+            self._write(logging.INFO, "HTTP RET", text, fields)
 
-    def _write(self, level: int, event: str, id: int, token: str, fields: Fields) -> None:
-        fields = {"pkg": self._pkg, "token": token, "id": id, **fields}
-        self._logger.handle(_AccessRecord(self._always[level], self._started, event, fields))
+    def _write(self, level: int, event: str, text: str, fields: Fields) -> None:
+        self._logger.handle(_AccessRecord(self._always[level], self._started, event, text, fields))
 
 
 def _always(name: str, level: int) -> dict[str, object]:
@@ -248,7 +282,7 @@ class TextFormatter(logging.Formatter):
             text = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
             self._second = int(record.created), text
         message = record.getMessage()
-        if len(message) > MAX_LINE or not message.isprintable():
+        if not message.isprintable() or len(message) > MAX_LINE:
             message = printable(message, MAX_LINE)
         line = f"{text} {record.levelname:<7} {message}"
         if not record.exc_info:
