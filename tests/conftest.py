@@ -14,7 +14,7 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
-from .hangs import ended_after
+from .hangs import end_process_after, ended_after
 
 # `fast` is the same on every run, so that a red build is the change's own doing; `deep` looks for new examples.
 # Neither has a deadline: a shared machine pauses when it likes.
@@ -68,11 +68,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """A test that hangs in its event loop fails by itself, before pytest-timeout ends the process."""
-    marker = pyfuncitem.get_closest_marker("timeout")
-    limit = float(marker.args[0] if marker else pyfuncitem.config.getini("timeout"))
-    if iscoroutinefunction(pyfuncitem.obj):
+    limit = _time_limit(pyfuncitem)
+    if limit and iscoroutinefunction(pyfuncitem.obj):
         pyfuncitem.obj = ended_after(limit * HANG_SHARE, pyfuncitem.obj)
     return (yield)
+
+
+def _time_limit(item: pytest.Item) -> float:
+    """In seconds; 0 for none."""
+    marker = item.get_closest_marker("timeout")
+    asked = item.config.getoption("timeout")
+    return float(marker.args[0] if marker else item.config.getini("timeout") if asked is None else asked)
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: object) -> bool:
+    """pytest-timeout's clock, which runs from a test's first fixture to the end of its last."""
+    item.cancel_timeout = end_process_after(_time_limit(item), item)  # type: ignore[attr-defined]  # it calls this
+    return True
+
+
+@pytest.hookimpl(trylast=True)  # after a debugger
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """pytest-timeout stops its clock for good when a test fails, in case somebody debugs it. But the task that failed
+    may have left the loop in a state in which a fixture's end hangs."""
+    if isinstance(node, pytest.Item) and _time_limit(node):
+        node.config.hook.pytest_timeout_set_timer(item=node, settings=None)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

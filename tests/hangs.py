@@ -1,19 +1,30 @@
-"""Tests that hang in an event loop: ended from inside of it, and told what every task was waiting for.
+"""Tests that hang: told what every task was waiting for, and ended.
 
-pytest-timeout's signal is no help there. Its exception comes out wherever the loop happens to be: in a callback it is
-logged and forgotten, and outside of the test's task that task stays behind, and whoever uses the loop next hangs.
+A test of an event loop is ended from inside of it. pytest-timeout's signal is no help there. Its exception comes out
+wherever the loop happens to be: in a callback it is logged and forgotten, and outside of the test's task that task
+stays behind, and whoever uses the loop next hangs. What hangs elsewhere, at the end of a fixture perhaps,
+ends the process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import gc
+import inspect
+import os
 import sys
+import threading
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 import anyio
+import pytest
+import trio
+from pytest_timeout import is_debugging  # type: ignore[import-untyped]
 
-__all__ = ["ended_after", "waits"]
+__all__ = ["end_process_after", "ended_after", "waits"]
 
 Test: TypeAlias = Callable[..., Awaitable[None]]
 
@@ -52,6 +63,52 @@ def waits() -> str:
     return "\n".join(lines)
 
 
+def end_process_after(seconds: float, item: pytest.Item) -> Callable[[], None]:
+    """End the process unless the function that this returns is called within so many seconds.
+
+    As pytest-timeout does with ``timeout_method = "thread"``. But its report is lost in a worker of pytest-xdist, and
+    shows no task of an event loop.
+    """
+    timer = threading.Timer(seconds, _end_process, (seconds, item))
+    timer.name = f"time limit of {item.nodeid}"
+    timer.start()
+
+    def cancel() -> None:
+        timer.cancel()
+        timer.join()
+
+    return cancel
+
+
+def _end_process(seconds: float, item: pytest.Item) -> None:
+    if is_debugging():
+        return
+    try:
+        manager = item.config.pluginmanager.getplugin("capturemanager")
+        if manager is not None:
+            manager.suspend_global_capture(in_=True)
+            print(*manager.read_global_capture(), sep="\n", file=sys.stderr)
+        print(f"\n{item.nodeid} is not over after {seconds:.3g} s", *_stacks(), sep="\n", file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _stacks() -> Iterator[str]:
+    """Of the threads, and of the tasks of every loop."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            yield f"thread {names.get(ident, ident)}"
+            yield "".join(traceback.format_stack(frame))
+    for task in gc.get_objects():
+        if isinstance(task, (asyncio.Task, trio.lowlevel.Task)):
+            coro = task.get_coro() if isinstance(task, asyncio.Task) else task.coro
+            places = [f"  {place}" for place in _places(coro)]
+            if places:  # none of one that is over
+                yield "\n".join([f"task {task!r}", *places])
+
+
 def _places(awaited: object) -> Iterator[str]:
     while awaited is not None:
         for kind in ("cr", "gi", "ag"):  # coroutines, generators, asynchronous generators
@@ -60,5 +117,5 @@ def _places(awaited: object) -> Iterator[str]:
                 yield f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}"
                 awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
                 break
-        else:
-            return
+        else:  # what asend() gives shows its generator to nobody else
+            awaited = next((part for part in gc.get_referents(awaited) if inspect.isasyncgen(part)), None)

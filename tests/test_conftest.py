@@ -21,8 +21,23 @@ def test_leak():
     gc.collect()
 """
 
+HANGS_AT_ITS_END = """
+import anyio, pytest
 
-def run_pytest(path: Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+async def endless():
+    yield
+    await anyio.sleep_forever()
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.timeout(0.5)
+async def test_hang(anyio_backend, endless):
+    raise AssertionError
+"""
+
+
+def run_pytest(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
@@ -32,8 +47,9 @@ def run_pytest(path: Path) -> subprocess.CompletedProcess[str]:
         str(ROOT / "pyproject.toml"),
         "--rootdir",
         str(path.parent),
+        *options,
     ]
-    return subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run([*command, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
 
 
 def test_a_leaked_socket_fails_its_test(tmp_path: Path) -> None:
@@ -42,6 +58,16 @@ def test_a_leaked_socket_fails_its_test(tmp_path: Path) -> None:
     result = run_pytest(path)
     assert result.returncode == 1, result.stdout
     assert "ResourceWarning" in result.stdout
+
+
+def test_a_fixture_that_hangs_after_its_test_failed_is_told_of_and_ended(tmp_path: Path) -> None:
+    """On standard error: nobody sees a worker of pytest-xdist's standard output."""
+    path = tmp_path / "test_hangs.py"
+    path.write_text(HANGS_AT_ITS_END)
+    result = run_pytest(path, "-p", "tests.conftest", "-p", "no:xdist")
+    assert result.returncode == 1, result.stdout
+    assert "test_hangs.py::test_hang[trio] is not over after 0.5 s" in result.stderr
+    assert " endless\n" in result.stderr  # where its task waits
 
 
 @pytest.mark.anyio
