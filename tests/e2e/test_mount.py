@@ -179,15 +179,34 @@ async def test_a_callers_websocket_goes_message_by_message(host: str, transport:
         assert events == ["é", large, Close(4000, "as asked", by_peer=True)]
 
 
+def opening(target: str) -> bytes:
+    lines = [f"GET {target} HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {new_key().decode()}"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def test_a_caller_that_leaves_before_its_websocket_is_open_leaves_the_queue(host: str) -> None:
+    async with mounted(host) as ends:
+        assert (await exchange(ends.port, "GET", "/_health_check"))[0] == 200  # it runs
+        async with ends.caller() as caller:
+            await caller.send(opening(ends.path("/ws")))
+            await ends.pending(1)
+        await ends.pending(0)
+
+
+async def test_a_caller_that_leaves_before_its_websocket_is_open_is_noticed_at_the_origin(host: str) -> None:
+    async with mounted(host) as ends, ends.join():
+        async with ends.caller() as caller:
+            await caller.send(opening(ends.path("/hold/x")))
+            request = await ends.origin.arrived("/hold/x")
+        await ends.origin.until(lambda: request.gone)
+
+
 async def test_a_websocket_that_the_origin_refuses_is_refused_by_the_host(host: str) -> None:
     async with mounted(host) as ends, ends.join():
-        fields = {
-            "Connection": "Upgrade",
-            "Upgrade": "websocket",
-            "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": new_key().decode(),
-        }
-        status, _, _ = await exchange(ends.port, "GET", ends.path("/status/404"), fields=fields)
+        async with ends.caller() as caller:
+            await caller.send(opening(ends.path("/status/404")))
+            status, _, _ = await read_head(caller)
         assert status in (403, 404)  # 403 where the host knows no other refusal
 
 

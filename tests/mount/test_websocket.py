@@ -61,6 +61,7 @@ async def requested(host: Host, *, denials: bool = True, max_message: int = 1000
                 tasks=group,
             )
             group.start_soon(request.send_all)
+            group.start_soon(request.receive_first)
             yield request
             group.cancel_scope.cancel()
 
@@ -109,6 +110,39 @@ async def test_extensions_that_nobody_asked_for_are_refused() -> None:
     async with requested(host) as request:
         with pytest.raises(StreamBroken):
             await request.upgrade(switch(request, (b"Sec-WebSocket-Extensions", b"permessage-deflate")))
+
+
+async def test_a_caller_that_leaves_before_the_answer_is_noticed() -> None:
+    host = Host()
+    async with requested(host) as request:
+        assert not request.gone
+        host.give("websocket.disconnect", code=1006)
+        while not request.gone:
+            await request.wait(readable=True)
+
+
+async def test_a_disconnect_behind_a_denial_leaves_it_whole() -> None:
+    """Some hosts say so as soon as they have the refusal."""
+    host = Host()
+    host.take(False)
+    async with requested(host) as request:
+        request.send_head(ResponseHead(404, []))
+        request.send_end()
+        host.give("websocket.disconnect", code=1006)
+        await host.until(lambda: host.received)
+        host.take(True)
+        await host.until(lambda: len(host.sent) == 2)
+    assert host.types() == ["websocket.http.response.start", "websocket.http.response.body"]
+
+
+async def test_what_comes_early_reaches_the_far_side() -> None:
+    host = Host()
+    host.give("websocket.receive", text="early")
+    host.give("websocket.receive", text="later")
+    async with requested(host) as request:
+        await host.until(lambda: host.received)
+        far = FarSide(await request.upgrade(switch(request)))
+        assert [await far.event(), await far.event()] == ["early", "later"]
 
 
 async def test_a_caller_that_left_meanwhile_cannot_be_accepted() -> None:

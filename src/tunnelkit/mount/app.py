@@ -129,7 +129,7 @@ class MountedServer:
                 write_timeout=self._limits.write_timeout,
                 tasks=tasks,
             )
-            async with _beside(running, request.send_all):
+            async with _beside(running, request.send_all), _beside(running, request.receive_first):
                 if failure is not None:
                     _answer(request, failure)
                 else:

@@ -51,6 +51,26 @@ class WebSocketRequest(ScopeRequest):
         self._max_message = max_message
         self._tasks = tasks
         self.bridge: Bridge | None = None
+        self._first: Event | None = None  # what came from the caller, until the bridge takes it
+        self._first_came = anyio.Event()
+
+    # -- what the caller sends -----------------------------------------------------------------
+
+    async def receive_first(self) -> None:
+        """The receiving task: a caller that leaves before the websocket is open is noticed by it, and taken out of
+        the queue. It takes one message; the others wait in the host until the bridge takes them."""
+        self._first = await self._receive()
+        self._first_came.set()
+        if self._first["type"] == "websocket.disconnect":
+            self._gone = not self._finished
+            self._ring()
+
+    async def _receive_next(self) -> Event:
+        await self._first_came.wait()
+        if self._first is None:
+            return await self._receive()
+        first, self._first = self._first, None
+        return first
 
     # -- no body comes -------------------------------------------------------------------------
 
@@ -97,7 +117,8 @@ class WebSocketRequest(ScopeRequest):
         if self.gone:
             raise StreamBroken("the caller is gone")
         near, far = memory_pair()
-        self.bridge = Bridge(far, MessageCodec(client=True, max_message=self._max_message), self._receive, self._send)
+        codec = MessageCodec(client=True, max_message=self._max_message)
+        self.bridge = Bridge(far, codec, self._receive_next, self._send)
         self._tasks.start_soon(self.bridge.run)
         self._finished = True
         return near
