@@ -40,10 +40,10 @@ from ..transports.websocket.opening import OpeningExchange, opening_request
 from ..tunnel_stream import OpenField, Stream
 from .fragments import FRAGMENT, FragmentSocket
 from .inside import InsideServer
+from .switching import check_switched
 from .wstunnel_wire import (
     BODY_LIMIT,
     ID_SIZE,
-    check_switched,
     handshake_fields,
     parse_id,
     response_message,
@@ -102,7 +102,7 @@ async def _open(stream: ByteStream, target: Target, handshake: Handshake) -> Fra
     fields = list(head.headers.raw_items())
     if head.status_code != 101:
         raise _refusal(head.status_code, fields, await exchange.body(), tls=target.tls)
-    check_switched(fields, key)
+    check_switched(fields, key, program="WStunnel")
     return FragmentSocket(stream, client=True, early=exchange.early)
 
 

@@ -34,13 +34,13 @@ from ..transports.base import MountedRequest, Offer
 from ..transports.websocket.handshake import check_upgrade
 from .fragments import FRAGMENT, FragmentSocket
 from .inside import InsideClient
+from .switching import accept_fields
 from .wstunnel_wire import (
     BODY_LIMIT,
     ID_SIZE,
     Ids,
     ResponseReader,
     Whole,
-    accept_fields,
     parse_id,
     read_handshake,
     refusal_answer,

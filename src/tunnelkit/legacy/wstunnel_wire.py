@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from wsproto.utilities import generate_accept_token
-
 from ..config import Limits
 from ..core.tokens import TOKEN_MIN
-from ..errors import AnsweredByOther, DialError, HeadError, RemoteProtocolError
+from ..errors import HeadError, RemoteProtocolError
 from ..handshake import Handshake, Refusal
 from ..heads import Fields, RequestHead, ResponseHead, field_values, list_items
 from ..http.client_codec import ClientCodec
@@ -27,8 +25,6 @@ __all__ = [
     "ID_SIZE",
     "Ids",
     "ResponseReader",
-    "accept_fields",
-    "check_switched",
     "handshake_fields",
     "is_handshake",
     "parse_id",
@@ -87,15 +83,6 @@ def _password(fields: Fields, token: str) -> str | None:
     return password if colon and user in (token, "") else None
 
 
-def accept_fields(key: bytes) -> Fields:
-    """Of the 101: no subprotocol, no extension."""
-    return [
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", generate_accept_token(key)),
-    ]
-
-
 _STATUSES: Final = {"too_many_clients": 429, "forbidden": 401, "unauthorized": 401}
 
 
@@ -131,14 +118,6 @@ def handshake_fields(target: Target, key: bytes, handshake: Handshake) -> Fields
         pair = f"{handshake.token}:{handshake.password}".encode()
         fields.append((b"Authorization", b"Basic " + b64encode(pair)))
     return fields
-
-
-def check_switched(fields: Fields, key: bytes) -> None:
-    """The 101 against RFC 6455 4.1. Raises ``DialError``."""
-    if field_values(fields, b"sec-websocket-accept") != [generate_accept_token(key)]:
-        raise DialError("handshake", "the answer 101 does not belong to this request (Sec-WebSocket-Accept)")
-    if field_values(fields, b"sec-websocket-protocol") or field_values(fields, b"sec-websocket-extensions"):
-        raise AnsweredByOther(101, "another websocket server answered, and not WStunnel")
 
 
 # -- ids ---------------------------------------------------------------------------------------------
