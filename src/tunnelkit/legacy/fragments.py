@@ -12,7 +12,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from ..errors import ConnectionLost, RemoteProtocolError, StreamBroken
-from ..net.stream import ByteStream
+from ..net.stream import Buffer, ByteStream
 
 __all__ = ["FRAGMENT", "Fragment", "FragmentSocket"]
 
@@ -24,13 +24,16 @@ FRAGMENT: Final = 102_400
 class Fragment:
     data: bytes
     last: bool  # of its message
+    text: bool = False
 
 
 class FragmentSocket:
-    """One end of an open websocket over ``stream``. One task receives; ``send`` may be called by any number."""
+    """One end of an open websocket over ``stream``. One task receives; ``send`` may be called by any number.
+    ``texts``: whether text messages are spoken."""
 
-    def __init__(self, stream: ByteStream, *, client: bool, early: bytes = b"") -> None:
+    def __init__(self, stream: ByteStream, *, client: bool, early: bytes = b"", texts: bool = True) -> None:
         self._stream = stream
+        self._texts = texts
         self._frames = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, trailing_data=early)
         self._events = self._frames.events()
         self._turn = anyio.Lock()  # a message's fragments are not mixed with another's
@@ -44,7 +47,7 @@ class FragmentSocket:
     # -- reading -------------------------------------------------------------------------------
 
     async def receive(self) -> Fragment:
-        """The next piece of a binary message. Raises ``ConnectionLost`` at the end, ``RemoteProtocolError`` for what
+        """The next piece of a message. Raises ``ConnectionLost`` at the end, ``RemoteProtocolError`` for what
         these programs never send. Cancelling loses nothing."""
         while True:
             event = next(self._events, None)
@@ -67,7 +70,9 @@ class FragmentSocket:
         if isinstance(event, BytesMessage):
             return Fragment(bytes(event.data), event.message_finished)
         if isinstance(event, TextMessage):
-            raise RemoteProtocolError("a text message where only binary ones are spoken", code="websocket_frame")
+            if not self._texts:
+                raise RemoteProtocolError("a text message where only binary ones are spoken", code="websocket_frame")
+            return Fragment(event.data.encode(), event.message_finished, text=True)
         if isinstance(event, CloseConnection):
             if self._frames.state is ConnectionState.OPEN:  # made by wsproto, of a frame that it cannot take
                 raise RemoteProtocolError(event.reason or "a malformed frame", code="websocket_frame")
@@ -111,6 +116,17 @@ class FragmentSocket:
                 held = piece
             await self._write(self._frames.send(BytesMessage(held or b"")))
             return True
+
+    async def send_text(self, text: bytes) -> None:
+        """One text message. Raises ``ConnectionLost``. Cancelled, the connection is of no more use."""
+        async with self._turn:
+            await self._write(self._frames.send(TextMessage(text.decode())))
+
+    async def send_fragment(self, data: Buffer, *, last: bool) -> None:
+        """A piece of a binary message that comes as it comes, by the one task that sends messages here. Raises
+        ``ConnectionLost``. Cancelled, the connection is of no more use."""
+        async with self._turn:
+            await self._write(self._frames.send(BytesMessage(bytes(data), message_finished=last)))
 
     async def _write(self, data: bytes) -> None:
         try:

@@ -103,7 +103,7 @@ async def _open(stream: ByteStream, target: Target, handshake: Handshake) -> Fra
     if head.status_code != 101:
         raise _refusal(head.status_code, fields, await exchange.body(), tls=target.tls)
     check_switched(fields, key, program="WStunnel")
-    return FragmentSocket(stream, client=True, early=exchange.early)
+    return FragmentSocket(stream, client=True, early=exchange.early, texts=False)
 
 
 def _refusal(status: int, fields: Fields, body: bytes, *, tls: bool) -> RegistrationRefused | DialError:

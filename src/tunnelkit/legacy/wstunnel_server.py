@@ -81,7 +81,7 @@ class WStunnelServer:
         except BaseException:
             answer.abandon()
             raise
-        socket = FragmentSocket(stream, client=False)
+        socket = FragmentSocket(stream, client=False, texts=False)
         peer = _Peer(socket, self._parser, self._limits)
         inside = InsideClient(answer, _Agent(peer, self._limits), transport="wstunnel", limits=self._limits)
         try:
