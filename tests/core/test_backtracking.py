@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tunnelkit.core.backtracking import LONGEST, explosive, ways
+from tunnelkit.core.backtracking import LONGEST, explosive, runs, ways
 from tunnelkit.core.patterns import AnyOf, Char, Choice, Node, Repeat, read_pattern
 
 
@@ -88,6 +88,51 @@ def test_patterns_that_do_not(pattern: str) -> None:
 )
 def test_counting(pattern: str, count: int) -> None:
     assert ways(read_pattern(pattern)) == count
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("a*b", 0),  # it begins at one place
+        (".*a*a", 0),  # it counts as ways
+        (".*/[a-z]*/", 0),  # runs that begin behind a slash share no letter
+        (".*[a-z]*/", LONGEST),
+        (".*[a-z]{2,9}/", 9),
+        (".*(?:a/)*b", LONGEST),  # such a run may begin inside another
+        (".*(?:a/)?b", 0),
+        (".*(?:a|b+)c", LONGEST),
+        (".*/.*", LONGEST),
+        (".*/(?=.*)", LONGEST),
+        ("(?=a)b*c", 0),
+        ("(?:.*|a)b*c", LONGEST),
+        ("(?:a.*|b)(?:b?|c)b*c", LONGEST),
+        ("", 0),
+    ],
+)
+def test_runs(pattern: str, count: int) -> None:
+    assert runs(read_pattern(pattern)) == count
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        ".*[ab]*[ac]*x",
+        "http://h/a*[ab]*[ac]*x",
+        ".*/.*[a-z]+/x",
+        ".*(?=a*a*b)x",
+        r".*(a*)\1x",
+        r"http://h/(a*)(a*)\1\2x",
+    ],
+)
+def test_what_takes_long_for_a_long_text_though_few_ends_are_a_choice(pattern: str) -> None:
+    assert explosive(read_pattern(pattern), longest=4096) is not None
+
+
+@pytest.mark.parametrize(
+    "pattern", [".*/admin/.*", "https?://[^/]+/a/.*", ".*a.*b", r"http://(\S+\.)?example/.*", ".*a*b*x"]
+)
+def test_what_does_not(pattern: str) -> None:
+    assert explosive(read_pattern(pattern), longest=4096) is None
 
 
 class Matcher:

@@ -13,6 +13,7 @@ from tunnelkit.core.naming import (
     derived_name,
     is_derived,
     is_label,
+    may_be_claimed,
     name_key,
 )
 from tunnelkit.core.tokens import token_digest
@@ -65,7 +66,19 @@ def test_a_name_is_a_label_and_never_changed_but_for_its_case(text: str) -> None
     except ConfigError:
         return
     assert is_label(name)
+    assert may_be_claimed(name)
     assert name == text.lower()
+
+
+@given(st.one_of(st.from_regex(r"(?:xn--)?[a-z0-9-]{1,9}", fullmatch=True), st.sampled_from(sorted(RESERVED_NAMES))))
+def test_what_may_be_claimed_is_what_can_be_a_name(label: str) -> None:
+    try:
+        check_name(label)
+    except ConfigError:
+        assert not (is_label(label) and may_be_claimed(label))
+    else:
+        assert is_label(label)
+        assert may_be_claimed(label)
 
 
 def test_a_derived_name_is_always_the_same() -> None:

@@ -41,7 +41,7 @@ NOTHING = Sequence()
         ("(?-i:a)", A),
         ("(?i)a", Sequence((NOTHING, A))),
         ("(?#no (comment)a", Sequence((NOTHING, A))),
-        ("(a)(?P=x)", Sequence((A, AnyOf("a")))),
+        ("(a)(?P=x)", Sequence((A, Repeat(AnyOf("a"), 0, None)))),
         ("(a)?(?(1)b|a)", Sequence((Repeat(A, 0, 1), Choice((B, A))))),
         ("(?=a)", Repeat(A, 0, 0)),
         ("(?!a)", Repeat(A, 0, 0)),
@@ -75,7 +75,7 @@ NOTHING = Sequence()
         (r"\n", AnyOf("a")),
         (r"\x2e", AnyOf("a")),
         (r"\u002e", AnyOf("a")),
-        (r"(a)\1", Sequence((A, AnyOf("a")))),
+        (r"(a)\1", Sequence((A, Repeat(AnyOf("a"), 0, None)))),
     ],
 )
 def test_reading(pattern: str, node: object) -> None:
@@ -100,7 +100,7 @@ def test_what_a_set_may_be(pattern: str, chars: str) -> None:
 
 
 def test_what_may_be_any() -> None:
-    for pattern in (".", r"\x2e", r"\1"):
+    for pattern in (".", r"\x2e"):
         node = read_pattern(pattern)
         assert isinstance(node, AnyOf)
         assert node.chars == ALL

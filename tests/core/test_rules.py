@@ -97,16 +97,19 @@ def test_urls_are_matched_whole(pattern: str, target: bytes, matches: bool) -> N
     assert judge(rules([Rule(url=pattern)]), target) is (FORBIDDEN if matches else OPEN)
 
 
-def test_methods_are_matched_whole_and_with_their_case() -> None:
-    black = rules([Rule(method="GET")])
+def test_methods_are_matched_whole_and_in_capitals_too() -> None:
+    black, white = rules([Rule(method="GET")]), rules([], [Rule(method="GET")])
     assert judge(black) is FORBIDDEN
+    assert judge(white) is ALLOWED
     assert judge(black, method=b"GETX") is OPEN
-    assert judge(black, method=b"get") is OPEN
+    assert judge(black, method=b"get") is FORBIDDEN  # many origins take it for the same
+    assert judge(white, method=b"get") is UNLISTED  # others for another one
 
 
 ADMIN = [
     *(b"/admin/x", b"/%61dmin/x", b"//admin/x", b"/./admin/x", b"/a/../admin/x", b"/a/%2e%2e/admin/x"),
     *(b"/admin;a=b/x", b"/a/..;/admin/x", b"/\\admin/x", b"/%2fadmin/x", b"/..//../admin/x", b"/admin%2Fx"),
+    *(b"/%61dmin/%0Ax", b"//admin/x?a%0a=b"),
 ]
 
 
@@ -142,6 +145,14 @@ def test_fields_that_come_twice() -> None:
     twice: Fields = [(b"X-Team", b"blue"), (b"X-Team", b"red")]
     assert judge(rules([Rule(headers={"x-team": "red"})]), fields=twice) is FORBIDDEN  # any
     assert judge(rules([], [Rule(headers={"x-team": "blue"})]), fields=twice) is UNLISTED  # all
+
+
+def test_a_field_that_cgi_takes_for_the_same() -> None:
+    spelled: Fields = [(b"x_team", b"red")]
+    assert judge(rules([Rule(headers={"X-Team": "red"})]), fields=spelled) is FORBIDDEN
+    assert judge(rules([Rule(headers={"X_Team": "red"})]), fields=[(b"X-Team", b"red")]) is FORBIDDEN
+    both: Fields = [(b"X-Team", b"blue"), *spelled]
+    assert judge(rules([], [Rule(headers={"X-Team": "blue"})]), fields=both) is UNLISTED
 
 
 def test_a_field_that_is_missing_is_empty() -> None:

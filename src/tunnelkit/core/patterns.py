@@ -67,6 +67,10 @@ class Choice:
 Node: TypeAlias = Char | AnyOf | Repeat | Sequence | Choice
 
 
+# What a back reference stands for: a text of any length.
+_SAME: Final = Repeat(AnyOf("a"), 0, None)
+
+
 # -- reading -------------------------------------------------------------------------------------
 
 _QUANTIFIER = re.compile(r"(?:([*+?])|\{(\d*)(,?)(\d*)\})[?+]?")
@@ -138,7 +142,7 @@ class _Reader:
         if self._take(_COMMENT) or self._take(_FLAGS_ALONE):
             return Sequence()
         if self._take(_BACK_REFERENCE):
-            return AnyOf("a")
+            return _SAME
         looks = bool(self._take(_LOOK_AROUND))
         if not looks:
             self._take(_GROUP)
@@ -159,7 +163,9 @@ class _Reader:
             return AnyOf(_ESCAPED_SETS[text], chars)
         if text in _PLACES:
             return Sequence()
-        return AnyOf("a") if text[0].isalnum() else Char(text)  # "\n", "\x2e", "\1": nothing that an origin needs
+        if text[0] in "123456789":
+            return _SAME
+        return AnyOf("a") if text[0].isalnum() else Char(text)  # "\n", "\x2e": nothing that an origin needs
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]

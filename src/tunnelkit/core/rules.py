@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from ..errors import ConfigError
-from ..heads import RequestHead, field_values
+from ..heads import RequestHead
 from . import patterns
 from .allowlist import HostOrigin
 from .regexps import Compiled, Engine, compile_pattern
@@ -51,26 +51,37 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    method: str
+    methods: tuple[str, ...]  # as it was sent, and as an origin reads it to which case means nothing
     origins: tuple[str, ...]  # spellings of the same
     targets: tuple[str, ...]  # as it was sent, and as a lax origin reads it
     head: RequestHead
 
     @classmethod
     def of(cls, head: RequestHead, origin: HostOrigin, target: bytes) -> _Asked:
-        sent = target.decode("latin-1")
-        return cls(head.method.decode("latin-1"), origin.spellings, tuple({sent: 0, _plain(sent): 0}), head)
+        method, sent = head.method.decode("latin-1"), target.decode("latin-1")
+        return cls(_both(method, method.upper()), origin.spellings, _both(sent, _plain(sent)), head)
 
     def values(self, name: str) -> list[str]:
-        return [value.decode("latin-1") for value in field_values(self.head.fields, name.encode())] or [""]
+        """Of the lines that an origin may take for the field: CGI, and what is like it, has no "-" in names."""
+        lines = [value for key, value in self.head.fields if _field_key(key.decode("latin-1")) == name]
+        return [value.decode("latin-1") for value in lines] or [""]
 
     @property
     def too_long(self) -> bool:
         return any(len(self.origins[-1]) + len(target) > JUDGED_LIMIT for target in self.targets)
 
 
+def _both(sent: str, read: str) -> tuple[str, ...]:
+    return (sent,) if sent == read else (sent, read)
+
+
+def _field_key(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
 def _plain(target: str) -> str:
-    """Decoded once, with backslashes as slashes, without empty segments, dot segments and parameters of segments."""
+    """Decoded once, with backslashes as slashes, without empty segments, dot segments and parameters of segments;
+    with blanks for line ends, which no dot of a pattern would match."""
     path, mark, query = target.partition("?")
     segments: list[str] = []
     parts = [part.partition(";")[0] for part in unquote(path).replace("\\", "/").split("/")]
@@ -80,7 +91,7 @@ def _plain(target: str) -> str:
         elif part not in ("", "."):
             segments.append(part)
     end = "/" if segments and parts[-1] in ("", ".", "..") else ""
-    return f"/{'/'.join(segments)}{end}{mark}{unquote(query)}"
+    return f"/{'/'.join(segments)}{end}{mark}{unquote(query)}".replace("\n", " ")
 
 
 # -- rules ---------------------------------------------------------------------------------------
@@ -94,7 +105,7 @@ class _Compiled:
 
     def forbids(self, asked: _Asked) -> bool:
         return (
-            _fits(self.method, asked.method)
+            any(_fits(self.method, method) for method in asked.methods)
             and any(self._is_at(asked, target) for target in asked.targets)
             and all(
                 any(len(value) > JUDGED_LIMIT or _fits(pattern, value) for value in asked.values(name))
@@ -104,7 +115,7 @@ class _Compiled:
 
     def allows(self, asked: _Asked) -> bool:
         return (
-            _fits(self.method, asked.method)
+            all(_fits(self.method, method) for method in asked.methods)
             and all(self._is_at(asked, target) for target in asked.targets)
             and all(
                 all(len(value) <= JUDGED_LIMIT and _fits(pattern, value) for value in asked.values(name))
@@ -183,7 +194,7 @@ def _compile(rule: Rule, engine: Engine, name: str) -> _Compiled:
 def _field(name: str, where: str) -> str:
     if _TOKEN.fullmatch(name) is None:
         raise ConfigError(f"{where}.headers", f"{name!r} is no name of a field", "give one such as X-Api-Key")
-    return name.lower()
+    return _field_key(name)
 
 
 def _pattern(text: str, engine: Engine, name: str) -> Compiled:
