@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tunnelkit
 from tunnelkit.heads import RequestHead, ResponseHead, validate_response
-from tunnelkit.problem import CODES, DOCS, PROBLEM_JSON, TYPE, problem, problem_json
+from tunnelkit.problem import CODES, DOCS, PROBLEM_JSON, TYPE, code_of, problem, problem_json
 
 PACKAGE = Path(tunnelkit.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,22 @@ def request(*accept: bytes, method: bytes = b"GET") -> RequestHead:
 
 def values(head: ResponseHead, name: bytes) -> list[bytes]:
     return [value for key, value in head.fields if key == name]
+
+
+# -- whose answer it is ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["queue_full", "not_one_of_ours"])
+def test_a_problem_is_known_by_its_code(code: str) -> None:
+    assert code_of(problem(503, code)[0]) == code
+
+
+@pytest.mark.parametrize(
+    "told",
+    [[], [b"nginx; error=connection_timeout"], [b'tunnelkit; details="a", nginx'], [b'tunnelkit; details="a"'] * 2],
+)
+def test_other_answers_have_no_code(told: list[bytes]) -> None:
+    assert code_of(ResponseHead(502, [(b"Proxy-Status", value) for value in told])) is None
 
 
 # -- shape -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from .heads import Fields, RequestHead, ResponseHead, field_values
 
-__all__ = ["CODES", "DOCS", "PROBLEM_JSON", "TYPE", "Code", "problem", "problem_json"]
+__all__ = ["CODES", "DOCS", "PROBLEM_JSON", "TYPE", "Code", "code_of", "problem", "problem_json"]
 
 DOCS = "docs/errors.md"
 TYPE = "urn:tunnelkit:error:"  # of a problem, before its code
@@ -135,6 +135,16 @@ def problem(
     ]
     bodiless = head is not None and head.method == b"HEAD"
     return ResponseHead(status, fields, _phrase(status).encode("ascii")), b"" if bodiless else body
+
+
+_TOLD = re.compile(rb'tunnelkit(?:; error=[a-z_]+)?; details="([a-z_]+)"')
+
+
+def code_of(head: ResponseHead) -> str | None:
+    """The code of an answer that ``problem`` made, here or in a tunnel farther on; None for any other."""
+    values = field_values(head.fields, b"proxy-status")
+    match = _TOLD.fullmatch(values[0]) if len(values) == 1 else None
+    return match[1].decode("ascii") if match is not None else None
 
 
 def problem_json(

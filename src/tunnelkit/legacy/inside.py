@@ -78,13 +78,13 @@ class InsideClient:
 
 
 class InsideServer:
-    """The server's end of a session for a client of ours whose server is of another make. ``end`` is called when the
-    session is over. Open streams on ``link``.
+    """The server's end of a session for a client of ours whose server is of another make. Open streams on ``link``.
+    ``going_away`` is called when the client takes nothing new.
 
     There is no resuming: a peer that is lost takes its session with it, and the client opens another.
     """
 
-    def __init__(self, *, transport: str, limits: Limits) -> None:
+    def __init__(self, *, transport: str, limits: Limits, going_away: Callable[[], None] | None = None) -> None:
         self._limits = limits
         self._near, self._far = memory_pair()
         self._far.transport = transport
@@ -104,6 +104,7 @@ class InsideServer:
             peer_floor=limits.stream_floor,
             peer_max_streams=limits.max_streams,
             logger=logger,
+            going_away=going_away,
         )
 
     @property
