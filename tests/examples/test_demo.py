@@ -33,18 +33,3 @@ def test_each_step_can_fail(step: str) -> None:
     assert result.returncode == 1, result.stdout + result.stderr
     assert result.stdout.splitlines()[-1].startswith(f"FAILED at {step}") or f"FAILED at {step}: " in result.stdout
     assert result.stderr == ""
-
-
-def test_embedded(anyio_backend_name: str) -> None:
-    command = [sys.executable, str(SCRIPT.parent / "embedded.py"), anyio_backend_name]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    assert result.stdout == "hello from behind the firewall\n"
-
-
-def test_call_a_device(anyio_backend_name: str) -> None:
-    command = [sys.executable, str(SCRIPT.parent / "call_a_device.py"), anyio_backend_name]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    temperature, firmware, late = result.stdout.splitlines()
-    assert (temperature, firmware) == ("21.5 degrees", "took 1000000 bytes of firmware")
-    assert late.startswith("503 ")
-    assert "no_client" in late
