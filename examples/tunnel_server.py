@@ -19,7 +19,7 @@ from cli.console import say
 from cli.files import read_secret
 from cli.options import RULES, SERVER, TOKEN
 from cli.parsing import Settings, UsageError
-from cli.rules import rules
+from cli.rules import rule_source
 from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import Limits, TlsFiles, TunnelServer
 from tunnelkit.errors import ConfigError
@@ -51,8 +51,8 @@ def make_server(settings: Settings) -> TunnelServer:
         names=lambda: tokens.names(settings),
         wsp_path=settings["wsp_path"],
         wsp_token=settings["wsp_token"],
-        blacklist=rules(settings, "blacklist"),
-        whitelist=rules(settings, "whitelist"),
+        blacklist=rule_source(settings, "blacklist"),
+        whitelist=rule_source(settings, "whitelist"),
         balance=settings["balance"],
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],

@@ -53,7 +53,7 @@ def _lines() -> Iterator[str]:
     yield "A tunnel, over what stands at the top of the file and what the flags say. Its keys: "
     yield ", ".join(f"`{option.key}`" for option in TUNNEL) + ".\n"
     yield "## `[[blacklist]]` and `[[whitelist]]` in both files\n"
-    yield "Rules for destinations, see [destinations](destinations.md).\n"
+    yield "Rules for destinations, see [destinations](destinations.md). The server reads its own again at SIGHUP.\n"
     yield from _keys(RULE)
     yield "\n## Other environment variables\n"
     yield "| variable | what it does |\n|---|---|"

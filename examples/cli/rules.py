@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from tunnelkit import Rule
 
-from .parsing import Settings, UsageError
+from .options import RULE
+from .parsing import Settings, UsageError, read_tables
 
-__all__ = ["place_of", "rules"]
+__all__ = ["place_of", "rule_source", "rules"]
 
 
 def rules(settings: Settings, name: str) -> list[Rule]:
     """Those of the list ``name``, in the order of the file."""
     return [_rule(table) for table in settings.tables.get(name, [])]
+
+
+def rule_source(settings: Settings, name: str) -> Callable[[], list[Rule]]:
+    """What the library asks at start and at every reload for the list ``name``, as the file holds it then."""
+    path = settings["config"]
+    return lambda: [] if path is None else [_rule(table) for table in read_tables(path, name, RULE)]
 
 
 def _rule(table: Settings) -> Rule:
@@ -34,5 +42,5 @@ def place_of(field: str, settings: Settings) -> str | None:
     if match is None:
         return None
     name, number, part = match.groups()
-    place = settings.tables[name][int(number) - 1].place if number else f"[[{name}]]"
+    place = f"{settings['config']}: [[{name}]]" + (f" {number}" if number else "")
     return f"{place}: {part}" if part else place

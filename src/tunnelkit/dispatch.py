@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .core.destinations import check_x_host, through_tunnel
@@ -22,14 +22,14 @@ __all__ = ["Dispatcher"]
 
 
 class Dispatcher:
-    """``core.routing`` decides, this carries out. ``offer`` answers the handshakes of tunnel clients; ``handle`` is
-    the gateway's, with whatever stands around it."""
+    """``core.routing`` decides, this carries out. ``rules`` gives those that count now; ``offer`` answers the
+    handshakes of tunnel clients; ``handle`` is the gateway's, with whatever stands around it."""
 
     def __init__(
         self,
         *,
         routing: RoutingConfig,
-        rules: RuleSet,
+        rules: Callable[[], RuleSet],
         trusts: TrustedProxies,
         transports: Mapping[str, Transport],
         gateway: Gateway,
@@ -51,9 +51,9 @@ class Dispatcher:
         where = route(request.head, self._routing)
         self._mark_forwarded(request)
         if isinstance(where, ToDestination):
-            where = through_tunnel(where, request.head, self._rules)
+            where = through_tunnel(where, request.head, self._rules())
         elif isinstance(where, (ToTunnel, ToName)):
-            check_x_host(where, request.head, self._rules)
+            check_x_host(where, request.head, self._rules())
         if isinstance(where, (ToTunnel, ToName)):
             await self.to_tunnel(request, where)
         elif isinstance(where, Reserved) and where.name == "_tunnel":

@@ -46,7 +46,7 @@ from .transports.lookup import find_transports
 if TYPE_CHECKING:
     from .inside.httpx_transport import TunnelTransport
 
-__all__ = ["KnownTokens", "Passwords", "TunnelServer"]
+__all__ = ["KnownTokens", "Passwords", "Rules", "TunnelServer"]
 
 logger = logging.getLogger("tunnelkit.server")
 
@@ -55,6 +55,9 @@ Passwords: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 # Tokens, or what reads them anew at each reload.
 KnownTokens: TypeAlias = Collection[str] | Callable[[], Collection[str]]
+
+# Rules, or what reads them anew at each reload.
+Rules: TypeAlias = Sequence[Rule] | Callable[[], Sequence[Rule]]
 
 CLOSE_TIMEOUT = 1.0
 
@@ -87,7 +90,8 @@ class TunnelServer(AsyncContextManagerMixin):
         without X-Token, who then need no secret at all.
     ``blacklist``, ``whitelist``
         ``Rule`` objects for requests that name their origin, by X-PROXY-DESTINATION or X-Host: what one of
-        ``blacklist`` matches is refused; where there is a ``whitelist``, so is what none of it matches.
+        ``blacklist`` matches is refused; where there is a ``whitelist``, so is what none of it matches. Or functions
+        that read them, which are asked again at ``reload``.
     ``trusted_proxies``
         Addresses or networks whose X-Forwarded-* is believed.
     ``admin_listen``, ``admin_password``
@@ -133,8 +137,8 @@ class TunnelServer(AsyncContextManagerMixin):
         names: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         wsp_path: str = "/request",
         wsp_token: str | None = None,
-        blacklist: Sequence[Rule] = (),
-        whitelist: Sequence[Rule] = (),
+        blacklist: Rules = (),
+        whitelist: Rules = (),
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
         admin_password: str | Callable[[], str] | None = None,
@@ -157,6 +161,8 @@ class TunnelServer(AsyncContextManagerMixin):
         self._secretkey = secretkey
         self._known_tokens = known_tokens
         self._names = names
+        self._blacklist = blacklist
+        self._whitelist = whitelist
         self._domain = domain = BaseDomain.parse(base_domain) if base_domain is not None else None
         self._admin_source = admin_password
         self._key = secrets.token_bytes(32)
@@ -190,7 +196,7 @@ class TunnelServer(AsyncContextManagerMixin):
                 wsp_path=normalise_base_path(wsp_path, field="wsp_path") or None,
                 wsp_token=wsp_token,
             ),
-            rules=_rules(blacklist, whitelist),
+            rules=self._read_rules(),
             domain=domain,
             public=public,
             names=names_of_tokens,
@@ -295,8 +301,8 @@ class TunnelServer(AsyncContextManagerMixin):
             yield self
 
     async def reload(self) -> None:
-        """Read certificate, key, known tokens, their names and all passwords again. Sessions go on, but those of
-        tokens that were withdrawn, and those with names that now belong to others.
+        """Read certificate, key, known tokens, their names, all passwords and the rules again. Sessions go on, but
+        those of tokens that were withdrawn, and those with names that now belong to others.
 
         Raises ConfigError when a file is bad: then everything stays as it was.
         """
@@ -306,11 +312,13 @@ class TunnelServer(AsyncContextManagerMixin):
         callers = self._read_callers()
         admin_password = self._read_admin_password()
         names = self._read_names()
+        rules = self._read_rules()
         listed = self._read_known_tokens() | credentials.tokens | frozenset(names.values())
         state = self._state
         gone = state.listed - listed
         state.context = context
         state.names = names
+        state.rules = rules
         state.admin_password = admin_password
         state.callers.credentials = callers
         state.admission.replace(credentials, listed=listed, policies=policies)
@@ -352,6 +360,14 @@ class TunnelServer(AsyncContextManagerMixin):
         names = self._names() if callable(self._names) else self._names
         return bound_names(names or {}, self._domain)
 
+    def _read_rules(self) -> RuleSet:
+        blacklist = self._blacklist() if callable(self._blacklist) else self._blacklist
+        whitelist = self._whitelist() if callable(self._whitelist) else self._whitelist
+        rules = RuleSet.compile(blacklist, whitelist, engine=find_engine())
+        for warning in rules.warnings:
+            logger.warning("%s", warning)
+        return rules
+
     def _read_known_tokens(self) -> frozenset[bytes]:
         """Their digests."""
         known = self._known_tokens() if callable(self._known_tokens) else self._known_tokens
@@ -379,10 +395,3 @@ class TunnelServer(AsyncContextManagerMixin):
                 "listening beyond loopback without passwords or known_tokens_only: whoever can make a request "
                 "through a token can also register with it and receive its requests"
             )
-
-
-def _rules(blacklist: Sequence[Rule], whitelist: Sequence[Rule]) -> RuleSet:
-    rules = RuleSet.compile(blacklist, whitelist, engine=find_engine())
-    for warning in rules.warnings:
-        logger.warning("%s", warning)
-    return rules

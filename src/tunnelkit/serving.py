@@ -163,7 +163,7 @@ class Serving:
         self.crowd = Crowd(limits.connections_per_address, exempt=self._stands_for_many)
         dispatcher = Dispatcher(
             routing=state.routing,
-            rules=state.rules,
+            rules=lambda: state.rules,
             trusts=state.trusts,
             transports=state.transports,
             gateway=self.gateway,

@@ -213,6 +213,25 @@ async def test_the_servers_rules_by_method_url_and_field_blacklist_first() -> No
         assert json.loads((await ends.get("/secret"))[2])["target"] == "/secret"  # it names no destination
 
 
+async def test_the_servers_rules_are_read_again_at_a_reload() -> None:
+    black, white = [Rule(url=".*/a")], [Rule(method="GET")]
+    async with open_ends(blacklist=lambda: black, whitelist=lambda: white) as ends, ends.join():
+
+        async def outcomes() -> list[int]:
+            return [(await fetch(ends, f"{ends.origin.url}/{path}"))[0] for path in "ab"]
+
+        assert await outcomes() == [403, 200]
+        black[:] = [Rule(url="(")]
+        white[:] = [Rule(method="POST")]
+        with pytest.raises(ConfigError, match=r"^blacklist\[1\].url: '\(' is no regular expression"):
+            await ends.server.reload()
+        assert await outcomes() == [403, 200]
+        black[:] = [Rule(url=".*/b")]
+        white.clear()
+        await ends.server.reload()
+        assert await outcomes() == [200, 403]
+
+
 async def test_x_host_is_no_way_round_the_servers_rules() -> None:
     async with open_ends(blacklist=[Rule(url=".*/secret")]) as ends, ends.join(allow=[".*"]):
         answer = await ends.get("/secret", X_Host=ends.origin.url, Accept="application/json")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import tunnel_client
@@ -152,6 +153,22 @@ def test_rules_of_both_ends(tmp_path: Path) -> None:
     assert tunnel_server.make_server(server("--config", str(path)))._state.rules
     made = tunnel_client.make_client(client("--config", str(path), *TUNNEL_FLAGS[:2], "--token", TOKEN_TEXT), {})
     assert "blacklist=1 whitelist=1" in repr(made._agent._guard)
+
+
+def test_the_servers_rules_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(WSP)
+    settings = server("--config", str(path))
+    made = tunnel_server.make_server(settings)
+    for text, shown in [("[[blacklist]]\nmethod = 'DELETE'\n" * 3, "=3 whitelist=0"), ("", "=0 whitelist=0")]:
+        path.write_text(text)
+        anyio.run(made.reload)
+        assert shown in repr(made._state.rules)
+    path.write_text("[[whitelist]]\nmethod = 'GET'\n[[whitelist]]\nurl = '('\n")
+    with pytest.raises(ConfigError) as caught:
+        anyio.run(made.reload)
+    assert in_flags(caught.value, settings).startswith(f"{path}: [[whitelist]] 2: url: '(' is no regular")
+    assert "=0 whitelist=0" in repr(made._state.rules)
 
 
 def test_rules_hold_for_all_tunnels(tmp_path: Path) -> None:

@@ -355,6 +355,7 @@ def test_names_on_the_command_line(origin: str, anyio_backend_name: str) -> None
                 assert "belongs to another tunnel (status 409, code name_taken)" in other.errors[-1]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP on this system")
 def test_wsps_way_on_the_command_line(origin: str, tmp_path: Path, anyio_backend_name: str) -> None:
     backend = ("--backend", anyio_backend_name)
     config = tmp_path / "rules.toml"
@@ -367,6 +368,15 @@ def test_wsps_way_on_the_command_line(origin: str, tmp_path: Path, anyio_backend
             assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/a") == (200, b"hello")
             assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/forbidden")[0] == 403
             assert get(url, "/request", X_PROXY_DESTINATION="http://127.0.0.1:1/")[0] == 403
+            config.write_text("[[blacklist]]\nurl = '('\n")
+            server.process.send_signal(signal.SIGHUP)
+            assert f"stays as it was: {config}: [[blacklist]] 1: url: '(' is no" in server.logged("reload failed")
+            assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/forbidden")[0] == 403
+            config.write_text("[[blacklist]]\nurl = '.*/a'\n")
+            server.process.send_signal(signal.SIGHUP)
+            server.logged("reloaded:")
+            assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/forbidden") == (200, b"hello")
+            assert get(url, "/request", X_PROXY_DESTINATION=f"{origin}/a")[0] == 403
 
 
 def test_one_tunnel_that_fails_does_not_end_the_others(server: Program, origin: str, anyio_backend_name: str) -> None:
