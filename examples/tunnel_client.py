@@ -66,6 +66,7 @@ def make_client(
         name=settings["name"],
         refuse_private=settings["refuse_private"],
         transport=settings["transport"],
+        allow_legacy=settings["allow_legacy"],
         proxy=settings["proxy"],
         cafile=settings["cafile"],
         insecure=settings["insecure"],

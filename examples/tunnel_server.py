@@ -57,7 +57,7 @@ def make_server(settings: Settings) -> TunnelServer:
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
         admin_password=admin_password_source(settings),
-        transports=("websocket", "longpoll", *(["wstunnel"] if settings["wstunnel"] else [])),
+        transports=("websocket", "longpoll", *([] if settings["no_wstunnel"] else ["wstunnel"])),
         parser=settings["parser"],
     )
 

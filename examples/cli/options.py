@@ -172,7 +172,7 @@ SERVER: list[Option | Refused] = [
         help="ask callers for Basic credentials: TOKEN:USER:PASSWORD or name:NAME:USER:PASSWORD a line; read again "
         "at SIGHUP",
     ),
-    switch("wstunnel", "serve WStunnel's own clients too, on the same port and path"),
+    switch("no-wstunnel", "turn WStunnel's own clients away, which otherwise are served on the same port and path"),
     switch("known-tokens-only", "let nobody register a token that is not listed"),
     Option(
         name="max-requests-per-tunnel",
@@ -350,6 +350,11 @@ CLIENT: list[Option | Refused] = [
         metavar="NAME",
         default="auto",
         help="how messages are carried: auto (websocket, else long-poll), websocket, longpoll, or wstunnel",
+    ),
+    switch(
+        "allow-legacy",
+        "let auto register with a WStunnel server too, if it answers exactly as those do; ws:// shows them the token "
+        "in the clear",
     ),
     Option(
         name="statusfile",

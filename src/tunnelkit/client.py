@@ -59,6 +59,8 @@ _TOKEN_PATH: Final = "/_token/"
 
 # What transport="auto" means, the best first.
 AUTO_TRANSPORTS: Final = ("websocket", "longpoll")
+# What it may also mean where ``allow_legacy`` says so.
+LEGACY_TRANSPORTS: Final = ("wstunnel",)
 
 
 class TunnelClient(AsyncContextManagerMixin):
@@ -95,6 +97,9 @@ class TunnelClient(AsyncContextManagerMixin):
     ``transport``
         How messages are carried: "auto" for whatever passes (websocket, else long-poll; a session moves back to the
         better one while it lives), one transport's name, a ``Transport``, or several of these, the best first.
+    ``allow_legacy``
+        Let "auto" also register with a WStunnel server, if the server answers a handshake without a token exactly as
+        those do. By their wire the token is shown in the clear, unless the URL is ``wss://``.
     ``proxy``
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
@@ -124,6 +129,7 @@ class TunnelClient(AsyncContextManagerMixin):
         name: str | None = None,
         host: str | None = None,
         transport: str | Transport | Sequence[str | Transport] = "auto",
+        allow_legacy: bool = False,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         cafile: str | os.PathLike[str] | None = None,
@@ -184,12 +190,15 @@ class TunnelClient(AsyncContextManagerMixin):
             name=check_name(name) if name is not None else None,
         )
         _check_handshake(announce)
+        guessed = LEGACY_TRANSPORTS if allow_legacy and transport == "auto" else ()
+        wanted = (*AUTO_TRANSPORTS, *guessed) if transport == "auto" else transport
         self._supervisor = Supervisor(
             way=Way(
                 url=self._server,
-                transports=find_transports(AUTO_TRANSPORTS if transport == "auto" else transport, limits=limits),
+                transports=find_transports(wanted, limits=limits),
                 dialler=dial,
                 user_agent=_USER_AGENT,
+                guessed=frozenset(guessed),
             ),
             announce=announce,
             limits=limits,

@@ -29,6 +29,7 @@ class Way:
     transports: Mapping[str, Transport]  # by name, the best first
     dialler: Dialler
     user_agent: str
+    guessed: frozenset[str] = frozenset()  # transports that nobody named
 
 
 class Dialling:
@@ -68,6 +69,7 @@ class Dialling:
                     user_agent=self._way.user_agent,
                     tasks=self._tasks,
                     prover=prover,
+                    guessed=transport in self._way.guessed,
                 )
             )
         raise no_answer(transport, limits.first_answer_timeout)

@@ -7,7 +7,7 @@ import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 from anyio import AsyncContextManagerMixin
@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 __all__ = ["KnownTokens", "Passwords", "Rules", "TunnelServer"]
 
 logger = logging.getLogger("tunnelkit.server")
+
+# WStunnel's clients show the same tokens and passwords as ours, and are judged by the same rules: to turn them away
+# by default would protect nothing, and would cost those who replace a server its live clients.
+DEFAULT_TRANSPORTS: Final = ("websocket", "longpoll", "wstunnel")
 
 # Tokens with their passwords (plain or "scrypt$..."), or what reads them anew at each reload.
 Passwords: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
@@ -99,6 +103,9 @@ class TunnelServer(AsyncContextManagerMixin):
         function that reads it and is asked again at ``reload``.
     ``balance``
         Which of a token's clients gets the next request: "least-load" or "random".
+    ``transports``
+        How clients may come: names, or ``Transport`` objects. "wstunnel" is for WStunnel's own clients, who register
+        under the same rules as ours; leave it out to turn them away.
     ``half_close``
         "gone": a caller that ends its sending half has left; "answer": it still gets its answer.
     ``policy``, ``policies``
@@ -142,7 +149,7 @@ class TunnelServer(AsyncContextManagerMixin):
         trusted_proxies: Sequence[str] = (),
         admin_listen: str | None = None,
         admin_password: str | Callable[[], str] | None = None,
-        transports: str | Transport | Sequence[str | Transport] = ("websocket", "longpoll"),
+        transports: str | Transport | Sequence[str | Transport] = DEFAULT_TRANSPORTS,
         half_close: str = "gone",
         balance: str = "least-load",
         policy: str | None = None,

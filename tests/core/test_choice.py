@@ -113,6 +113,17 @@ def test_the_next_probe_is_asked_for_when_connected(state: ChoiceState) -> None:
         choice.next_probe(0.5)
 
 
+def test_a_session_without_grace_is_neither_resumed_nor_moved() -> None:
+    choice = make("websocket", "longpoll")
+    fail(choice, 0.0, Failed(Kind.HANDSHAKE))
+    choice.dialling(1.0)
+    choice.granted(0.0, 1.0)
+    choice.connected(0.0, 1.0)
+    assert choice.next_probe(0.5) is None
+    choice.lost(9.0, progressed=True)
+    assert choice.next(9.0, 0.0) == Try("longpoll", 9.0, resume=False, brief=True)
+
+
 def test_there_must_be_a_transport() -> None:
     with pytest.raises(ValueError, match="transport"):
         Choice(LIMITS, transports=())

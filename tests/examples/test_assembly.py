@@ -255,6 +255,28 @@ def test_the_name_of_the_client() -> None:
     assert made._supervisor._announce.name == "myapp"
 
 
+@pytest.mark.parametrize(
+    ("flags", "served"),
+    [([], ["websocket", "longpoll", "wstunnel"]), (["--no-wstunnel"], ["websocket", "longpoll"])],
+)
+def test_whose_clients_are_served(flags: list[str], served: list[str]) -> None:
+    assert list(tunnel_server.make_server(server(*flags))._state.transports) == served
+
+
+@pytest.mark.parametrize(
+    ("flags", "tried", "guessed"),
+    [
+        ([], ["websocket", "longpoll"], frozenset()),
+        (["--allow-legacy"], ["websocket", "longpoll", "wstunnel"], frozenset({"wstunnel"})),
+        (["--allow-legacy", "--transport", "longpoll"], ["longpoll"], frozenset()),
+        (["--transport", "wstunnel"], ["wstunnel"], frozenset()),
+    ],
+)
+def test_whose_servers_are_tried(flags: list[str], tried: list[str], guessed: frozenset[str]) -> None:
+    way = tunnel_client.make_client(client(*TUNNEL_FLAGS, *flags), {})._supervisor._way
+    assert (list(way.transports), way.guessed) == (tried, guessed)
+
+
 def test_a_certificate_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "cert.pem"
     path.write_text("no certificate")

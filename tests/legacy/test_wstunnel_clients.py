@@ -13,7 +13,6 @@ import pytest
 
 from tunnelkit import TunnelServer
 from tunnelkit.errors import StreamBroken
-from tunnelkit.legacy.wstunnel import WStunnelTransport
 from tunnelkit.net.stream import ByteStream
 
 from ..e2e.origin import serve_origin
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[Ends]:
-    async with open_ends(transports=("websocket", "longpoll", WStunnelTransport()), **options) as ends:
+    async with open_ends(**options) as ends:  # their clients are served by default
         yield ends
 
 
@@ -210,7 +209,7 @@ async def test_a_token_that_is_too_short_is_told_as_theirs_is() -> None:
 
 
 async def test_without_the_transport_their_clients_are_told_so() -> None:
-    async with open_ends() as ends:
+    async with open_ends(transports=("websocket", "longpoll")) as ends:
         with pytest.raises(Refused) as caught:
             async with WStunnelClient.joined(ends.port, greet):
                 pass
@@ -233,7 +232,7 @@ async def test_the_transport_is_found_by_its_name() -> None:
 
 
 async def test_the_command_line_serves_them(anyio_backend_name: str) -> None:
-    command = ["examples/tunnel_server.py", "--listen", "127.0.0.1:0", "--wstunnel", "--backend", anyio_backend_name]
+    command = ["examples/tunnel_server.py", "--listen", "127.0.0.1:0", "--backend", anyio_backend_name]
     server = await anyio.to_thread.run_sync(lambda: Process(*command))
     try:
         url = await anyio.to_thread.run_sync(lambda: server.said("listening on "))

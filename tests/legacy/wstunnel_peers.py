@@ -169,6 +169,14 @@ class WStunnelClient:
         tasks.start_soon(self._respond, self, asked)
 
 
+def _refusal(text: str) -> bytes:
+    """As their ``safeError`` writes it."""
+    return (
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+        f"Date: Sat, 22 Aug 2026 10:00:00 GMT\r\nContent-Length: {len(text)}\r\n\r\n{text}"
+    ).encode()
+
+
 @dataclass
 class Answered:
     """A response as their server reads it."""
@@ -188,7 +196,9 @@ class WStunnelServer:
 
     def __init__(self) -> None:
         self.port = 0
-        self.handshakes: list[dict[str, str]] = []
+        self.handshakes: list[dict[str, str]] = []  # those with a token in Origin
+        self.others: list[dict[str, str]] = []  # whatever else came
+        self.without_origin = _refusal("Origin header with rendez-vous token required")
         self.pings = 0
         self.refuse: bytes | None = None
         self.closed = 0
@@ -200,9 +210,9 @@ class WStunnelServer:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls) -> AsyncIterator[WStunnelServer]:
+    async def running(cls, port: int = 0) -> AsyncIterator[WStunnelServer]:
         server = cls()
-        listener = Listener.bind("127.0.0.1:0")
+        listener = Listener.bind(f"127.0.0.1:{port}")
         server.port = listener.addresses[0][1]
         async with anyio.create_task_group() as tasks:
             await tasks.start(listener.serve, server._serve)
@@ -257,8 +267,13 @@ class WStunnelServer:
         head, _, rest = data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        self.handshakes.append({"line": lines[0]} | fields)
+        theirs = lines[0] == "GET /_tunnel HTTP/1.1" and "origin" in fields
+        (self.handshakes if theirs else self.others).append({"line": lines[0]} | fields)
         self._ring()
+        if not theirs:
+            known = lines[0] == "GET /_tunnel HTTP/1.1"
+            await stream.send(self.without_origin if known else _refusal("Missing X-Token header"))
+            return
         if self.refuse is not None:
             await stream.send(self.refuse)
             return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import ConfigError
+from tunnelkit.legacy.wstunnel import WStunnelTransport
 from tunnelkit.transports import lookup
 from tunnelkit.transports.base import Transport
 from tunnelkit.transports.lookup import ENTRY_POINT_GROUP, find_transport, find_transports, transport_names
@@ -66,7 +69,14 @@ def test_one_of_another_package_is_found() -> None:
         "nothing",
         "object",
         "websocket",
+        "wstunnel",
     ]
+
+
+def test_the_wire_of_another_make_is_found_without_an_entry_point_and_keeps_to_the_limits() -> None:
+    found = find_transport("wstunnel", limits=replace(DEFAULT_LIMITS, head_limit=4096))
+    assert isinstance(found, WStunnelTransport)
+    assert found.limits.head_limit == 4096
 
 
 def test_an_object_is_itself() -> None:

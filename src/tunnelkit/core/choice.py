@@ -14,6 +14,8 @@ fails, and when a transport that was moved to is given up again. It starts over 
 for as long as ``probe_cap``: what carries a session for seconds and then swallows it is not probed fast for ever.
 A transport that was moved to is trusted, that is dialled again when it is lost, once it was in use for as long as
 the wait before it; until then its loss means the one of before, at once.
+
+A session without grace ends with its connection: it is never resumed, nor moved to another transport.
 """
 
 from __future__ import annotations
@@ -254,10 +256,11 @@ class Choice:
     # -- better transports -------------------------------------------------------------------------
 
     def next_probe(self, jitter: float) -> Probe | None:
-        """The next look for a better transport; None when the best is in use. Changes nothing."""
+        """The next look for a better transport; None when the best is in use, or the session cannot move. Changes
+        nothing."""
         if self._state is not ChoiceState.CONNECTED:
             raise LocalProtocolError(f"cannot choose the next probe while {self._state.name}")
-        if self._index == 0:
+        if self._index == 0 or not self._grace:
             return None
         # Better ones are probed one after the other; a wait follows the last of them.
         wait = self._probe_wait() * (1 + jitter) / 2 if self._probed == 0 else 0.0

@@ -94,7 +94,7 @@ class InsideServer:
             replay_window=limits.replay_limit,
             stream_floor=limits.stream_floor,
             max_streams=limits.max_streams,
-            grace=limits.grace,
+            grace=0.0,
         )
         self.link = Link(
             client=False,

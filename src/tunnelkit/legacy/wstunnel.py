@@ -18,6 +18,7 @@ class WStunnelTransport(Transport):
     name = "wstunnel"
 
     def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         self._server = WStunnelServer(limits)
         self._client = WStunnelClient(limits)
 

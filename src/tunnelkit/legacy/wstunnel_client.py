@@ -28,19 +28,18 @@ from ..errors import (
     SessionGone,
 )
 from ..forwarding import forward_request, forward_response
-from ..handshake import Grant, Handshake
+from ..handshake import Grant
 from ..heads import Fields, RequestHead, ResponseHead, field_values
 from ..http.codec import Body, HeadParser, Signal
 from ..http.parsers import DEFAULT_PARSER
 from ..http.server_codec import ServerCodec
-from ..net.stream import ByteStream
 from ..transports.answers import Target, judge_answer
 from ..transports.base import Connection, DialRequest
-from ..transports.websocket.opening import OpeningExchange, opening_request
 from ..tunnel_stream import OpenField, Stream
 from .fragments import FRAGMENT, FragmentSocket
 from .inside import InsideServer
 from .switching import check_switched
+from .wstunnel_opening import ask, check_server
 from .wstunnel_wire import (
     BODY_LIMIT,
     ID_SIZE,
@@ -69,41 +68,28 @@ class WStunnelClient:
         self._parser = parser
 
     async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
-        if request.handshake.resume is not None:  # their servers keep no sessions
+        if request.guessed or request.handshake.resume is not None:
+            await check_server(request)
+        if request.handshake.resume is not None:
             raise RegistrationRefused(410, "unknown_session", "a WStunnel server keeps no sessions")
-        target = Target.parse(request.url)
-        stream: ByteStream | None = None
-        try:
-            with anyio.fail_after(request.timeout):
-                stream = await request.dialler(target.host, target.port, tls=target.tls)
-                socket = await _open(stream, target, request.handshake)
-        except TimeoutError as exc:
-            _abort(stream)
-            raise DialError("handshake", f"no answer from {request.url} within {request.timeout:g} s") from exc
-        except BaseException:
-            _abort(stream)
-            raise
+        socket = await _open(request)
         inside = InsideServer(transport="wstunnel", limits=self._limits)
         peer = _Server(socket, inside, self._parser, self._limits)
         request.tasks.start_soon(peer.run)
         return inside.connection, inside.grant
 
 
-def _abort(stream: ByteStream | None) -> None:
-    if stream is not None:
-        stream.abort()
-
-
-async def _open(stream: ByteStream, target: Target, handshake: Handshake) -> FragmentSocket:
-    key = generate_nonce()
-    exchange = OpeningExchange(stream, target)
-    await exchange.send(opening_request(target, handshake_fields(target, key, handshake)))
-    head = await exchange.head()
-    fields = list(head.headers.raw_items())
-    if head.status_code != 101:
-        raise _refusal(head.status_code, fields, await exchange.body(), tls=target.tls)
-    check_switched(fields, key, program="WStunnel")
-    return FragmentSocket(stream, client=True, early=exchange.early, texts=False)
+async def _open(request: DialRequest) -> FragmentSocket:
+    target, key = Target.parse(request.url), generate_nonce()
+    answer = await ask(request, handshake_fields(target, key, request.handshake, request.user_agent))
+    if answer.stream is None:
+        raise _refusal(answer.status, answer.fields, answer.body, tls=target.tls)
+    try:
+        check_switched(answer.fields, key, program="WStunnel")
+    except DialError:
+        answer.stream.abort()
+        raise
+    return FragmentSocket(answer.stream, client=True, early=answer.early, texts=False)
 
 
 def _refusal(status: int, fields: Fields, body: bytes, *, tls: bool) -> RegistrationRefused | DialError:

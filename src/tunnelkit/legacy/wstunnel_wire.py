@@ -27,7 +27,9 @@ __all__ = [
     "ResponseReader",
     "handshake_fields",
     "is_handshake",
+    "is_theirs",
     "parse_id",
+    "probe_fields",
     "read_handshake",
     "refusal_answer",
     "request_message",
@@ -102,22 +104,52 @@ def _plain(status: int, text: str, extra: Fields | None = None) -> Answer:
 
 # -- the same from the client's side (their server answers) -------------------------------------------
 
+_NO_TOKEN: Final = b"Origin header with rendez-vous token required"
 
-def handshake_fields(target: Target, key: bytes, handshake: Handshake) -> Fields:
+
+def probe_fields(target: Target, key: bytes, user_agent: str) -> Fields:
+    """A handshake without a token, which tells their servers from all others."""
+    return _opening_fields(target, key, user_agent, origin=[])
+
+
+def is_theirs(status: int, fields: Fields, body: bytes) -> bool:
+    """Whether this is what their servers answer to a handshake without ``Origin``, to the letter (rightscale's ends
+    with a line feed)."""
+    return (
+        status == 400
+        and body in (_NO_TOKEN, _NO_TOKEN + b"\n")
+        and field_values(fields, b"content-type") == [b"text/plain; charset=utf-8"]
+        and field_values(fields, b"x-content-type-options") == [b"nosniff"]
+    )
+
+
+def handshake_fields(target: Target, key: bytes, handshake: Handshake, user_agent: str) -> Fields:
     """What their client asks with. The token stands in Origin as it is."""
-    fields: Fields = [
+    fields = _opening_fields(target, key, user_agent, origin=[(b"Origin", handshake.token.encode("ascii"))])
+    fields.append((b"X-Client-Version", handshake.client_version.encode("latin-1", "replace")))
+    return fields + _authorization(handshake)
+
+
+def _opening_fields(target: Target, key: bytes, user_agent: str, *, origin: Fields) -> Fields:
+    return [
         (b"Host", target.authority),
+        *([(b"User-Agent", user_agent.encode())] if user_agent else []),
         (b"Connection", b"Upgrade"),
-        (b"Origin", handshake.token.encode("ascii")),
+        *origin,
         (b"Sec-WebSocket-Key", key),
         (b"Sec-WebSocket-Version", b"13"),
         (b"Upgrade", b"websocket"),
-        (b"X-Client-Version", handshake.client_version.encode("latin-1", "replace")),
     ]
-    if handshake.password is not None:
-        pair = f"{handshake.token}:{handshake.password}".encode()
-        fields.append((b"Authorization", b"Basic " + b64encode(pair)))
-    return fields
+
+
+def _authorization(handshake: Handshake) -> Fields:
+    """The token's password goes first; the userinfo of the URL, for a proxy in front, has a field of its own then."""
+    for_proxy = handshake.authorization
+    if handshake.password is None:
+        return [(b"Authorization", for_proxy.encode("ascii"))] if for_proxy is not None else []
+    pair = f"{handshake.token}:{handshake.password}".encode()
+    fields = [(b"Authorization", b"Basic " + b64encode(pair))]
+    return fields + ([(b"X-Tunnel-Authorization", for_proxy.encode("ascii"))] if for_proxy is not None else [])
 
 
 # -- ids ---------------------------------------------------------------------------------------------

@@ -196,6 +196,9 @@ class DialRequest:
     prover: Callable[[Grant], Prover]  # of the connection that this grant is for; see ``Accepted.prover``
     user_agent: str = ""
     ssl_context: ssl.SSLContext | None = None  # for transports that dial by themselves
+    # Nobody named this transport: it was added by "auto". One that shows the token to whoever answers must make sure
+    # first that this is a server of its kind.
+    guessed: bool = False
 
 
 class Transport(ABC):

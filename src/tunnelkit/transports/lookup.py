@@ -20,15 +20,20 @@ _BUILT_IN: Final[dict[str, Callable[[Limits], Transport]]] = {
     WebSocketTransport.name: lambda limits: WebSocketTransport(),
     LongPollTransport.name: lambda limits: LongPollTransport(limits=limits),
 }
+# They have a whole end of a tunnel inside and stand above all floors: found by name, as another package's are.
+_OF_OTHER_MAKES: Final = {
+    "wstunnel": "tunnelkit.legacy.wstunnel:WStunnelTransport",
+}
 
 
 def _announced() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in _BUILT_IN}
+    own = {*_BUILT_IN, *_OF_OTHER_MAKES}
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in own}
 
 
 def transport_names() -> list[str]:
     """What ``find_transport`` finds by name."""
-    return sorted({*_BUILT_IN, *_announced()})
+    return sorted({*_BUILT_IN, *_OF_OTHER_MAKES, *_announced()})
 
 
 def find_transport(
@@ -58,6 +63,8 @@ def find_transports(
 def _by_name(name: str, limits: Limits, field: str) -> object:
     if name in _BUILT_IN:
         return _BUILT_IN[name](limits)
+    if name in _OF_OTHER_MAKES:
+        return EntryPoint(name, _OF_OTHER_MAKES[name], ENTRY_POINT_GROUP).load()(limits=limits)
     point = _announced().get(name)
     if point is None:
         fix = f"known are {', '.join(transport_names())}"
