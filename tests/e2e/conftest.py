@@ -20,6 +20,7 @@ LEFT_OUT = {
     "test_hostile_client": "its bad client is written for a websocket, and what it says belongs to no transport",
     "test_longpoll_ways": "long-poll by every kind of proxy",
     "test_mount": "names its transports",
+    "test_mount_clients": "names its transports",
     "test_moves": "sessions that move between transports",
     "test_peers_files": "the programs and files as they are deployed",
     "test_peers_forward": "names its transports",

@@ -22,7 +22,7 @@ from tunnelkit.net.stream import ByteStream
 
 from .hosts import HOSTS, hosted
 from .origin import pattern_digest, serve_origin
-from .tunnel import Ends, exchange, read_head
+from .tunnel import Ends, exchange, read_head, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("host", HOSTS)]
 
@@ -200,6 +200,18 @@ async def test_a_caller_that_leaves_before_its_websocket_is_open_is_noticed_at_t
             await caller.send(opening(ends.path("/hold/x")))
             request = await ends.origin.arrived("/hold/x")
         await ends.origin.until(lambda: request.gone)
+
+
+@TRANSPORTS
+async def test_nothing_of_callers_and_clients_that_left_is_left_at_the_host(host: str, transport: str) -> None:
+    async with mounted(host) as ends:
+        async with ends.join(transport=transport, origin=echo), ends.caller() as caller:
+            codec = await open_websocket(ends, caller, "/ws")
+            await caller.send(codec.message("enough"))
+            with anyio.fail_after(10):
+                while not any(isinstance(event, Close) for event in codec.receive(await caller.receive())):
+                    pass
+        await until(lambda: not ends.server._need_running().calls)
 
 
 async def test_a_websocket_that_the_origin_refuses_is_refused_by_the_host(host: str) -> None:

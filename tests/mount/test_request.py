@@ -168,6 +168,19 @@ async def test_trailers_go_out_where_the_host_has_them() -> None:
     }
 
 
+async def test_early_hints_go_out_where_the_host_has_them_and_takes_them() -> None:
+    host = Host()
+    hints = ResponseHead(103, [(b"Link", b"</a.css>"), (b"X-Other", b"1"), (b"link", b"</b.js>")])
+    async with requested(host, has_body=False, extensions={"http.response.early_hint": {}}) as request:
+        for head in (ResponseHead(102, []), ResponseHead(103, []), hints, hints):
+            request.send_info(head)
+        await flushed(request)
+        request.send_info(hints)
+        await flushed(request)
+    hint = {"type": "http.response.early_hint", "links": [b"</a.css>", b"</b.js>"]}
+    assert host.sent == [hint, hint], "the second came before the host had taken the first"
+
+
 async def test_204_has_no_content_length() -> None:
     host = Host()
     async with requested(host, has_body=False) as request:

@@ -8,6 +8,7 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError
+from tunnelkit.forwarding import forward_request, upgrade_of
 from tunnelkit.heads import Fields, RequestHead, field_values
 from tunnelkit.mount.scope import has_body, http_head, peer_of, scheme_of, websocket_head
 from tunnelkit.net.peer import Peer
@@ -56,6 +57,9 @@ def test_a_query_in_the_raw_path_is_not_taken_twice() -> None:
         ("/below", b"/x", b"/x"),  # hosts that leave the root out of the path
         ("/below", b"/belowx", b"/belowx"),
         ("/b ä", b"/b%20%C3%A4/x", b"/x"),
+        ("/b ä", b"/%62%20%c3%a4/x%2Fy", b"/x%2Fy"),
+        ("/b%20c", b"/b%20c/x", b"/x"),  # as uvicorn's --root-path has it
+        ("/a/b", b"/a/b//x", b"//x"),
         ("", b"", b"/"),
     ],
 )
@@ -63,9 +67,28 @@ def test_the_target_is_what_lies_below_the_mount(root: str, raw: bytes, target: 
     assert head_of(root_path=root, raw_path=raw, path="/").target == target
 
 
-def test_fields_of_the_hosts_own_connection_are_left_out() -> None:
-    own: Fields = [(b"Connection", b"keep-alive, te"), (b"keep-alive", b"5"), (b"te", b"trailers")]
-    assert head_of(*own, (b"accept", b"*/*")).fields == [HOST, (b"accept", b"*/*")]
+def test_what_the_hosts_own_connection_was_asked_for_is_not_passed_on() -> None:
+    own: Fields = [(b"Connection", b"te, x"), (b"te", b"trailers"), (b"x", b"1")]
+    head = head_of(*own, (b"upgrade", b"h2c"))
+    assert head.fields == [HOST, own[0], own[2]]
+    forwarded = forward_request(head, peer_address="", scheme="http")
+    assert not field_values(forwarded.fields, b"x")  # as Connection says (RFC 9110 7.6.1)
+    given = scope(*own, extensions={"http.response.trailers": {}})
+    assert http_head(given, DEFAULT_LIMITS).fields == [HOST, *own]  # the host can send them
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"headers": [HOST, (b"connection", b"Upgrade, HTTP2-Settings"), (b"upgrade", b"h2c")]},
+        {"headers": [HOST, (b"upgrade", b"something")]},  # RFC 9110 7.8: without Connection it counts for nothing
+        {"headers": [HOST, (b"connection", b"upgrade"), (b"upgrade", b"something")], "http_version": "2"},
+    ],
+)
+def test_what_asks_for_no_other_protocol_goes_on(facts: dict[str, Any]) -> None:
+    head = head_of(**facts)
+    assert not field_values(head.fields, b"upgrade")
+    assert upgrade_of(head) is None
 
 
 def test_cookies_that_http_2_split_are_one_field() -> None:
@@ -78,7 +101,7 @@ def test_cookies_that_http_2_split_are_one_field() -> None:
     [
         ({"headers": []}, 400),  # no Host
         ({"headers": [(b"host", b"a/b")]}, 400),
-        ({"headers": [HOST, (b"upgrade", b"h2c")]}, 501),
+        ({"headers": [HOST, (b"connection", b"upgrade"), (b"upgrade", b"something")]}, 501),
         ({"headers": [HOST, (b"a b", b"c")]}, 400),
         ({"raw_path": b"/a b"}, 400),
         ({"method": "TRACE"}, 405),

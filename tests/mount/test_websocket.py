@@ -145,6 +145,14 @@ async def test_what_comes_early_reaches_the_far_side() -> None:
         assert [await far.event(), await far.event()] == ["early", "later"]
 
 
+async def test_nothing_is_left_to_send_once_it_is_accepted() -> None:
+    """Or whoever waits for that would never see the websocket's end."""
+    host = Host()
+    async with requested(host) as request:
+        await request.upgrade(switch(request))
+        assert request.flush()
+
+
 async def test_a_caller_that_left_meanwhile_cannot_be_accepted() -> None:
     host = Host()
     host.failure = OSError()

@@ -75,13 +75,15 @@ class MountedServer:
     async def _follow(self, receive: Receive, send: Send) -> None:
         """The host's lifespan: the server runs from its start-up to its shutdown."""
         await receive()
+        stage = "startup"
         try:
             async with self._lifespan():
+                stage = "shutdown"
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except Exception as error:
             _logger.exception("the tunnel server ended")
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await send({"type": f"lifespan.{stage}.failed", "message": str(error)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -16,7 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..errors import HeadError, LocalProtocolError
-from ..heads import Fields, RequestHead, ResponseHead
+from ..heads import Fields, RequestHead, ResponseHead, field_values
 from ..http.request import CallerRequest
 from ..net.peer import Peer
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
@@ -31,6 +31,8 @@ _logger = logging.getLogger("tunnelkit.server")
 
 # Bytes of the answer that wait for the host; it has a buffer of its own.
 SEND_AHEAD: Final = 64 * 1024
+
+_EARLY_HINTS: Final = 103  # RFC 8297
 
 # What frames a message on HTTP/1.1 alone is the host's to say.
 _FRAMING: Final = frozenset({b"connection", b"transfer-encoding", b"keep-alive", b"upgrade"})
@@ -120,7 +122,6 @@ class ScopeRequest(CallerRequest):
             while self._out and not self._gone:
                 message = self._out.popleft()
                 await self._send_one(message)
-            self._sending = False
             self._ring()
             if not self._out:
                 await self._work.wait()
@@ -136,6 +137,8 @@ class ScopeRequest(CallerRequest):
         except Exception as error:  # some hosts raise errors of their own for that
             _logger.info("the ASGI server takes no more of an answer: %s", type(error).__name__)
             self._gone = True
+        finally:
+            self._sending = False
         self._out_size -= min(self._out_size, len(message.get("body", b"")))
         if self._out_size < SEND_AHEAD:
             self._ring()
@@ -185,6 +188,7 @@ class HttpRequest(ScopeRequest):
         self.has_body = has_body is not False
         self._undecided = has_body is None
         self._with_trailers = "http.response.trailers" in extensions
+        self._with_hints = "http.response.early_hint" in extensions
         self._body = b""
         self._body_came = not self.has_body
         self._left = False
@@ -235,6 +239,13 @@ class HttpRequest(ScopeRequest):
         self._ring()
 
     # -- the answer ----------------------------------------------------------------------------
+
+    def send_info(self, head: ResponseHead) -> None:
+        """103 (Early Hints) where the host has it. All else is dropped, and so are hints that come faster than the
+        host takes them."""
+        links = field_values(head.fields, b"link")
+        if self._with_hints and head.status == _EARLY_HINTS and links and self.flush():
+            self._put({"type": "http.response.early_hint", "links": links})
 
     def send_head(self, head: ResponseHead) -> None:
         self.answered = True
