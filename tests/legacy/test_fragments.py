@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError
-from tunnelkit.legacy.fragments import Fragment, FragmentSocket
+from tunnelkit.legacy.fragments import TURN, Fragment, FragmentSocket
 from tunnelkit.net.memory import MemoryStream, memory_pair
 
 pytestmark = pytest.mark.anyio
@@ -96,3 +97,32 @@ async def test_pings_are_answered_between_fragments() -> None:
         assert await socket.receive() == Fragment(b"", last=True)
         assert await read_exactly(far, 2) == b"\x8a\x00"
         tasks.cancel_scope.cancel()
+
+
+async def test_thousands_of_tiny_fragments_leave_the_others_their_turns() -> None:
+    near, far = memory_pair()
+    tiny = b"\x02\x81" + MASK + b"x"
+    await far.send(tiny + (b"\x00" + tiny[1:]) * 2000)
+    socket = FragmentSocket(near, client=False)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        for _ in range(2001):
+            assert await socket.receive() == Fragment(b"x", last=False)
+        group.cancel_scope.cancel()
+    assert turns >= 2001 // TURN // 2
+
+
+async def test_a_peer_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.fragments.WRITE_TIMEOUT", 0.05)
+    near, _ = memory_pair()
+    socket = FragmentSocket(near, client=True)
+    with anyio.fail_after(10), pytest.raises(ConnectionLost, match=r"took nothing for 0\.05 s"):
+        await socket.send_fragment(b"x" * 10_000_000, last=False)

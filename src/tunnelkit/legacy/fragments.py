@@ -8,16 +8,24 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
+from ..config import DEFAULT_LIMITS
 from ..errors import ConnectionLost, RemoteProtocolError, StreamBroken
 from ..net.stream import Buffer, ByteStream
 
-__all__ = ["FRAGMENT", "Fragment", "FragmentSocket"]
+__all__ = ["FRAGMENT", "TURN", "WRITE_TIMEOUT", "Fragment", "FragmentSocket"]
 
 # What their programs write at a time (gorilla's buffer as they set it).
 FRAGMENT: Final = 102_400
+
+
+# Seconds that a peer may take for one fragment.
+WRITE_TIMEOUT: Final = DEFAULT_LIMITS.write_timeout
+# Events between two turns of the other tasks: a read brings thousands of tiny fragments.
+TURN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,8 @@ class FragmentSocket:
         self._texts = texts
         self._frames = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, trailing_data=early)
         self._events = self._frames.events()
+        self._asked: float | None = None  # when whoever receives began to wait for more
+        self._taken = 0
         self._turn = anyio.Lock()  # a message's fragments are not mixed with another's
         self._pong: bytes | None = None
         self._pinged = anyio.Event()
@@ -44,12 +54,19 @@ class FragmentSocket:
     def last_received(self) -> float:
         return self._stream.last_received
 
+    def silence(self, now: float) -> float:
+        """Seconds for which nothing came though somebody waits for it."""
+        return 0.0 if self._asked is None else now - self._asked
+
     # -- reading -------------------------------------------------------------------------------
 
     async def receive(self) -> Fragment:
         """The next piece of a message. Raises ``ConnectionLost`` at the end, ``RemoteProtocolError`` for what
         these programs never send. Cancelling loses nothing."""
         while True:
+            self._taken += 1
+            if self._taken % TURN == 0:
+                await checkpoint()
             event = next(self._events, None)
             if event is None:
                 await self._read()
@@ -57,10 +74,13 @@ class FragmentSocket:
                 return fragment
 
     async def _read(self) -> None:
+        self._asked = anyio.current_time()
         try:
             data = await self._stream.receive()
         except StreamBroken as error:
             raise ConnectionLost(str(error)) from error
+        finally:
+            self._asked = None
         if not data:
             raise ConnectionLost("the peer ended the connection")
         self._frames.receive_data(data)
@@ -130,9 +150,13 @@ class FragmentSocket:
 
     async def _write(self, data: bytes) -> None:
         try:
-            await self._stream.send(data)
+            with anyio.fail_after(WRITE_TIMEOUT):
+                await self._stream.send(data)
         except StreamBroken as error:
             raise ConnectionLost(str(error)) from error
+        except TimeoutError as error:  # half of a frame was written
+            self._stream.abort()
+            raise ConnectionLost(f"the peer took nothing for {WRITE_TIMEOUT:g} s") from error
 
     # -- the end -------------------------------------------------------------------------------
 
