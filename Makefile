@@ -4,6 +4,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference bench build demo clean
 
+# Tests start hundreds of programs, and each worker rewrites the tests' asserts: compiled once, not each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The newest tested Python that is there; say PYTHON=/path/to/python for another one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \

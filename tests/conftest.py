@@ -59,10 +59,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.timeout(DEEP_TIMEOUT))
     if config.option.markexpr:
         return
-    long = [item for item in items if any(item.get_closest_marker(name) for name in ONLY_ASKED_FOR)]
+    kept: list[pytest.Item] = []
+    long: list[pytest.Item] = []
+    for item in items:
+        (long if any(item.get_closest_marker(name) for name in ONLY_ASKED_FOR) else kept).append(item)
     if long:
         config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+        items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)

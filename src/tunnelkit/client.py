@@ -148,7 +148,9 @@ class TunnelClient(AsyncContextManagerMixin):
         self.limits = limits
         self._server, authorization = _parse_url(url)
         self._token = token
-        if ssl_context is None:
+        # With no file to read, the context is made by the first dial that needs it: to load the system's authorities
+        # takes longer than all the rest of this.
+        if ssl_context is None and (cafile is not None or insecure or client_certificate is not None):
             ssl_context = client_context(cafile=cafile, insecure=insecure, certificate=client_certificate)
         self._origin_tls = _once(
             lambda: client_context(cafile=origin_cafile, insecure=origin_insecure, field="origin_cafile")
@@ -199,6 +201,7 @@ class TunnelClient(AsyncContextManagerMixin):
                 dialler=dial,
                 user_agent=_USER_AGENT,
                 guessed=frozenset(guessed),
+                ssl_context=ssl_context,
             ),
             announce=announce,
             limits=limits,

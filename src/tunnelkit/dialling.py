@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ class Way:
     dialler: Dialler
     user_agent: str
     guessed: frozenset[str] = frozenset()  # transports that nobody named
+    ssl_context: ssl.SSLContext | None = None  # None: the default one
 
 
 class Dialling:
@@ -67,6 +69,7 @@ class Dialling:
                     dialler=_Watched(dialler, scope, limits.first_answer_timeout) if brief else dialler,
                     timeout=limits.dial_timeout,
                     user_agent=self._way.user_agent,
+                    ssl_context=self._way.ssl_context,
                     tasks=self._tasks,
                     prover=prover,
                     guessed=transport in self._way.guessed,

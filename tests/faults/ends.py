@@ -205,6 +205,11 @@ class Tunnel:
                     return figures
                 await anyio.sleep(0.1)  # between two looks
 
+    async def changed_from(self, start: Mapping[str, Figures]) -> None:
+        """Wait until an end has other numbers of files or tasks: it has seen what was done to it."""
+        while _counts(await run_sync(self.figures)) == _counts(start):
+            await anyio.sleep(0.1)  # between two looks
+
     async def back_at(self, start: Mapping[str, Figures], timeout: float = 30) -> dict[str, Figures]:
         """Wait until both ends have as many files and tasks as at the start; fail with what there is instead."""
         figures = await run_sync(self.figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -320,6 +321,40 @@ async def test_two_clients_in_one_task_group() -> None:
             await client.wait_ready(10)
         assert len(there.server.sessions()) == 2
         group.cancel_scope.cancel()
+
+
+def test_without_files_no_tls_context_is_made_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> None:
+        raise AssertionError("it takes longer than all the rest")
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    TunnelClient("wss://x", token=TOKEN, origin=Answering())
+
+
+class Asked(Exception):
+    pass
+
+
+class Own(Transport):
+    """Dials by itself."""
+
+    name = "own"
+
+    async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        self.context = request.ssl_context
+        raise Asked
+
+
+async def test_a_transport_that_dials_by_itself_gets_the_context() -> None:
+    own, context = Own(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client = TunnelClient("wss://x", token=TOKEN, origin=Answering(), transport=own, ssl_context=context)
+    events = client.events()
+    async with anyio.create_task_group() as group:
+        group.start_soon(client.run)
+        with anyio.fail_after(10):
+            await anext(events)
+        group.cancel_scope.cancel()
+    assert own.context is context
 
 
 def test_mistakes_in_the_arguments() -> None:

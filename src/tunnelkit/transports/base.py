@@ -195,7 +195,9 @@ class DialRequest:
     tasks: TaskGroup  # outlives the connection: for what it does beside send and receive. No task may raise
     prover: Callable[[Grant], Prover]  # of the connection that this grant is for; see ``Accepted.prover``
     user_agent: str = ""
-    ssl_context: ssl.SSLContext | None = None  # for transports that dial by themselves
+    # For transports that dial by themselves: what the client was given or made of its files; None for
+    # ``ssl.create_default_context()``. The dialler has it already.
+    ssl_context: ssl.SSLContext | None = None
     # Nobody named this transport: it was added by "auto". One that shows the token to whoever answers must make sure
     # first that this is a server of its kind.
     guessed: bool = False
