@@ -427,14 +427,22 @@ class AgentExchange(OriginExchange):
         if self._exchange_over:
             return
         if self.answered:
-            self._gone = True
-            self._stream.reset(ResetCode.BROKEN_OFF)
+            self._reset(ResetCode.BROKEN_OFF)
             return
         head, body = problem(status, code, detail, self.head)
         self.send_head(head)
         if body:
             self.send_body(body)
         self.send_end()
+
+    def withdraw(self, *, sent: bool) -> None:
+        if not self._exchange_over:
+            code = ResetCode.SESSION_GONE if sent else ResetCode.REFUSED
+            self._reset(ResetCode.BROKEN_OFF if self.answered else code)
+
+    def _reset(self, code: ResetCode) -> None:
+        self._gone = True
+        self._stream.reset(code)
 
     async def splice(self, head: ResponseHead, peer: ByteStream) -> None:
         self.send_head(head)

@@ -41,7 +41,7 @@ from .server_session import ServerSession
 from .serving import ServerState, Serving
 from .stats import ServerSnapshot
 from .transports.base import Transport
-from .transports.lookup import find_transports
+from .transports.lookup import find_transports, own_paths
 
 if TYPE_CHECKING:
     from .inside.httpx_transport import TunnelTransport
@@ -177,6 +177,7 @@ class TunnelServer(AsyncContextManagerMixin):
         self._policies = policies
         self._callers = callers
         self._authorise = authorise
+        by_name = find_transports(transports, limits=limits, field="transports")
         credentials = self._read_passwords()
         trusts = TrustedProxies(trusted_proxies)
         names_of_tokens = self._read_names()
@@ -202,13 +203,14 @@ class TunnelServer(AsyncContextManagerMixin):
                 own_host=public.host if public is not None else "",
                 wsp_path=normalise_base_path(wsp_path, field="wsp_path") or None,
                 wsp_token=wsp_token,
+                own_paths=own_paths(by_name),
             ),
             rules=self._read_rules(),
             domain=domain,
             public=public,
             names=names_of_tokens,
             trusts=trusts,
-            transports=find_transports(transports, limits=limits, field="transports"),
+            transports=by_name,
             admission=admission,
             callers=CallerCheck(limits=limits, credentials=self._read_callers(), hashing=admission.hashing),
             admin_password=self._read_admin_password(),

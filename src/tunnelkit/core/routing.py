@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -110,12 +111,15 @@ class RoutingConfig:
     own_host: str = ""  # below the base domain, and no name: where the server itself is reached
     wsp_path: str | None = None  # "/request"
     wsp_token: str | None = None  # the tunnel of such requests without X-Token
+    own_paths: Mapping[str, str] = field(default_factory=dict)  # transports' own, with what they are below /_tunnel
 
     def __post_init__(self) -> None:
         if self.base_path != normalise_base_path(self.base_path):
             raise ConfigError("base_path", "must be normalised", "pass it through normalise_base_path")
         if self.wsp_token is not None and not is_token(self.wsp_token):
             raise ConfigError("wsp_token", "can be no token", "give the token of a tunnel client")
+        if self.wsp_path in self.own_paths:
+            raise ConfigError("wsp_path", f"{self.wsp_path} is a transport's path", "give another")
 
     def __repr__(self) -> str:
         domain = self.base_domain.host if self.base_domain is not None else None
@@ -207,9 +211,15 @@ def _by_token(
         if header is None and config.wsp_token is not None:
             return NotFound("the X-PROXY-DESTINATION field is missing")
     if header is None:
-        return NotFound(_MISSING)
+        return _own(target, config) or NotFound(_MISSING)
     tokens = _candidates(header)
     return ToTunnel(tokens, target, x_host) if tokens else NotFound(_UNKNOWN)
+
+
+def _own(target: bytes, config: RoutingConfig) -> Reserved | None:
+    """A transport's path, where nobody is asked for."""
+    mount = config.own_paths.get(target.partition(b"?")[0].decode("latin-1"))
+    return Reserved("_tunnel", mount.encode("ascii")) if mount is not None and config.transports else None
 
 
 _TOKEN_PATH = b"/_token/"

@@ -72,6 +72,15 @@ class InsideClient:
                 self.end("closed")
                 tasks.cancel_scope.cancel()
 
+    async def retire(self, code: str, timeout: float) -> None:
+        """Take nothing new, and end once what runs is over, or after ``timeout`` seconds."""
+        self._agent.drain()
+        self._link.mux.goaway()
+        self._link.ring()
+        with anyio.move_on_after(timeout):
+            await self._link.settle()
+        self.end(code)
+
     def end(self, code: str) -> None:
         """What runs fails truthfully. Idempotent, synchronous."""
         self._link.end(code)

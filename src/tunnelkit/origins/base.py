@@ -73,6 +73,12 @@ class OriginExchange(ABC):
     def fail(self, status: int, code: str, detail: str) -> None:
         """Answer with a problem; where an answer has begun, break it off so that it is seen to be partial."""
 
+    def withdraw(self, *, sent: bool) -> None:
+        """End it without an answer, and let the server judge what that means: it was never sent to anybody, or
+        whoever had it is lost. Where an answer has begun, it is broken off."""
+        what = "was lost before it answered" if sent else "did not take the request"
+        self.fail(502, "tunnel_lost" if sent else "refused", f"the tunnel client {what}")
+
     @abstractmethod
     async def splice(self, head: ResponseHead, peer: ByteStream) -> None:
         """Send ``head`` (101) and join the caller with ``peer`` until both directions ended."""

@@ -57,6 +57,9 @@ class PassingExchange(OriginExchange):
     def fail(self, status: int, code: str, detail: str) -> None:
         self._inner.fail(status, code, detail)
 
+    def withdraw(self, *, sent: bool) -> None:
+        self._inner.withdraw(sent=sent)
+
     async def splice(self, head: ResponseHead, peer: ByteStream) -> None:
         await self._inner.splice(head, peer)
 

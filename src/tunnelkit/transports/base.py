@@ -225,6 +225,11 @@ class Transport(ABC):
         has none."""
         return None
 
+    def own_path(self) -> str | None:
+        """A path of the server's port, beside /_tunnel, that ``mounted`` answers as if it were ``mount_path``: for
+        peers that know no other. A request with X-Token is for its tunnel all the same. None when it has none."""
+        return None
+
     def claims(self, request: MountedRequest) -> bool:
         """Where several transports are mounted at one path: whether this request can only be this one's. Others go
         to the first of them. Decided from the head alone."""

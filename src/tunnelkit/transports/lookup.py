@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -12,7 +12,7 @@ from .base import API_VERSION, Transport
 from .longpoll import LongPollTransport
 from .websocket import WebSocketTransport
 
-__all__ = ["ENTRY_POINT_GROUP", "find_transport", "find_transports", "transport_names"]
+__all__ = ["ENTRY_POINT_GROUP", "find_transport", "find_transports", "own_paths", "transport_names"]
 
 ENTRY_POINT_GROUP: Final = "tunnelkit.transports"
 
@@ -58,6 +58,19 @@ def find_transports(
     if not found or len(by_name) < len(found):
         raise ConfigError(field, "names no transport, or one of them twice")
     return by_name
+
+
+def own_paths(transports: Mapping[str, Transport]) -> dict[str, str]:
+    """The paths beside /_tunnel, with the mount paths of the transports whose they are. Raises ``ConfigError`` for one
+    that two of them want."""
+    found: dict[str, str] = {}
+    for transport in transports.values():
+        path = transport.own_path()
+        if path in found:
+            raise ConfigError("transports", f"{path} is wanted by two of them")
+        if path is not None:
+            found[path] = transport.mount_path() or ""
+    return found
 
 
 def _by_name(name: str, limits: Limits, field: str) -> object:
