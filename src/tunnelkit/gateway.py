@@ -193,8 +193,11 @@ class Gateway:
                 exchange.dispatch(decision.session)
 
     def _was_not_asked(self, exchange: GatewayExchange, session: ServerSession) -> bool:
-        """It waited for a name that was nobody's, and whose token turns out to ask its callers."""
-        return exchange.digest != session.digest and self._callers.credentials.users(session.digest, None) is not None
+        """It waited for a name that was nobody's and asks for none itself, and whose token turns out to ask."""
+        if exchange.digest == session.digest:
+            return False
+        users = self._callers.credentials.users
+        return users(exchange.digest, exchange.name) is None and users(session.digest, None) is not None
 
     def set_alarm(self) -> None:
         """Be called back when the registry's next deadline is due; one timer serves all that waits."""

@@ -70,7 +70,7 @@ class GatewayExchange:
         self._by_destination = where.by_destination
         self._target = where.target
         self._unknown = where.unknown
-        self._named = where.name is not None
+        self.name = where.name
         self._upgrade = upgrade_of(request.head) is not None
         self.head = request.head  # as it goes out, once it is submitted
         self._block_size = 0
@@ -164,7 +164,7 @@ class GatewayExchange:
             self._fail(refusal.status, refusal.code, refusal.detail)
             return
         decision = gateway.registry.submit(
-            self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=self._named
+            self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=self.name is not None
         )
         if isinstance(decision, Rejected):
             self.reject(decision)

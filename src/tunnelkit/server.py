@@ -386,7 +386,7 @@ class TunnelServer(AsyncContextManagerMixin):
 
     def _read_callers(self) -> CallerCredentials:
         callers = self._callers() if callable(self._callers) else self._callers
-        return CallerCredentials(caller_table(callers or {}), key=self._key)
+        return CallerCredentials(caller_table(callers or {}, names=self._domain is not None), key=self._key)
 
     def _read_admin_password(self) -> str | None:
         password = self._admin_source() if callable(self._admin_source) else self._admin_source

@@ -126,11 +126,19 @@ def test_a_bad_line_is_named_by_its_number(text: str, message: str) -> None:
     assert TOKEN not in str(caught.value)
 
 
+def test_users_of_a_name_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match=r"^callers: entry 2 is for a name, and there are none without"):
+        caller_table({TOKEN: {"u": "p"}, "name:a": {"u": "p"}}, names=False)
+
+
 @pytest.mark.parametrize(
     ("callers", "message"),
     [
         ({"short": {"u": "p"}}, "callers: the token of entry 1 "),
-        ({"name:": {"u": "p"}}, "callers: entry 1 has no name after 'name:'"),
+        ({"name:": {"u": "p"}}, "callers: the name of entry 1 must have 1 to 63 characters"),
+        ({"name:my app": {"u": "p"}}, "callers: the name of entry 1 may hold letters, digits and '-' only"),
+        ({"name:www": {"u": "p"}}, "callers: the name of entry 1 'www' is reserved"),
+        ({"name:a": {"u": "p"}, "name:A": {"v": "p"}}, "callers: entry 2 is for the same tunnel as an earlier one"),
         ({TOKEN: {}}, "callers: entry 1 has no user; "),
         ({TOKEN: {"": "p"}}, "callers: entry 1 has a user that is empty or holds ':'"),
         ({TOKEN: {"a:b": "p"}}, "callers: entry 1 has a user that is empty or holds ':'"),

@@ -160,6 +160,21 @@ async def test_a_request_that_waited_for_a_name_is_not_let_in_unasked() -> None:
         assert answers[0][0] == 401
 
 
+async def test_a_request_that_waited_for_a_name_with_users_of_its_own_is_let_in() -> None:
+    callers = {TOKEN: {USER: PASSWORD}, "name:myapp": {"bob": "his own"}}
+    async with open_ends(base_domain=DOMAIN, callers=callers) as ends, anyio.create_task_group() as group:
+        answers: list[Answer] = []
+
+        async def ask() -> None:
+            answers.append(await by_name(ends, "myapp", f"Authorization: {basic('bob', 'his own')}"))
+
+        group.start_soon(ask)
+        await ends.pending(1)
+        async with ends.join(name="myapp"):
+            await ends.pending(0)
+        assert answers[0][0] == 200
+
+
 async def test_the_servers_own_program_is_not_asked() -> None:
     own = "Bearer the-origin-s-own"
     async with (
@@ -194,6 +209,13 @@ async def test_they_are_read_again_at_a_reload() -> None:
         with pytest.raises(ConfigError, match=r"^callers: the token of entry 2 "):
             await tunnel.server.reload()
         assert (await tunnel.get("/echo", Authorization=basic(password="another")))[0] == 200
+
+
+def test_users_of_a_name_that_cannot_be_are_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"^callers: the name of entry 1 may hold letters"):
+        TunnelServer("127.0.0.1:0", base_domain=DOMAIN, callers={"name:my app": {USER: PASSWORD}})
+    with pytest.raises(ConfigError, match=r"^callers: entry 1 is for a name, and there are none without"):
+        TunnelServer("127.0.0.1:0", callers={"name:myapp": {USER: PASSWORD}})
 
 
 def test_a_bad_entry_is_named_and_nothing_of_it_shown() -> None:

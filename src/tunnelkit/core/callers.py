@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from ..errors import ConfigError
 from .credentials import Credentials, NeedsHash, Password, Plan, Refused, ScryptHash, parse_password
+from .naming import check_name
 from .tokens import check_token, token_digest
 
 __all__ = [
@@ -56,12 +57,15 @@ def parse_basic(values: Sequence[bytes]) -> Basic | None:
 # -- configuration -----------------------------------------------------------------------------
 
 
-def caller_table(callers: Callers, *, setting: str = "callers") -> dict[bytes, Users]:
-    """Users by the key of their tunnel. Raises ``ConfigError`` naming ``setting`` and the entry by its number."""
+def caller_table(callers: Callers, *, names: bool = True, setting: str = "callers") -> dict[bytes, Users]:
+    """Users by the key of their tunnel. ``names``: there are some, the server has a base domain. Raises
+    ``ConfigError`` naming ``setting`` and the entry by its number: one that protects nothing is a mistake."""
     table: dict[bytes, Users] = {}
     for number, (place, users) in enumerate(callers.items(), 1):
         where = f"entry {number}"
-        key = _key_of(setting, where, place)
+        key = _key_of(setting, where, place, names=names)
+        if key in table:
+            raise ConfigError(setting, f"{where} is for the same tunnel as an earlier one", "join their users")
         if not users:
             raise ConfigError(setting, f"{where} has no user", "give user and password, or leave it out")
         table[key] = {user: _password(setting, where, user, password) for user, password in users.items()}
@@ -89,21 +93,25 @@ def parse_caller_lines(text: str, *, setting: str = "callers_file") -> dict[str,
 _LINE_FIX: Final = "give TOKEN:USER:PASSWORD or name:NAME:USER:PASSWORD"
 
 
-def _key_of(setting: str, where: str, place: str) -> bytes:
-    if place.startswith(NAME_PREFIX):
-        name = place.removeprefix(NAME_PREFIX).lower()
-        if not name:
-            raise ConfigError(setting, f"{where} has no name after {NAME_PREFIX!r}", _LINE_FIX)
-        return _name_key(name)
+def _key_of(setting: str, where: str, place: str, *, names: bool) -> bytes:
+    named = place.startswith(NAME_PREFIX)
+    if named and not names:
+        raise ConfigError(setting, f"{where} is for a name, and there are none without a base domain", _NAMES_FIX)
     try:
+        if named:
+            return _name_key(check_name(place.removeprefix(NAME_PREFIX)))
         check_token(place)
     except ConfigError as error:
-        raise ConfigError(setting, f"the token of {where} {error.problem}", error.fix) from None
+        what = "name" if named else "token"
+        raise ConfigError(setting, f"the {what} of {where} {error.problem}", error.fix) from None
     return token_digest(place)
 
 
+_NAMES_FIX: Final = "give base_domain too"
+
+
 def _name_key(name: str) -> bytes:
-    return NAME_PREFIX.encode() + name.encode("utf-8", "surrogatepass")
+    return (NAME_PREFIX + name).encode("ascii")
 
 
 def _password(setting: str, where: str, user: str, password: str) -> Password:
