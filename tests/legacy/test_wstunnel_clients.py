@@ -112,7 +112,7 @@ async def test_ids_go_on_and_many_requests_are_answered_in_any_order() -> None:
 
 
 async def test_a_caller_that_stops_reading_is_cut_and_the_tunnel_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnelkit.legacy.wstunnel_server.BACKLOG", 300_000)
+    monkeypatch.setattr("tunnelkit.legacy.wstunnel_responses.BACKLOG", 300_000)
     large = answer("200 OK", b"x" * 20_000_000)
 
     async def much(client: WStunnelClient, asked: Asked) -> None:

@@ -30,10 +30,12 @@ logger = logging.getLogger("tunnelkit.server")
 class InsideClient:
     """The client's end of a session that the server granted to such a peer: ``agent`` takes its requests.
 
-    There is no resuming: a peer that is lost takes its session with it.
+    There is no resuming: a peer that is lost takes its session with it. ``budget`` is for all such sessions together.
     """
 
-    def __init__(self, accepted: Accepted, agent: Agent, *, transport: str, limits: Limits) -> None:
+    def __init__(
+        self, accepted: Accepted, agent: Agent, *, transport: str, limits: Limits, budget: Budget | None = None
+    ) -> None:
         grant = accepted.grant
         self._accepted = accepted
         self._agent = agent
@@ -42,7 +44,7 @@ class InsideClient:
         self._link = Link(
             client=True,
             limits=agreed_limits(limits, grant),
-            budget=Budget(limits.max_buffered_bytes),
+            budget=budget if budget is not None else Budget(limits.max_buffered_bytes),
             peer_window=grant.replay_window,
             peer_floor=grant.stream_floor,
             peer_max_streams=grant.max_streams,

@@ -6,8 +6,8 @@ from ..config import DEFAULT_LIMITS, Limits
 from ..handshake import Grant
 from ..transports.base import Connection, DialRequest, MountedRequest, Offer, Transport
 from .wstunnel_client import WStunnelClient
+from .wstunnel_handshake import is_handshake
 from .wstunnel_server import WStunnelServer
-from .wstunnel_wire import is_handshake
 
 __all__ = ["WStunnelTransport"]
 

@@ -39,11 +39,11 @@ from ..tunnel_stream import OpenField, Stream
 from .fragments import FRAGMENT, FragmentSocket
 from .inside import InsideServer
 from .switching import check_switched
+from .wstunnel_handshake import handshake_fields
 from .wstunnel_opening import ask, check_server
 from .wstunnel_wire import (
     BODY_LIMIT,
     ID_SIZE,
-    handshake_fields,
     parse_id,
     response_message,
 )

@@ -13,7 +13,7 @@ from ..net.stream import ByteStream
 from ..transports.answers import Target, retry_after
 from ..transports.base import DialRequest
 from ..transports.websocket.opening import OpeningExchange, opening_request
-from .wstunnel_wire import is_theirs, probe_fields
+from .wstunnel_handshake import is_theirs, probe_fields
 
 __all__ = ["OpeningAnswer", "ask", "check_server"]
 

@@ -1,19 +1,15 @@
 """WStunnel's clients at a tunnel server: their websocket becomes an origin of a session inside the process.
 
 Their wire has one message a request and one a response, and one message at a time each way. So a request is held
-until it is whole (a slow upload would stop everybody else's), in a file beyond ``IN_MEMORY``; and a response is
-passed on fragment by fragment, whatever its caller takes, up to ``BACKLOG``: then that caller is cut, never the
-tunnel.
+until it is whole: a slow upload would stop everybody else's. A response is passed on fragment by fragment.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from tempfile import SpooledTemporaryFile
-from typing import IO, Final
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,34 +21,34 @@ from ..core.guard import Guard
 from ..core.rules import RuleSet
 from ..errors import ConnectionLost, HeadError, RemoteProtocolError, StreamBroken
 from ..handshake import Refusal
-from ..heads import RequestHead, ResponseHead, field_values, list_items
+from ..heads import ResponseHead, field_values, list_items
 from ..http.codec import HeadParser
 from ..http.parsers import DEFAULT_PARSER
+from ..net.doorbell import Doorbell
 from ..origins.base import Origin, OriginExchange
 from ..transports.answers import Answer
 from ..transports.base import MountedRequest, Offer
 from ..transports.websocket.handshake import check_upgrade
 from .fragments import FRAGMENT, FragmentSocket
+from .holding import HeldBody, Store
 from .inside import InsideClient
 from .switching import accept_fields
+from .wstunnel_handshake import read_handshake, refusal_answer
+from .wstunnel_responses import Backlog, Response
 from .wstunnel_wire import (
     BODY_LIMIT,
     ID_SIZE,
     Ids,
-    ResponseReader,
-    Whole,
+    check_target,
     parse_id,
-    read_handshake,
-    refusal_answer,
     request_message,
 )
 
-__all__ = ["BACKLOG", "WStunnelServer"]
+__all__ = ["WStunnelServer"]
 
 logger = logging.getLogger("tunnelkit.server")
 
-BACKLOG: Final = 8 * 1024 * 1024  # of one response, for a caller that does not take it
-IN_MEMORY: Final = 256 * 1024  # of one request's body
+_TOO_LARGE: Final = "a WStunnel client takes at most 100 MiB a request"
 
 
 class WStunnelServer:
@@ -61,6 +57,7 @@ class WStunnelServer:
     def __init__(self, limits: Limits = DEFAULT_LIMITS, parser: HeadParser = DEFAULT_PARSER) -> None:
         self._limits = limits
         self._parser = parser
+        self._store = Store(limits)
 
     async def mounted(self, request: MountedRequest, offer: Offer) -> None:
         refused = check_upgrade(request.method, request.fields)
@@ -70,7 +67,7 @@ class WStunnelServer:
             return
         answer = await offer(handshake, request.peer)
         if isinstance(answer, Refusal):
-            await _respond(request, refusal_answer(answer))
+            await _respond(request, refusal_answer(answer, request.fields, self._limits))
             return
         try:
             (key,) = field_values(request.fields, b"sec-websocket-key")
@@ -82,8 +79,10 @@ class WStunnelServer:
             answer.abandon()
             raise
         socket = FragmentSocket(stream, client=False, texts=False)
-        peer = _Peer(socket, self._parser, self._limits)
-        inside = InsideClient(answer, _Agent(peer, self._limits), transport="wstunnel", limits=self._limits)
+        peer = _Peer(socket, self._store, self._parser, self._limits)
+        inside = InsideClient(
+            answer, _Agent(peer, self._limits), transport="wstunnel", limits=self._limits, budget=self._store.memory
+        )
         try:
             await inside.run(lambda tasks: peer.start(tasks, inside.end))
             await socket.aclose(1001)
@@ -123,16 +122,18 @@ class _Named(Origin):
 class _Peer(Origin):
     """One of their clients, as the origin that it is."""
 
-    def __init__(self, socket: FragmentSocket, parser: HeadParser, limits: Limits) -> None:
+    def __init__(self, socket: FragmentSocket, store: Store, parser: HeadParser, limits: Limits) -> None:
         self._socket = socket
+        self._store = store
         self._parser = parser
         self._limits = limits
         self._ids = Ids()
-        self._waiting: dict[int, _Response] = {}
+        self._waiting: dict[int, Response] = {}
+        self._backlog = Backlog(store.memory, limits)
 
     def start(self, tasks: TaskGroup, end: Callable[[str], None]) -> None:
         tasks.start_soon(self._read_all, end)
-        tasks.start_soon(self._socket.answer_pings)
+        tasks.start_soon(self._answer_pings, end)
         tasks.start_soon(self._watch, end)
 
     # -- requests ------------------------------------------------------------------------------
@@ -141,35 +142,44 @@ class _Peer(Origin):
         await self.ask(exchange, None)
 
     async def ask(self, exchange: OriginExchange, x_host: bytes | None) -> None:
-        news = _News()
+        news = Doorbell()
         exchange.on_news(news.ring)
-        with SpooledTemporaryFile(max_size=IN_MEMORY) as body:
-            size = await _hold(exchange, body, news)
-            if size is None:
-                return
+        response = Response(exchange.head, news, self._backlog, self._parser, self._limits)
+        try:
+            if await self._send(exchange, response, news, x_host):
+                await response.pass_on(exchange)
+        except ConnectionLost:
+            pass  # which the reading side notices: the session ends, and every request with it
+        except HeadError as error:
+            exchange.fail(error.status, error.code, error.detail)
+        finally:
+            response.leave()  # its id stays taken until their answer to it has come
+
+    async def _send(self, exchange: OriginExchange, response: Response, news: Doorbell, x_host: bytes | None) -> bool:
+        """Whether the request was sent: it is not for a caller who left."""
+        check_target(exchange.head.target)
+        with self._store.body() as body:
+            await _hold(exchange, body, news)
             number = self._ids.take()
             if number is None:
-                exchange.fail(503, "overloaded", "as many requests as there are ids wait for their answers")
-                return
-            response = self._waiting[number] = _Response(exchange.head, news, self._parser, self._limits)
-            pieces = _pieces(request_message(number, exchange.head, size, x_host), body)
+                raise HeadError(503, "overloaded", "as many requests as there are ids wait for their answers")
+
+            def begin() -> bool:
+                if not exchange.gone:
+                    self._waiting[number] = response
+                return not exchange.gone
+
+            pieces = _pieces(request_message(number, exchange.head, body.size, x_host), body)
             try:
-                sent = await self._socket.send(pieces, wanted=lambda: not exchange.gone)
-            except ConnectionLost:
-                return  # which the reading side notices: the session ends, and every request with it
+                sent = await self._socket.send(pieces, wanted=begin)
+            except BaseException:
+                self._socket.abort()  # half a message may be out
+                raise
             if not sent:
-                self._done(number)
-                return
-        try:
-            await response.pass_on(exchange)
-        finally:
-            response.unwanted = True  # its id stays taken until their answer to it has come
+                self._ids.give_back(number)
+            return sent
 
     async def aclose(self) -> None: ...
-
-    def _done(self, number: int) -> None:
-        del self._waiting[number]
-        self._ids.give_back(number)
 
     # -- responses -----------------------------------------------------------------------------
 
@@ -185,8 +195,7 @@ class _Peer(Origin):
             end("peer_lost")
 
     async def _read_message(self) -> None:
-        fragment = await self._socket.receive()
-        data, last = fragment.data, fragment.last
+        data, last = b"", False
         while len(data) < ID_SIZE and not last:
             fragment = await self._socket.receive()
             data, last = data + fragment.data, fragment.last
@@ -201,9 +210,15 @@ class _Peer(Origin):
             fragment = await self._socket.receive()
             data, last = fragment.data, fragment.last
         if response is not None:
-            self._done(number)
+            del self._waiting[number]
+            self._ids.give_back(number)
 
     # -- liveness ------------------------------------------------------------------------------
+
+    async def _answer_pings(self, end: Callable[[str], None]) -> None:
+        with suppress(ConnectionLost):
+            await self._socket.answer_pings()
+        end("peer_lost")
 
     async def _watch(self, end: Callable[[str], None]) -> None:
         """Their clients ping, by default each 10 s; one that does not is asked."""
@@ -221,102 +236,28 @@ class _Peer(Origin):
                 return
 
 
-class _News:
-    """A bell for one task."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-        self._event = anyio.Event()
-
-
-async def _hold(exchange: OriginExchange, body: IO[bytes], news: _News) -> int | None:
-    """Take the whole body of a request into ``body``; its size, or None when it is not to be sent."""
+async def _hold(exchange: OriginExchange, body: HeldBody, news: Doorbell) -> None:
+    """Take the whole body of a request into ``body``, or what comes until the caller leaves. Raises ``HeadError``."""
+    if not exchange.has_body:  # an upgrade's stream has no end
+        return
     if b"100-continue" in list_items(field_values(exchange.head.fields, b"expect")):
         exchange.send_head(ResponseHead(100, [], b"Continue"))
-    size = 0
     while not exchange.gone:
+        news.muffle()
         data = exchange.body_waiting
         if data is None:
             await news.wait()
         elif not data:
-            return size
+            return
         else:
-            size += len(data)
-            if size > BODY_LIMIT:
-                exchange.fail(413, "body_too_large", "a WStunnel client takes at most 100 MiB a request")
-                return None
+            if body.size + len(data) > BODY_LIMIT:
+                raise HeadError(413, "body_too_large", _TOO_LARGE)
             body.write(data)
             exchange.body_taken()
-    return None
 
 
-def _pieces(head: bytes, body: IO[bytes]) -> Iterator[bytes]:
-    body.seek(0)
-    first = body.read(max(0, FRAGMENT - len(head)))
-    yield head + first
+def _pieces(head: bytes, body: HeldBody) -> Iterator[bytes]:
+    body.rewind()
+    yield head + body.read(max(0, FRAGMENT - len(head)))
     while data := body.read(FRAGMENT):
         yield data
-
-
-class _Response:
-    """Between the one who reads their messages and the one task that answers the exchange."""
-
-    def __init__(self, head: RequestHead, news: _News, parser: HeadParser, limits: Limits) -> None:
-        self.unwanted = False
-        self._reader = ResponseReader(head, parser, limits)
-        self._news = news
-        self._parts: deque[ResponseHead | bytes | Whole] = deque()
-        self._held = 0
-        self._failure: HeadError | None = None
-
-    def feed(self, data: bytes, *, last: bool) -> None:
-        """Never waits: the next message may be another caller's."""
-        if self.unwanted or self._failure is not None:
-            return
-        try:
-            for part in self._reader.feed(data, last=last):
-                self._parts.append(part)
-                self._held += len(part) if isinstance(part, bytes) else 0
-        except HeadError as error:
-            self._failure = error
-        if self._held > BACKLOG:
-            self._failure = HeadError(502, "bad_answer", "the caller took too little of a response")
-            self._parts.clear()
-        self._news.ring()
-
-    async def pass_on(self, exchange: OriginExchange) -> None:
-        """Answer ``exchange`` with what comes, to its end."""
-        while not exchange.gone:
-            if self._pass_parts(exchange):
-                return
-            if self._failure is not None and not self._parts:
-                exchange.fail(502, "bad_answer", self._failure.detail)
-                return
-            await self._news.wait()
-
-    def _pass_parts(self, exchange: OriginExchange) -> bool:
-        """What there is room for. True when the response is complete."""
-        while self._parts:
-            part = self._parts[0]
-            if isinstance(part, bytes):
-                room = exchange.room
-                if room <= 0:
-                    return False
-                exchange.send_body(part[:room])
-                self._held -= min(room, len(part))
-                if len(part) > room:
-                    self._parts[0] = part[room:]
-                    continue
-            elif isinstance(part, ResponseHead):
-                exchange.send_head(part)
-            else:
-                exchange.send_end()
-                return True
-            self._parts.popleft()
-        return False

@@ -1,4 +1,4 @@
-"""WStunnel's wire, sans-IO: its handshake, its ids, and the HTTP messages inside its messages.
+"""WStunnel's wire, sans-IO: its ids, and the HTTP messages inside its messages.
 
 The rules are those of the running programs, rightscale/wstunnel and its successor rshade/wstunnel.
 """
@@ -6,32 +6,24 @@ The rules are those of the running programs, rightscale/wstunnel and its success
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from ..config import Limits
-from ..core.tokens import TOKEN_MIN
 from ..errors import HeadError, RemoteProtocolError
-from ..handshake import Handshake, Refusal
-from ..heads import Fields, RequestHead, ResponseHead, field_values, list_items
+from ..heads import RequestHead, ResponseHead
 from ..http.client_codec import ClientCodec
 from ..http.codec import Body, End, HeadParser, Signal
-from ..transports.answers import Answer, Target
 
 __all__ = [
     "BODY_LIMIT",
     "ID_SIZE",
     "Ids",
     "ResponseReader",
-    "handshake_fields",
-    "is_handshake",
-    "is_theirs",
+    "Whole",
+    "check_target",
     "parse_id",
-    "probe_fields",
-    "read_handshake",
-    "refusal_answer",
     "request_message",
     "response_message",
 ]
@@ -42,114 +34,6 @@ _ID = re.compile(rb"[0-9a-fA-F]{4}")
 
 # Their client refuses a message above 100 MiB by closing the tunnel for everybody.
 BODY_LIMIT: Final = 100 * 1024 * 1024 - 128 * 1024
-
-
-# -- the handshake (their client asks, with its token in Origin) --------------------------------------
-
-
-def is_handshake(fields: Fields) -> bool:
-    """Whether a websocket request is theirs: no subprotocol, and an Origin that is none (no browser sends such)."""
-    origins = field_values(fields, b"origin")
-    return (
-        len(origins) == 1
-        and b"://" not in origins[0]
-        and origins[0] != b"null"
-        and not field_values(fields, b"sec-websocket-protocol")
-        and b"websocket" in list_items(field_values(fields, b"upgrade"))
-    )
-
-
-def read_handshake(fields: Fields) -> Handshake | Answer:
-    """Their handshake as one of ours, or the answer that their server gives."""
-    token = field_values(fields, b"origin")[0].decode("latin-1")
-    if len(token) < TOKEN_MIN:
-        return _plain(400, f"Rendez-vous token is too short (must be {TOKEN_MIN} chars)")
-    versions = field_values(fields, b"x-client-version")
-    version = versions[0].decode("latin-1") if versions else ""
-    return Handshake(
-        token=token,
-        password=_password(fields, token),
-        client_version=f"wstunnel {version}".strip()[:80],
-    )
-
-
-def _password(fields: Fields, token: str) -> str | None:
-    """By Basic authentication: of ``token:password``, or of the tunnel URL's userinfo."""
-    values = field_values(fields, b"authorization")
-    if len(values) != 1 or values[0][:6].lower() != b"basic ":
-        return None
-    try:
-        user, colon, password = b64decode(values[0][6:].strip(), validate=True).decode("utf-8").partition(":")
-    except ValueError:
-        return None
-    return password if colon and user in (token, "") else None
-
-
-_STATUSES: Final = {"too_many_clients": 429, "forbidden": 401, "unauthorized": 401}
-
-
-def refusal_answer(refusal: Refusal) -> Answer:
-    """As their client reads one: a status and a line of text, which it prints before it tries again."""
-    status = _STATUSES.get(refusal.code, refusal.status)
-    extra: Fields = [(b"WWW-Authenticate", b'Basic realm="wstunnel"')] if status == 401 else []
-    if refusal.retry_after is not None:
-        extra.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after))))
-    return _plain(status, refusal.detail, extra)
-
-
-def _plain(status: int, text: str, extra: Fields | None = None) -> Answer:
-    fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"X-Content-Type-Options", b"nosniff")]
-    return Answer(status, fields + (extra or []), text.encode())
-
-
-# -- the same from the client's side (their server answers) -------------------------------------------
-
-_NO_TOKEN: Final = b"Origin header with rendez-vous token required"
-
-
-def probe_fields(target: Target, key: bytes, user_agent: str) -> Fields:
-    """A handshake without a token, which tells their servers from all others."""
-    return _opening_fields(target, key, user_agent, origin=[])
-
-
-def is_theirs(status: int, fields: Fields, body: bytes) -> bool:
-    """Whether this is what their servers answer to a handshake without ``Origin``, to the letter (rightscale's ends
-    with a line feed)."""
-    return (
-        status == 400
-        and body in (_NO_TOKEN, _NO_TOKEN + b"\n")
-        and field_values(fields, b"content-type") == [b"text/plain; charset=utf-8"]
-        and field_values(fields, b"x-content-type-options") == [b"nosniff"]
-    )
-
-
-def handshake_fields(target: Target, key: bytes, handshake: Handshake, user_agent: str) -> Fields:
-    """What their client asks with. The token stands in Origin as it is."""
-    fields = _opening_fields(target, key, user_agent, origin=[(b"Origin", handshake.token.encode("ascii"))])
-    fields.append((b"X-Client-Version", handshake.client_version.encode("latin-1", "replace")))
-    return fields + _authorization(handshake)
-
-
-def _opening_fields(target: Target, key: bytes, user_agent: str, *, origin: Fields) -> Fields:
-    return [
-        (b"Host", target.authority),
-        *([(b"User-Agent", user_agent.encode())] if user_agent else []),
-        (b"Connection", b"Upgrade"),
-        *origin,
-        (b"Sec-WebSocket-Key", key),
-        (b"Sec-WebSocket-Version", b"13"),
-        (b"Upgrade", b"websocket"),
-    ]
-
-
-def _authorization(handshake: Handshake) -> Fields:
-    """The token's password goes first; the userinfo of the URL, for a proxy in front, has a field of its own then."""
-    for_proxy = handshake.authorization
-    if handshake.password is None:
-        return [(b"Authorization", for_proxy.encode("ascii"))] if for_proxy is not None else []
-    pair = f"{handshake.token}:{handshake.password}".encode()
-    fields = [(b"Authorization", b"Basic " + b64encode(pair))]
-    return fields + ([(b"X-Tunnel-Authorization", for_proxy.encode("ascii"))] if for_proxy is not None else [])
 
 
 # -- ids ---------------------------------------------------------------------------------------------
@@ -188,6 +72,16 @@ def parse_id(data: bytes) -> int:
 _LEFT_OUT: Final = frozenset(
     {b"content-length", b"transfer-encoding", b"expect", b"connection", b"upgrade", b"te", b"x-host", b"trailer"}
 )
+
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+def check_target(target: bytes) -> None:
+    """Raise ``HeadError`` for a target that Go's parser of URLs does not take: their client drops the tunnel of all
+    for a request that it cannot read."""
+    if _BAD_ESCAPE.search(target.partition(b"?")[0]):
+        raise HeadError(400, "bad_target", "a WStunnel client cannot be asked for a path with a broken escape")
 
 
 def request_message(number: int, head: RequestHead, length: int, x_host: bytes | None) -> bytes:
