@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -13,6 +14,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from tunnelkit import ConfigError, Limits, TunnelServer
 from tunnelkit.errors import ConnectRefused
 from tunnelkit.inside import request
+from tunnelkit.inside.connecting import TunnelStream
 
 from .tunnel import TOKEN, Ends, ask, open_ends, until
 
@@ -67,6 +69,50 @@ async def test_bytes_both_ways_and_half_a_close() -> None:
             await stream.send(b"x")
         assert repr(stream) == "<TunnelStream closed>"
         await ends.pending(0)
+
+
+async def test_two_tasks_at_once_are_told_so() -> None:
+    """As with anyio's own streams: or both would wait, and one of them for ever."""
+    async with (
+        destination(echo) as port,
+        open_ends() as ends,
+        ends.join(origin=None, allow=ANY),
+        ends.server.connect(TOKEN, "127.0.0.1", port) as stream,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(stream.receive)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(anyio.BusyResourceError):
+            await stream.receive()
+        await stream.send(b"x")
+
+
+async def test_a_close_ends_who_sends() -> None:
+    begun = 0
+    ended = anyio.Event()
+
+    async def send(stream: TunnelStream) -> None:
+        nonlocal begun
+        with suppress(anyio.ClosedResourceError):
+            while True:
+                begun += 1
+                await stream.send(bytes(100_000))
+        ended.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel accepts, and takes what it has room for
+        port = deaf.getsockname()[1]
+        async with (
+            open_ends() as ends,
+            ends.join(origin=None, allow=ANY),
+            ends.server.connect(TOKEN, "127.0.0.1", port) as stream,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(send, stream)
+            await anyio.wait_all_tasks_blocked()
+            assert begun
+            await stream.aclose()
+            with anyio.fail_after(10):
+                await ended.wait()
 
 
 @pytest.mark.parametrize("who", ["destination", "program"])

@@ -20,6 +20,7 @@ from tunnelkit import AsgiOrigin, ConfigError, TunnelServer
 from tunnelkit import Request as Asked
 from tunnelkit import Response as Answer
 from tunnelkit.config import DEFAULT_LIMITS, Limits
+from tunnelkit.errors import StreamBroken
 
 from .apps import Receive, Scope, Send, serve_app
 from .by_hand import open_by_hand
@@ -177,6 +178,93 @@ async def test_a_body_that_cannot_be_had() -> None:
             await client.post("/", content=body())
         with anyio.fail_after(10):
             await ended.wait()
+
+
+@pytest.mark.parametrize("when", ["it is cancelled", "the answer is there"])
+async def test_a_body_that_waits_ends_with_its_request(when: str) -> None:
+    began, ended = anyio.Event(), anyio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"first"
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def app(request: Asked) -> Answer:
+        await anext(request)
+        began.set()
+        if when == "it is cancelled":
+            await anyio.sleep_forever()
+        return Answer(413)
+
+    async with serve(app) as (client, _):
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: client.post("/", content=body()))
+                await began.wait()
+                if when == "it is cancelled":
+                    group.cancel_scope.cancel()
+            await ended.wait()
+
+
+@pytest.mark.parametrize("error", [TimeoutError("the disk is slow"), StreamBroken("the pipe is")])
+async def test_what_a_body_raises_comes_out_as_it_is(error: Exception) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise error
+
+    async def app(request: Asked) -> Answer:
+        return Answer(body=await request.read())
+
+    async with serve(app) as (client, _):
+        with anyio.fail_after(10), pytest.raises((type(error), httpx.ReadError), match=str(error)):
+            await client.post("/", content=body())
+
+
+@pytest.mark.parametrize(("sent", "told"), [(15, "longer"), (5, "shorter")])
+async def test_a_body_of_another_length_than_it_says_is_an_error_of_the_programs(sent: int, told: str) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * sent
+
+    async def app(request: Asked) -> Answer:
+        return Answer(body=await request.read())
+
+    async with serve(app) as (client, ends):
+        with anyio.fail_after(10), pytest.raises(httpx.LocalProtocolError, match=told):
+            await client.post("/", content=body(), headers={"Content-Length": "10"})
+        await ends.pending(0)
+
+
+async def test_answers_that_nobody_closed_end_with_their_client() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 10_000
+
+    async def app(request: Asked) -> Answer:
+        return Answer(body=body())
+
+    async with serve_app(app) as ends:
+        async with calling(ends) as client:
+            answer = await client.send(client.build_request("GET", "/"), stream=True)
+        await ends.pending(0)
+        for _ in range(2):
+            await answer.aclose()
+
+
+async def test_many_at_once() -> None:
+    async def app(request: Asked) -> Answer:
+        return Answer(body=await request.read())
+
+    async with serve(app) as (client, ends):
+
+        async def ask(number: int) -> None:
+            assert (await client.post("/", content=b"%d" % number)).text == str(number)
+
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(ask, number)
+        await ends.pending(0)
 
 
 async def test_an_answer_before_the_body_has_come_ends_the_body() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, nullcontext
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from ..http.own_answers import refuse
 from ..http.request import CallerRequest
 from .request import InsideRequest
 
-__all__ = ["Running", "carry", "upload"]
+__all__ = ["Running", "WrongLength", "carry", "upload"]
 
 logger = logging.getLogger("tunnelkit.server")
 
@@ -43,17 +43,34 @@ async def carry(running: Running, request: InsideRequest, where: ToTunnel | ToNa
         request.end()
 
 
-async def upload(request: InsideRequest, body: AsyncIterable[bytes]) -> None:
-    """Send ``body`` for as long as it is wanted. Never raises: whoever waits for the answer gets what ``body``
-    raises."""
+class WrongLength(Exception):
+    """A body that is not as long as its Content-Length says."""
+
+
+async def upload(request: InsideRequest, body: AsyncIterable[bytes], length: int | None) -> None:
+    """Send ``body`` for as long as it is wanted: then it is cancelled. ``length`` is what Content-Length promises.
+    Never raises: whoever waits for the answer gets what ``body`` raises, or WrongLength."""
     pieces = aiter(body)
     try:
-        async with aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext():
-            async for piece in pieces:
-                await request.put(bytes(piece))
-    except StreamBroken:
-        return
+        with request.uploading:
+            async with aclosing(pieces) if isinstance(pieces, AsyncGenerator) else nullcontext():
+                if await _put_all(request, pieces, length):
+                    request.end_body()
     except Exception as error:
         request.fail_body(error)
-    else:
-        request.end_body()
+
+
+async def _put_all(request: InsideRequest, pieces: AsyncIterator[bytes], length: int | None) -> bool:
+    """False: the rest is not wanted."""
+    sent = 0
+    async for piece in pieces:
+        sent += len(piece)
+        if length is not None and sent > length:
+            raise WrongLength("the body is longer than its Content-Length")
+        try:
+            await request.put(bytes(piece))
+        except StreamBroken:
+            return False
+    if length is not None and sent < length:
+        raise WrongLength("the body is shorter than its Content-Length")
+    return True

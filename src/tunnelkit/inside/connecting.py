@@ -85,18 +85,21 @@ async def _refusal(request: InsideRequest, head: ResponseHead) -> ConnectRefused
 
 
 class TunnelStream(AnyioByteStream):
-    """An anyio stream: ``send_eof`` closes one half, ``aclose`` both."""
+    """An anyio stream: ``send_eof`` closes one half, ``aclose`` both. One task may receive and one send at a time:
+    a second one gets anyio's BusyResourceError."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._closed = False
+        self._receiving = anyio.ResourceGuard("receiving from")
+        self._sending = anyio.ResourceGuard("sending to")
 
     def __repr__(self) -> str:
         return f"<TunnelStream {'closed' if self._closed else 'open'}>"
 
     async def receive(self, max_bytes: int = READ_AHEAD) -> bytes:
         """Cancelling loses nothing."""
-        with self._guarded():
+        with self._receiving, self._guarded():
             await checkpoint()
             data = await self._stream.receive(max_bytes)
         if not data:
@@ -105,12 +108,12 @@ class TunnelStream(AnyioByteStream):
 
     async def send(self, item: bytes) -> None:
         """Cancelled, some unknown part was sent."""
-        with self._guarded():
+        with self._sending, self._guarded():
             await checkpoint()
             await self._stream.send(item)
 
     async def send_eof(self) -> None:
-        with self._guarded():
+        with self._sending, self._guarded():
             await self._stream.send_eof()
 
     async def aclose(self) -> None:

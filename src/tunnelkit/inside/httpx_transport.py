@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import anyio
 import httpcore
@@ -15,9 +16,9 @@ from ..core.allowlist import X_HOST_LIMIT
 from ..core.routing import ToTunnel
 from ..core.tokens import mask_token
 from ..errors import HeadError, StreamBroken
-from ..heads import RequestHead, body_length, field_values, validate_request
+from ..heads import RequestHead, body_length, content_length, field_values, validate_request
 from ..net.stream import ByteStream
-from .carrying import Running, carry, upload
+from .carrying import Running, WrongLength, carry, upload
 from .request import InsideRequest
 
 __all__ = ["TunnelTransport"]
@@ -39,6 +40,7 @@ class TunnelTransport(httpx.AsyncBaseTransport):
         self._running = running
         self._token = token
         self._limits = limits
+        self._open: WeakSet[InsideRequest] = WeakSet()
 
     def __repr__(self) -> str:
         return f"<TunnelTransport token={mask_token(self._token)}>"
@@ -56,10 +58,16 @@ class TunnelTransport(httpx.AsyncBaseTransport):
         except RuntimeError:
             raise httpx.ConnectError("the tunnel server ends", request=request) from None
         stream = request.stream
+        self._open.add(inside)
         if inside.has_body:
             assert isinstance(stream, httpx.AsyncByteStream)
-            running.spawn(lambda: upload(inside, stream))
+            running.spawn(lambda: upload(inside, stream, content_length(head.fields)))
         return await _answer(inside, request)
+
+    async def aclose(self) -> None:
+        """Take back what still runs: answers that nobody read to their end or closed."""
+        for inside in self._open:
+            inside.leave()
 
     def _head(self, request: httpx.Request) -> RequestHead:
         head = RequestHead(request.method.encode("ascii"), request.url.raw_path, list(request.headers.raw))
@@ -102,14 +110,15 @@ class _Body(httpx.AsyncByteStream):
     async def guard(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await one of the exchange's calls, with httpx's timeout and errors. What fails is over."""
         try:
-            with anyio.fail_after(self._timeout):
+            with anyio.move_on_after(self._timeout):
                 return await call()
+            raise httpx.ReadTimeout("no answer in time", request=self._request)
         except StreamBroken as error:
             self._inside.leave()
             raise httpx.ReadError(str(error), request=self._request) from error
-        except TimeoutError:
+        except WrongLength as error:
             self._inside.leave()
-            raise httpx.ReadTimeout("no answer in time", request=self._request) from None
+            raise httpx.LocalProtocolError(str(error), request=self._request) from None
         except BaseException:
             self._inside.leave()
             raise

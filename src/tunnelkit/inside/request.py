@@ -42,7 +42,8 @@ class InsideRequest(CallerRequest):
         self.response_trailers: Fields = []  # filled at the answer's end
         self.switched: ByteStream | None = None  # after 101: what follows it
         self.scope = anyio.CancelScope()  # of the task that carries it
-        self._body: deque[bytes] = deque()
+        self.uploading = anyio.CancelScope()  # of the task that sends its body, if it has one of its own
+        self._body: deque[memoryview] = deque()
         self._body_size = 0
         self._body_ended = not has_body
         self._news = False  # of the body's end
@@ -75,7 +76,7 @@ class InsideRequest(CallerRequest):
         if self._over or self.gone:
             raise StreamBroken("the rest of the request is not wanted")
         if data:
-            self._body.append(data)
+            self._body.append(memoryview(data))
             self._body_size += len(data)
             self._bell.set()
 
@@ -121,6 +122,7 @@ class InsideRequest(CallerRequest):
     def leave(self) -> None:
         """Nobody waits for the answer any more. Harmless when it is complete."""
         self._left = True
+        self.uploading.cancel()
         if self.switched is not None:
             self.switched.abort()  # nothing, after aclose: then what was sent still goes out
             self.scope.deadline = anyio.current_time() + LINGER
@@ -130,6 +132,7 @@ class InsideRequest(CallerRequest):
     def end(self) -> None:
         """The gateway is done with it."""
         self._over = True
+        self.uploading.cancel()
         self._change()
 
     # -- the gateway: the request's body -------------------------------------------------------
@@ -144,7 +147,7 @@ class InsideRequest(CallerRequest):
                 data = data[:max_bytes]
             self._body_size -= len(data)
             self._change()
-            return data
+            return bytes(data)
         self._news = False
         return b"" if self._body_ended else None
 

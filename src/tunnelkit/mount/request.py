@@ -189,7 +189,7 @@ class HttpRequest(ScopeRequest):
         self._undecided = has_body is None
         self._with_trailers = "http.response.trailers" in extensions
         self._with_hints = "http.response.early_hint" in extensions
-        self._body = b""
+        self._body = memoryview(b"")  # of one message
         self._body_came = not self.has_body
         self._left = False
         self._room = anyio.Event()
@@ -208,7 +208,7 @@ class HttpRequest(ScopeRequest):
             data, self._body = self._body[:max_bytes], self._body[max_bytes:]
             if not self._body:
                 self._room.set()
-            return data
+            return bytes(data)
         self._news = False
         if self._gone and not self._body_came:
             raise HeadError(400, "incomplete_request", "the caller left within the request's body")
@@ -233,7 +233,7 @@ class HttpRequest(ScopeRequest):
             self._left = True
             self._gone = not self._finished  # hosts say so too when the answer is complete
         else:
-            self._body += bytes(message.get("body", b""))
+            self._body = memoryview(bytes(message.get("body", b"")))
             self._body_came = not message.get("more_body", False)
         self._news = True
         self._ring()
