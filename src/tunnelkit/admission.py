@@ -19,7 +19,7 @@ from .core.tokens import check_token, token_digest, token_tag
 from .errors import ConfigError
 from .handshake import Handshake, Refusal
 from .net.peer import Peer
-from .registration import Authorise, Granted, Permit, Registration
+from .registration import Authorise, Permit, Registration, checked
 
 __all__ = ["UNLISTED", "Admission"]
 
@@ -103,14 +103,15 @@ class Admission:
 
     async def _ask(self, authorise: Authorise, registration: Registration, permit: Permit) -> Permit | Refusal:
         try:
-            answer = await authorise(registration)
-            if isinstance(answer, Refusal):
-                return answer
-            if not isinstance(answer, Granted):  # nothing, say: an end forgotten is no permission
-                raise TypeError(f"an authorisation hook must answer with Granted or Refusal, not {answer!r:.40}")
+            answer = checked(await authorise(registration))
         except Exception:
-            logger.exception("the authorisation hook failed: token=%s", token_tag(registration.token))
-            return _UNDECIDED
+            return _undecided(registration)
+        except anyio.get_cancelled_exc_class():
+            if anyio.get_current_task().has_pending_cancellation():  # the client's connection went
+                raise
+            return _undecided(registration)  # a task of the hook's own was cancelled, say
+        if isinstance(answer, Refusal):
+            return answer
         if answer.policy is None:
             return replace(permit, name=answer.name)
         # Who grants "replace" has decided that the client may take others' place.
@@ -128,6 +129,11 @@ class Admission:
                 return _WRONG_PASSWORD
         self.credentials.remember(plan)
         return None
+
+
+def _undecided(registration: Registration) -> Refusal:
+    logger.exception("the authorisation hook failed: token=%s", token_tag(registration.token))
+    return _UNDECIDED
 
 
 UNLISTED = Refusal(status=403, code="forbidden", detail="this token is not listed at the server")

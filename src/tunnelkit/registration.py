@@ -11,15 +11,18 @@ the client's connection goes. What it raises is logged and costs the client a 50
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from .core.naming import check_name
 from .core.policies import Policy, policy_named
 from .handshake import Handshake, Refusal
 from .net.peer import Peer
 
-__all__ = ["Authorise", "Granted", "Permit", "Refusal", "Registration"]
+__all__ = ["Authorise", "Granted", "Permit", "Refusal", "Registration", "checked"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +55,8 @@ class Registration:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Granted:
     """It may. ``policy``: how the clients of its token share it from now on, in place of what the server's
-    configuration says ("pool", "replace", "reject", "standby"); raises ``ConfigError`` for another. ``name``: the
-    public name that it gets, in place of the one that it asked for."""
+    configuration says ("pool", "replace", "reject", "standby"). ``name``: the public name that it gets, in place of
+    the one that it asked for. Raises ``ConfigError`` for another policy, and for what cannot be a name."""
 
     policy: str | None = None
     name: str | None = None
@@ -61,9 +64,29 @@ class Granted:
     def __post_init__(self) -> None:
         if self.policy is not None:
             policy_named(self.policy)
+        if self.name is not None:
+            check_name(self.name)
 
 
 Authorise: TypeAlias = Callable[[Registration], Awaitable[Granted | Refusal]]
+
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+def checked(answer: object) -> Granted | Refusal:
+    """What a hook answered. Raises TypeError for anything else (an end forgotten is no permission), and ValueError
+    for a refusal that no client would take for the server's."""
+    if isinstance(answer, Granted):
+        return answer
+    if not isinstance(answer, Refusal):
+        raise TypeError(f"an authorisation hook must answer with Granted or Refusal, not {answer!r:.40}")
+    if not 400 <= answer.status <= 599:
+        raise ValueError(f"a refusal's status must be from 400 to 599, not {answer.status}")
+    if _CODE.fullmatch(answer.code) is None:
+        raise ValueError(f"a refusal's code must be a word such as forbidden, not {answer.code!r:.40}")
+    if answer.retry_after is not None and not 0 <= answer.retry_after < math.inf:
+        raise ValueError("a refusal's retry_after must be a number of seconds")
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -134,18 +135,27 @@ async def test_the_hook_is_cancelled_when_the_connection_goes() -> None:
             await cancelled.wait()
 
 
-@pytest.mark.parametrize("answer", ["an exception", None])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "an exception",
+        None,
+        Refusal(status=200, code="forbidden", detail="it is not"),
+        Refusal(status=403, code="not a word", detail="it is not"),
+        Refusal(status=503, code="later", detail="later", retry_after=-1.0),
+    ],
+)
 async def test_a_hook_that_fails_is_a_503_and_a_log_line(
-    answer: str | None, caplog: pytest.LogCaptureFixture
+    answer: str | Refusal | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = iter([True, False])
 
     async def authorise(registration: Registration) -> Granted:
         if not next(failures):
             return Granted()
-        if answer is not None:
+        if answer == "an exception":
             raise RuntimeError("the directory is down")
-        return None  # type: ignore[return-value]
+        return answer  # type: ignore[return-value]
 
     with caplog.at_level(logging.INFO, "tunnelkit"):
         async with open_ends(authorise=authorise) as ends, ends.join():
@@ -154,6 +164,22 @@ async def test_a_hook_that_fails_is_a_503_and_a_log_line(
     assert failed.exc_info is not None
     assert TOKEN not in caplog.text
     assert "status 503, code authorisation_failed" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody raise Cancelled
+async def test_a_cancelled_task_of_the_hooks_own_is_a_failure_too(caplog: pytest.LogCaptureFixture) -> None:
+    failures = iter([True, False])
+
+    async def authorise(registration: Registration) -> Granted:
+        if next(failures):
+            look_up = asyncio.get_running_loop().create_future()
+            look_up.cancel()
+            await look_up
+        return Granted()
+
+    async with open_ends(authorise=authorise) as ends, ends.join():
+        assert "authorisation hook failed" in caplog.text
+        assert (await ends.get("/echo"))[0] == 200
 
 
 @pytest.mark.ways("websocket", "streamed")  # where a cut is a loss
@@ -178,6 +204,8 @@ async def test_a_resume_asks_the_hook_again_and_its_refusal_ends_the_session() -
         await until(lambda: not ends.server.sessions(), timeout=SHORT.grace / 2)
 
 
-def test_only_a_known_policy_can_be_granted() -> None:
+def test_only_a_known_policy_and_a_name_that_can_be_are_granted() -> None:
     with pytest.raises(ConfigError, match=r"^policy: 'first' is unknown"):
         Granted(policy="first")
+    with pytest.raises(ConfigError, match=r"^name: may hold letters"):
+        Granted(name="no name")
