@@ -126,3 +126,17 @@ async def test_a_peer_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyP
     socket = FragmentSocket(near, client=True)
     with anyio.fail_after(10), pytest.raises(ConnectionLost, match=r"took nothing for 0\.05 s"):
         await socket.send_fragment(b"x" * 10_000_000, last=False)
+
+
+async def test_a_ping_goes_between_the_fragments_of_a_long_message() -> None:
+    near, far = memory_pair()
+    socket = FragmentSocket(near, client=False)
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: socket.send([b"x" * 60_000] * 20, wanted=lambda: True))
+        await anyio.wait_all_tasks_blocked()  # the peer takes nothing yet
+        await socket.ping()
+        sent = b""
+        with anyio.fail_after(10):
+            while b"\x80\x7e\xea\x60" not in sent:  # the last fragment's head
+                sent += await far.receive()
+    assert b"x\x89\x00\x00" in sent

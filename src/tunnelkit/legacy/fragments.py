@@ -48,6 +48,7 @@ class FragmentSocket:
         self._taken = 0
         self._turn = anyio.Lock()  # a message's fragments are not mixed with another's
         self._pong: bytes | None = None
+        self._ping_due = False
         self._pinged = anyio.Event()
 
     @property
@@ -110,16 +111,25 @@ class FragmentSocket:
             await self._pinged.wait()
             self._pinged = anyio.Event()
             async with self._turn:
-                await self._send_pong()
+                await self._send_control()
 
-    async def _send_pong(self) -> None:
+    async def _send_control(self) -> None:
         payload, self._pong = self._pong, None
-        if payload is not None and self._frames.state is ConnectionState.OPEN:
+        ping, self._ping_due = self._ping_due, False
+        if self._frames.state is not ConnectionState.OPEN:
+            return
+        if payload is not None:
             await self._write(self._frames.send(Pong(payload)))
+        if ping:
+            await self._write(self._frames.send(Ping(b"")))
 
     async def ping(self) -> None:
-        async with self._turn:
-            await self._write(self._frames.send(Ping(b"")))
+        """One goes out, between the fragments of a message that is on its way: theirs count pings alone as life.
+        Raises ``ConnectionLost``."""
+        self._ping_due = True
+        if not self._turn.locked():
+            async with self._turn:
+                await self._send_control()
 
     async def send(self, pieces: Iterable[bytes], *, wanted: Callable[[], bool]) -> bool:
         """One message, a fragment a piece; pings are answered between them. ``wanted`` is asked when its turn has
@@ -132,9 +142,10 @@ class FragmentSocket:
             for piece in pieces:
                 if held is not None:
                     await self._write(self._frames.send(BytesMessage(held, message_finished=False)))
-                    await self._send_pong()
+                    await self._send_control()
                 held = piece
             await self._write(self._frames.send(BytesMessage(held or b"")))
+            await self._send_control()
             return True
 
     async def send_text(self, text: bytes) -> None:
@@ -147,6 +158,7 @@ class FragmentSocket:
         ``ConnectionLost``. Cancelled, the connection is of no more use."""
         async with self._turn:
             await self._write(self._frames.send(BytesMessage(bytes(data), message_finished=last)))
+            await self._send_control()
 
     async def _write(self, data: bytes) -> None:
         try:

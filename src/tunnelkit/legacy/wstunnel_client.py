@@ -1,23 +1,20 @@
 """Our client at a WStunnel server: each of their messages becomes a request of a session inside the process.
 
 Their wire has one message at a time each way, no cancelling and no flow control. So requests and responses are held
-until they are whole, in files beyond ``IN_MEMORY``: an answer that is slow, or has no end, must not stop all others.
+until they are whole: an answer that is slow, or has no end, must not stop all others.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from tempfile import SpooledTemporaryFile
-from typing import IO, Final
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 from wsproto.utilities import generate_nonce
 
 from ..config import DEFAULT_LIMITS, Limits
-from ..core.exchange import Exchange
-from ..core.frames import ResetCode, StreamKind
 from ..errors import (
     ConnectionLost,
     DialError,
@@ -27,37 +24,28 @@ from ..errors import (
     RemoteProtocolError,
     SessionGone,
 )
-from ..forwarding import forward_request, forward_response
 from ..handshake import Grant
-from ..heads import Fields, RequestHead, ResponseHead, field_values
-from ..http.codec import Body, HeadParser, Signal
+from ..heads import Fields, ResponseHead, field_values
+from ..http.codec import HeadParser
 from ..http.parsers import DEFAULT_PARSER
-from ..http.server_codec import ServerCodec
 from ..transports.answers import Target, judge_answer
 from ..transports.base import Connection, DialRequest
-from ..tunnel_stream import OpenField, Stream
-from .fragments import FRAGMENT, FragmentSocket
+from .fragments import FRAGMENT, Fragment, FragmentSocket
+from .holding import HeldBody, Store
 from .inside import InsideServer
 from .switching import check_switched
+from .wstunnel_call import Call
 from .wstunnel_handshake import handshake_fields
 from .wstunnel_opening import ask, check_server
-from .wstunnel_wire import (
-    BODY_LIMIT,
-    ID_SIZE,
-    parse_id,
-    response_message,
-)
+from .wstunnel_reading import begin_message
+from .wstunnel_wire import BODY_LIMIT, failure_message, response_message
 
 __all__ = ["WStunnelClient"]
 
 logger = logging.getLogger("tunnelkit.client")
 
-IN_MEMORY: Final = 256 * 1024  # of one body
 MESSAGE_LIMIT: Final = BODY_LIMIT + 128 * 1024
 ANSWER_TIME: Final = 1200.0  # seconds that their server waits for an answer, by default
-CHUNK: Final = 64 * 1024
-
-_TOKEN_FIELD: Final = b"x-token"  # theirs passes it on
 
 
 class WStunnelClient:
@@ -66,6 +54,7 @@ class WStunnelClient:
     def __init__(self, limits: Limits = DEFAULT_LIMITS, parser: HeadParser = DEFAULT_PARSER) -> None:
         self._limits = limits
         self._parser = parser
+        self._store = Store(limits)
 
     async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
         if request.guessed or request.handshake.resume is not None:
@@ -74,7 +63,7 @@ class WStunnelClient:
             raise RegistrationRefused(410, "unknown_session", "a WStunnel server keeps no sessions")
         socket = await _open(request)
         inside = InsideServer(transport="wstunnel", limits=self._limits)
-        peer = _Server(socket, inside, self._parser, self._limits)
+        peer = _Server(socket, inside, self._store, self._parser, self._limits)
         request.tasks.start_soon(peer.run)
         return inside.connection, inside.grant
 
@@ -103,11 +92,15 @@ def _refusal(status: int, fields: Fields, body: bytes, *, tls: bool) -> Registra
 class _Server:
     """One of their servers, while the connection to it lasts."""
 
-    def __init__(self, socket: FragmentSocket, inside: InsideServer, parser: HeadParser, limits: Limits) -> None:
+    def __init__(
+        self, socket: FragmentSocket, inside: InsideServer, store: Store, parser: HeadParser, limits: Limits
+    ) -> None:
         self._socket = socket
         self._inside = inside
+        self._store = store
         self._parser = parser
         self._limits = limits
+        self._answering = 0
 
     async def run(self) -> None:
         """Raises nothing but cancellation."""
@@ -122,9 +115,9 @@ class _Server:
         finally:
             self._socket.abort()
 
-    async def _guard(self, part: object) -> None:
+    async def _guard(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
-            await part()  # type: ignore[operator]
+            await part()
         except ConnectionLost as error:
             self._end(error)
 
@@ -136,10 +129,11 @@ class _Server:
     async def _ping(self) -> None:
         """Theirs close a connection on which no ping came for their timeout (30 s by default; 3 s at the least)."""
         while True:
-            await self._socket.ping()
             heard = self._socket.last_received
+            await self._socket.ping()
             await anyio.sleep(self._limits.ping_idle_timeout)
-            if self._socket.last_received <= heard:
+            # While nobody reads, because a write waits, that has its own time.
+            if self._socket.last_received <= heard and self._socket.silence(anyio.current_time()) > 0:
                 raise ConnectionLost("the server does not answer pings")
 
     # -- requests ------------------------------------------------------------------------------
@@ -153,178 +147,79 @@ class _Server:
 
     async def _read_message(self, tasks: TaskGroup) -> None:
         """One request, whole: theirs sends no other before its end."""
-        message = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - whoever answers it closes it
+        number, fragment = await begin_message(self._socket)
+        message = self._store.body()
         try:
-            await self._hold(message)
-            number = parse_id(message.read(ID_SIZE))
+            refused = await self._hold(message, fragment)
         except BaseException:
             message.close()
             raise
-        tasks.start_soon(self._answer, number, message)
+        if refused is None and self._answering < self._limits.max_streams:
+            self._answering += 1
+            tasks.start_soon(self._answer, number, message)
+            return
+        message.close()
+        # Here, in the reader's own time: a server that asks faster than it takes answers has to wait.
+        await self._send([failure_message(number, refused or _BUSY)])
 
-    async def _hold(self, message: IO[bytes]) -> None:
-        last = False
-        while not last:
+    async def _hold(self, message: HeldBody, fragment: Fragment) -> HeadError | None:
+        """Take a message to its end; why it cannot be answered as it should."""
+        refused: HeadError | None = None
+        while True:
+            if refused is None:
+                try:
+                    _add(message, fragment.data)
+                except HeadError as error:
+                    refused = error
+                    message.close()
+            if fragment.last:
+                return refused
             fragment = await self._socket.receive()
-            message.write(fragment.data)
-            last = fragment.last
-            if message.tell() > MESSAGE_LIMIT:
-                raise RemoteProtocolError("a request above 100 MiB", code="message_too_big")
-        message.seek(0)
 
-    async def _answer(self, number: int, message: IO[bytes]) -> None:
-        with message, SpooledTemporaryFile(max_size=IN_MEMORY) as body:
-            head = await self._call(message, body)
-            try:
-                await self._socket.send(_pieces(number, head, body), wanted=lambda: True)
-            except ConnectionLost as error:
-                self._end(error)
-
-    async def _call(self, message: IO[bytes], body: IO[bytes]) -> ResponseHead:
-        codec = ServerCodec(self._parser, self._limits)
+    async def _answer(self, number: int, message: HeldBody) -> None:
         try:
-            request = _first_head(codec, message)
-            call = _Call(self._inside, request, codec, message, body, self._limits)
+            with message, self._store.body() as body:
+                try:
+                    pieces: Iterable[bytes] = _pieces(number, *await self._call(message, body), body)
+                except HeadError as error:
+                    pieces = [failure_message(number, error)]
+                await self._send(pieces)
+        finally:
+            self._answering -= 1
+
+    async def _call(self, message: HeldBody, body: HeldBody) -> tuple[bytes, ResponseHead]:
+        """The method, and the answer's head, with the answer's body in ``body``. Raises ``HeadError``."""
+        message.rewind()
+        try:
+            call = Call(self._inside.link, message, body, self._parser, self._limits)
             with anyio.fail_after(ANSWER_TIME):
-                return await call.answer()
-        except HeadError as error:
-            return _failure(body, error.status, error.detail)
-        except (SessionGone, LocalProtocolError):
-            return _failure(body, 502, "the tunnel client is busy or ends")
-        except TimeoutError:
-            return _failure(body, 504, "no answer came in time")
+                return call.method, await call.answer()
+        except (SessionGone, LocalProtocolError) as error:
+            raise HeadError(502, "origin_failed", "the tunnel client is busy, or ends") from error
+        except TimeoutError as error:
+            raise HeadError(504, "origin_timeout", "no answer came in time") from error
+
+    async def _send(self, pieces: Iterable[bytes]) -> None:
+        try:
+            await self._socket.send(pieces, wanted=lambda: True)
+        except (ConnectionLost, OSError) as error:  # a body's file that cannot be read: half a message is out
+            self._socket.abort()
+            self._end(error)
 
 
-def _failure(body: IO[bytes], status: int, detail: str) -> ResponseHead:
-    body.seek(0)
-    body.truncate()
-    body.write(f"{detail}\n".encode())
-    reason = {400: b"Bad Request", 502: b"Bad Gateway", 504: b"Gateway Timeout"}.get(status, b"")
-    return ResponseHead(status, [(b"Content-Type", b"text/plain; charset=utf-8")], reason)
+_BUSY: Final = HeadError(503, "overloaded", "the tunnel client answers as many requests as it may")
 
 
-def _first_head(codec: ServerCodec, message: IO[bytes]) -> RequestHead:
-    while not isinstance(event := codec.next_event(), RequestHead):
-        data = message.read(CHUNK)
-        codec.receive_data(data)
-        if not data and event is not Signal.NEED_DATA:
-            break
-    if isinstance(event, RequestHead):
-        return event
-    raise HeadError(400, "bad_request", "the message holds no request")
+def _add(message: HeldBody, data: bytes) -> None:
+    if message.size + len(data) > MESSAGE_LIMIT:
+        raise HeadError(413, "body_too_large", "a request may have at most 100 MiB")
+    message.write(data)
 
 
-def _pieces(number: int, head: ResponseHead, body: IO[bytes]) -> Iterator[bytes]:
-    size = body.seek(0, 2)
-    body.seek(0)
-    bodiless = head.status in (204, 304) or (not size and bool(field_values(head.fields, b"content-length")))
-    start = response_message(number, head, None if bodiless else size)
+def _pieces(number: int, method: bytes, head: ResponseHead, body: HeldBody) -> Iterator[bytes]:
+    bodiless = method == b"HEAD" or head.status in (204, 304)
+    start = response_message(number, head, None if bodiless else body.size)
+    body.rewind()
     yield start + body.read(max(0, FRAGMENT - len(start)))
     while data := body.read(FRAGMENT):
         yield data
-
-
-class _Call:
-    """One request on its stream: the stream's handler, and the task that waits for the answer's end."""
-
-    def __init__(
-        self,
-        inside: InsideServer,
-        head: RequestHead,
-        codec: ServerCodec,
-        message: IO[bytes],
-        body: IO[bytes],
-        limits: Limits,
-    ) -> None:
-        x_hosts = field_values(head.fields, b"x-host")
-        self._head = forward_request(_without_token(head), peer_address="unknown", scheme="http", trusted=True)
-        self._codec = codec
-        self._message = message
-        self._body = body
-        self._has_body = codec.body_left != 0
-        self._exchange = Exchange(client=False, limits=limits)
-        self._news = anyio.Event()
-        self._answer: ResponseHead | None = None
-        self._ended = False
-        self._failure: HeadError | None = None
-        fields = {int(OpenField.X_HOST): x_hosts[0]} if x_hosts else None
-        self._stream: Stream = inside.link.open_stream(StreamKind.HTTP, self, fields)
-
-    async def answer(self) -> ResponseHead:
-        """The answer's head, once its body is there. Raises ``HeadError``."""
-        try:
-            fin = not self._has_body
-            self._stream.send_head(self._exchange.send_request(self._head, fin=fin), fin=fin)
-            while not self._ended:
-                self._news = anyio.Event()
-                if self._has_body:
-                    self._give_body()
-                await self._news.wait()
-        finally:
-            self._stream.reset(ResetCode.CANCEL)
-        if self._failure is not None:
-            raise self._failure
-        assert self._answer is not None
-        return forward_response(self._answer)
-
-    def _give_body(self) -> None:
-        while self._has_body and self._stream.room > 0:
-            event = self._codec.next_event(min(self._stream.room, CHUNK))
-            if isinstance(event, Body):
-                self._exchange.send_data(len(event.data))
-                self._stream.send_data(bytes(event.data))
-            elif event is Signal.NEED_DATA:
-                self._codec.receive_data(self._message.read(CHUNK))
-            else:
-                self._has_body = False
-                self._exchange.send_fin()
-                self._stream.send_fin()
-
-    def _end(self, failure: HeadError | None = None) -> None:
-        self._failure = self._failure or failure
-        self._ended = True
-        self._news.set()
-
-    # -- the stream's events -------------------------------------------------------------------
-
-    def on_sent(self) -> None: ...
-
-    def on_settled(self) -> None: ...
-
-    def on_room(self) -> None:
-        self._news.set()
-
-    def on_progress(self, limit: int) -> None:
-        self._news.set()
-
-    def on_head(self, block: bytes, fin: bool) -> None:
-        try:
-            head = self._exchange.receive_head(block, fin=fin)
-        except RemoteProtocolError as error:
-            self._end(HeadError(502, "bad_answer", str(error)))
-            return
-        if isinstance(head, ResponseHead) and head.status >= 200:
-            self._answer = head
-        if fin:
-            self._end()
-
-    def on_data(self, data: bytes, fin: bool) -> None:
-        try:
-            self._exchange.receive_data(len(data), fin=fin)
-        except RemoteProtocolError as error:
-            self._end(HeadError(502, "bad_answer", str(error)))
-            return
-        self._body.write(data)
-        self._stream.consume(len(data))
-        if self._body.tell() > BODY_LIMIT:
-            self._end(HeadError(502, "response_too_large", "WStunnel carries at most 100 MiB"))
-        elif fin:
-            self._end()
-
-    def on_reset(self, code: int) -> None:
-        self._end(HeadError(502, "origin_failed", "the origin gave no complete answer"))
-
-
-def _without_token(head: RequestHead) -> RequestHead:
-    fields = [field for field in head.fields if field[0].lower() not in (_TOKEN_FIELD, b"upgrade")]
-    return RequestHead(head.method, head.target, fields, head.version)

@@ -34,13 +34,12 @@ from .holding import HeldBody, Store
 from .inside import InsideClient
 from .switching import accept_fields
 from .wstunnel_handshake import read_handshake, refusal_answer
+from .wstunnel_reading import begin_message
 from .wstunnel_responses import Backlog, Response
 from .wstunnel_wire import (
     BODY_LIMIT,
-    ID_SIZE,
     Ids,
     check_target,
-    parse_id,
     request_message,
 )
 
@@ -195,20 +194,14 @@ class _Peer(Origin):
             end("peer_lost")
 
     async def _read_message(self) -> None:
-        data, last = b"", False
-        while len(data) < ID_SIZE and not last:
-            fragment = await self._socket.receive()
-            data, last = data + fragment.data, fragment.last
-        number = parse_id(data[:ID_SIZE])
+        number, fragment = await begin_message(self._socket)
         response = self._waiting.get(number)
-        data = data[ID_SIZE:]
         while True:
             if response is not None:
-                response.feed(data, last=last)
-            if last:
+                response.feed(fragment.data, last=fragment.last)
+            if fragment.last:
                 break
             fragment = await self._socket.receive()
-            data, last = fragment.data, fragment.last
         if response is not None:
             del self._waiting[number]
             self._ids.give_back(number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from ..config import Limits
@@ -23,6 +24,7 @@ __all__ = [
     "ResponseReader",
     "Whole",
     "check_target",
+    "failure_message",
     "parse_id",
     "request_message",
     "response_message",
@@ -104,6 +106,17 @@ def response_message(number: int, head: ResponseHead, length: int | None) -> byt
     lines = [b"%04xHTTP/1.1 %d %b" % (number, head.status, head.reason)]
     lines += [name + b": " + value for name, value in fields if name.lower() not in _HOP_BY_HOP]
     return b"\r\n".join([*lines, b"", b""])
+
+
+def failure_message(number: int, error: HeadError) -> bytes:
+    """A response that says what went wrong, whole."""
+    text = f"{error.detail}\n".encode()
+    head = ResponseHead(
+        error.status,
+        [(b"Content-Type", b"text/plain; charset=utf-8")],
+        HTTPStatus(error.status).phrase.encode(),
+    )
+    return response_message(number, head, len(text)) + text
 
 
 _HOP_BY_HOP: Final = frozenset({b"connection", b"transfer-encoding", b"trailer", b"upgrade", b"keep-alive"})
