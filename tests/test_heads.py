@@ -532,3 +532,18 @@ def test_connection_options() -> None:
 def test_the_host_is_found_wherever_it_stands() -> None:
     assert effective_host(request((b"A", b"b"), (b"hOST", b"c"), (b"Host", b"d"))) == b"c"
     assert effective_host(request((b"A", b"b"))) == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        RequestHead(b"GET", b"/", [(b"Host", b"a")], b"1.0"),
+        ResponseHead(404, [(b"X-A", b"b")], b"Not Found", b"1.0", written={}),
+    ],
+)
+def test_a_copy_has_fields_of_its_own(head: RequestHead | ResponseHead) -> None:
+    other = head.copy()
+    assert other == head
+    other.fields.clear()
+    assert len(head.fields) == 1
+    assert not isinstance(other, ResponseHead) or other.written is None

@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -22,6 +23,7 @@ from .core.events import Opened
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.guard import Guard
+from .core.known_heads import HeadReader, KnownRequest, KnownResponse
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .event_stream import Events
 from .heads import Fields, RequestHead, ResponseHead, Trailers
@@ -34,6 +36,8 @@ from .splice import Splice
 from .tunnel_stream import OpenField, Stream, StreamHandler, gather
 
 __all__ = ["Agent"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("tunnelkit.client")
 
@@ -59,6 +63,7 @@ class Agent:
         around: Callable[[Origin], Origin] | None = None,
     ) -> None:
         self.limits = limits
+        self.heads = HeadReader(limits)
         self.own = own
         self._guard = guard
         self.draining = False
@@ -219,7 +224,8 @@ class AgentExchange(OriginExchange):
         self._by_destination = OpenField.BY_DESTINATION in opened.fields
         self.byte_stream = opened.kind is StreamKind.BYTES
         self._upgrade = opened.kind is not StreamKind.HTTP
-        self._exchange = Exchange(client=True, limits=agent.limits)
+        self._exchange = Exchange(client=True, limits=agent.limits, heads=agent.heads)
+        self._known: KnownRequest | None = None
         self._inbox: deque[bytes] = deque()
         self._request_ended = False
         self._trailers: Fields = []
@@ -240,23 +246,24 @@ class AgentExchange(OriginExchange):
 
     def on_head(self, block: bytes, fin: bool) -> None:
         try:
-            head = self._exchange.receive_head(block, fin=fin)
+            known = self._exchange.receive_request(block, fin=fin)
         except RemoteProtocolError as error:
             self._refuse_stream(error)
             return
         self._request_ended = fin
-        if isinstance(head, Trailers):
-            self._trailers = head.fields
+        if isinstance(known, Trailers):
+            self._trailers = known.fields
             self._news = True
-        elif isinstance(head, RequestHead) and head.target[:1] not in (b"/", b"*"):
+        elif known.head.target[:1] not in (b"/", b"*"):
             # To an origin that is a proxy too, an absolute form would name another host past the allowlist.
             self._refuse_stream(RemoteProtocolError("a target that is no path", code="bad_head"))
-        elif isinstance(head, RequestHead):
-            self._begin(head, has_body=not fin and not self._upgrade)
+        else:
+            self._begin(known, has_body=not fin and not self._upgrade)
 
-    def _begin(self, head: RequestHead, *, has_body: bool) -> None:
+    def _begin(self, known: KnownRequest, *, has_body: bool) -> None:
         self.began = self._agent.now()
-        self.head = head
+        self._known = known
+        self.head = known.head.copy()
         self.has_body = has_body
         self._agent.begun(self)
         try:
@@ -366,6 +373,10 @@ class AgentExchange(OriginExchange):
 
     # -- for the origin ------------------------------------------------------------------------
 
+    def plan(self, make: Callable[[RequestHead], T]) -> T:
+        assert self._known is not None  # an origin was chosen for it
+        return self._known.plan(make)
+
     @property
     def body_waiting(self) -> bytes | None:
         if self._inbox:
@@ -395,6 +406,11 @@ class AgentExchange(OriginExchange):
             self._over = fin
             if self.answered:
                 self._stream.fault_code = ResetCode.BROKEN_OFF
+
+    def send_known(self, known: KnownResponse) -> None:
+        if not self._exchange_over:
+            self._stream.send_head(self._exchange.send_known_response(known))
+            self._stream.fault_code = ResetCode.BROKEN_OFF
 
     def send_body(self, data: Buffer) -> None:
         if not self._exchange_over:

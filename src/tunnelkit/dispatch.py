@@ -48,8 +48,8 @@ class Dispatcher:
 
     async def public(self, request: CallerRequest) -> None:
         """Answer a caller's request, or serve a tunnel client's connection to its end."""
-        where = route(request.head, self._routing)
         self._mark_forwarded(request)
+        where = request.plan(route, lambda: route(request.head, self._routing))
         if isinstance(where, ToDestination):
             where = through_tunnel(where, request.head, self._rules())
         elif isinstance(where, (ToTunnel, ToName)):

@@ -17,13 +17,15 @@ import anyio
 
 from .caller_check import CallerCheck
 from .config import Limits
+from .core.known_heads import HeadReader
 from .core.metrics import Metrics
 from .core.naming import name_key
 from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
 from .core.routing import ToName, ToTunnel
 from .core.tokens import token_names
 from .event_stream import Events
-from .gateway_exchange import Addressed, GatewayExchange
+from .gateway_exchange import GatewayExchange
+from .gateway_request import Addressed
 from .http.request import CallerRequest
 from .logs import AccessLog
 from .net.loop import loop_clock
@@ -73,6 +75,7 @@ class Gateway:
         self.access = access
         self.base_path = base_path
         self.now = loop_clock()
+        self.reader = HeadReader(limits)
         self.heads = Timeouts(timers, limits.response_head_timeout, GatewayExchange.head_late)
         self._owner = owner
         self._names = lru_cache(maxsize=TOKENS_KEPT)(token_names)

@@ -7,18 +7,17 @@ whichever side has news. What may follow what, and how it ended, is ``core.excha
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
+from .core.known_heads import KnownRequest, KnownResponse
 from .core.registry import Dispatch, Rejected
-from .core.routing import without_token
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
-from .forwarding import forward_request, forward_response, upgrade_of
-from .heads import RequestHead, ResponseHead, Trailers, field_values
+from .forwarding import forward_response
+from .gateway_request import Addressed, Prepared, prepare
+from .heads import RequestHead, ResponseHead, Trailers
 from .http.request import CallerRequest
 from .problem import problem
 from .splice import Splice
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway
     from .server_session import ServerSession
 
-__all__ = ["Addressed", "GatewayExchange"]
+__all__ = ["GatewayExchange"]
 
 logger = logging.getLogger("tunnelkit.server")
 
@@ -36,22 +35,6 @@ logger = logging.getLogger("tunnelkit.server")
 HELD_BYTES = 64 * 1024
 # One turn of the pump up; the front reads as much.
 CHUNK = 64 * 1024
-
-
-@dataclass(kw_only=True, slots=True)
-class Addressed:
-    """Whose tunnel a request is for, and what it asks for there."""
-
-    digest: bytes  # of the token, or the key of a name that nobody has
-    tag: str  # what stands for it in log lines
-    target: bytes
-    x_host: bytes | None = None
-    name: str | None = None  # by which it came
-    by_destination: bool = False  # wsp's way
-    unknown: str = ""  # what the caller is told when there is no such tunnel, if not the usual
-
-    def __repr__(self) -> str:  # the target may hold secrets
-        return f"<Addressed {self.tag}>"
 
 
 class GatewayExchange:
@@ -71,11 +54,12 @@ class GatewayExchange:
         self._target = where.target
         self._unknown = where.unknown
         self.name = where.name
-        self._upgrade = upgrade_of(request.head) is not None
+        self._upgrade = False
+        self._known: KnownRequest | None = None
         self.head = request.head  # as it goes out, once it is submitted
         self._block_size = 0
         self._stream: Stream | None = None
-        self._exchange = Exchange(client=False, limits=gateway.limits)
+        self._exchange = Exchange(client=False, limits=gateway.limits, heads=gateway.reader)
         self._outcome = ""  # for the log, where the exchange does not know it
         self._held: list[bytes] | None = []
         self._held_size = 0
@@ -149,7 +133,7 @@ class GatewayExchange:
 
     def _submit(self) -> None:
         request, gateway = self.request, self._gateway
-        refusal = self._prepare()
+        wait, refusal = self._prepare()
         gateway.access.received(
             id=self.number,
             token=self.masked,
@@ -163,9 +147,7 @@ class GatewayExchange:
         if refusal is not None:
             self._fail(refusal.status, refusal.code, refusal.detail)
             return
-        decision = gateway.registry.submit(
-            self.digest, self, gateway.now(), wait=preferred_wait(request.head), named=self.name is not None
-        )
+        decision = gateway.registry.submit(self.digest, self, gateway.now(), wait=wait, named=self.name is not None)
         if isinstance(decision, Rejected):
             self.reject(decision)
             return
@@ -175,22 +157,23 @@ class GatewayExchange:
         if self._stream is not None:
             self._stream.flush()
 
-    def _prepare(self) -> HeadError | None:
-        """The head as it goes out; why it must not, where it has passed here too often."""
-        request, gateway = self.request, self._gateway
+    def _prepare(self) -> tuple[float | None, HeadError | None]:
+        """Make the head that goes out. How long the caller is ready to wait; and why the request must not go out,
+        where it has passed here too often."""
+        request = self.request
         try:
-            self.head = forward_request(
-                request.head,
-                peer_address=request.peer.address,
-                scheme=request.scheme,
-                trusted=gateway.trusts(request.peer.address),
-                target=self._target,
-            )
+            prepared = request.plan(prepare, self._make_prepared)
         except HeadError as error:
             self.head = RequestHead(request.head.method, self._target, [])  # what was asked for may hold the token
-            return error
-        self.head.fields = without_token(self.head.fields, gateway.base_path)
-        return None
+            return None, error
+        self._known, self._upgrade = prepared.known, prepared.upgrade
+        self.head = prepared.known.head
+        return prepared.wait, None
+
+    def _make_prepared(self) -> Prepared:
+        gateway = self._gateway
+        trusted = gateway.trusts(self.request.peer.address)
+        return prepare(self.request, self._target, trusted=trusted, base_path=gateway.base_path)
 
     def dispatch(self, session: ServerSession) -> None:
         """Open a stream on ``session`` and give it all there is of the request."""
@@ -205,7 +188,8 @@ class GatewayExchange:
         self.session = session
         self._stream = stream
         if self._attempt:
-            self._exchange = Exchange(client=False, limits=self._gateway.limits, earlier=self._exchange.outcome)
+            gateway, earlier = self._gateway, self._exchange.outcome
+            self._exchange = Exchange(client=False, limits=gateway.limits, heads=gateway.reader, earlier=earlier)
         self._attempt += 1
         self._give_request(stream)
 
@@ -221,8 +205,9 @@ class GatewayExchange:
         return fields
 
     def _give_request(self, stream: Stream) -> None:
+        assert self._known is not None  # without it, it was never submitted
         fin = not self.request.has_body and not self._upgrade
-        block = self._exchange.send_request(self.head, fin=fin)
+        block = self._exchange.send_known_request(self._known, fin=fin)
         self._block_size = len(block)
         if self._block_size > self._gateway.limits.head_block_limit:  # with what forwarding added
             self._withdraw_or_reset(ResetCode.CANCEL)
@@ -333,40 +318,38 @@ class GatewayExchange:
 
     def on_head(self, block: bytes, fin: bool) -> None:
         try:
-            head = self._exchange.receive_head(block, fin=fin)
+            known = self._exchange.receive_response(block, fin=fin)
         except RemoteProtocolError as error:
             self._bad_answer(error)
             return
         self._answer_ended = fin
-        if isinstance(head, ResponseHead):
-            self._pass_head(head)
-        elif isinstance(head, Trailers):
-            self._trailers = head
+        if isinstance(known, Trailers):
+            self._trailers = known
+        else:
+            self._pass_head(known)
 
-    def _pass_head(self, head: ResponseHead) -> None:
-        out = forward_response(head)
+    def _pass_head(self, known: KnownResponse) -> None:
+        head, out = known.head, known.plan(_passed_on)
         if head.status == 101:
-            self._answered(head)
+            self._answered(known)
             self._switching = out
             self.request.wake()
         elif head.status < 200:
             self.request.send_info(out)
         else:
-            self._answered(head)
+            self._answered(known)
             self.request.send_head(out)
             if self._upgrade and self._stream is not None:  # refused: an ordinary response
                 self._exchange.send_fin()
                 self._stream.send_fin()
 
-    def _answered(self, head: ResponseHead) -> None:
-        self.status = head.status
+    def _answered(self, known: KnownResponse) -> None:
+        self.status = known.head.status
         self._held = None
         self._gateway.heads.stop(self)
         if self._gateway.access.details:
-            lengths = field_values(head.fields, b"content-length")
-            length = int(lengths[0]) if lengths and lengths[0].isdigit() else None
             ws = self.session.id[:8] if self.session is not None else ""
-            self._gateway.access.answer(id=self.number, token=self.masked, ws=ws, length=length)
+            self._gateway.access.answer(id=self.number, token=self.masked, ws=ws, length=known.length)
 
     def on_data(self, data: bytes, fin: bool) -> None:
         try:
@@ -482,15 +465,8 @@ class GatewayExchange:
         self._finish()
 
 
-_SECONDS = re.compile(rb"[0-9]{1,9}")  # int() refuses thousands of digits, and takes signs and underscores
-
-
-def preferred_wait(head: RequestHead) -> float | None:
-    """``Prefer: wait=N`` (RFC 7240 4.3): how many seconds the caller is ready to wait; None when it does not say."""
-    for name, value in head.fields:
-        if name.lower() == b"prefer":
-            for item in value.split(b","):
-                key, _, number = item.partition(b";")[0].partition(b"=")
-                if key.strip().lower() == b"wait" and _SECONDS.fullmatch(number.strip()):
-                    return float(min(int(number), 86_400))
-    return None
+def _passed_on(head: ResponseHead) -> ResponseHead:
+    """What callers are given, shared by all of them."""
+    out = forward_response(head)
+    out.written = {}
+    return out

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .config import DEFAULT_LIMITS, Limits
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError
@@ -59,6 +59,10 @@ class RequestHead:
     fields: Fields
     version: bytes = b"1.1"  # "1.0" or "1.1"
 
+    def copy(self) -> RequestHead:
+        """One whose fields may be changed."""
+        return RequestHead(self.method, self.target, [*self.fields], self.version)
+
 
 @dataclass(slots=True, eq=True)
 class ResponseHead:
@@ -66,6 +70,12 @@ class ResponseHead:
     fields: Fields
     reason: bytes = b""
     version: bytes = b"1.1"
+    # Of one that many messages share, and that is never changed: how it is written, by whoever writes it.
+    written: dict[object, Any] | None = field(default=None, compare=False, repr=False)
+
+    def copy(self) -> ResponseHead:
+        """One whose fields may be changed."""
+        return ResponseHead(self.status, [*self.fields], self.reason, self.version)
 
 
 @dataclass(slots=True, eq=True)

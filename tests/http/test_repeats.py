@@ -216,3 +216,81 @@ def test_answers_are_read_as_if_each_came_alone(parts: list[tuple[bytes, bytes, 
     alone = [head for wire in wires for head in responses(H11, wire)]
     assert together == alone[: len(together)]
     assert len(together) == len(alone) or isinstance(together[-1], str)
+
+
+def test_what_was_made_of_a_head_that_comes_again_is_kept() -> None:
+    codec = ServerCodec(H11, DEFAULT_LIMITS)
+    made: list[int] = []
+
+    def ask(wire: bytes, *, changed: bool = False) -> int:
+        codec.receive_data(wire)
+        head = codec.next_event()
+        assert isinstance(head, RequestHead)
+        assert isinstance(codec.next_event(), End)
+        if changed:
+            head.fields.append((b"X-New", b"1"))
+        made.append(len(made))
+        number = made[-1] if codec.again is None else codec.again.plan(head, "number", lambda: made[-1])
+        codec.encode_head(ResponseHead(204, []))
+        codec.encode_end()
+        codec.start_next_cycle()
+        return number
+
+    one, other = b"GET / HTTP/1.1" + SECTION, b"GET /b HTTP/1.1" + SECTION
+    assert [ask(one), ask(one), ask(one), ask(one)] == [0, 1, 1, 1]
+    assert ask(one, changed=True) == 4  # whoever changed it has another head
+    assert [ask(one), ask(other), ask(other), ask(other), ask(one)] == [1, 6, 7, 7, 9]
+
+
+def test_a_head_that_comes_again_does_not_show_what_was_done_to_the_one_before() -> None:
+    codec = ServerCodec(H11, DEFAULT_LIMITS)
+    for version in (b"1.1", b"1.0"):
+        wire = b"PUT / HTTP/%b\r\nExpect: 100-continue\r\nContent-Length: 1\r\n" % version + SECTION[2:]
+        for turn in range(4):
+            codec.receive_data(wire + b"x")
+            head = codec.next_event()
+            assert isinstance(head, RequestHead)
+            assert (head.fields[2:], codec.body_left) == (FIELDS, 1)
+            assert codec.expects_continue is (version == b"1.1")
+            codec.encode_info(ResponseHead(100, []))
+            head.fields.clear()
+            head.method = b"GET"
+            assert codec.next_event() == Body(b"x")
+            assert isinstance(codec.next_event(), End)
+            codec.encode_head(ResponseHead(204, []), close=version == b"1.0" or turn == 3)
+            codec.encode_end()
+            if not codec.keep_alive:
+                codec = ServerCodec(H11, DEFAULT_LIMITS)
+                break
+            codec.start_next_cycle()
+
+
+def test_an_answer_that_comes_again_is_framed_by_what_was_asked() -> None:
+    codec = ClientCodec(H11, DEFAULT_LIMITS)
+    wire = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    for method in (b"GET", b"GET", b"GET", b"HEAD", b"HEAD", b"GET"):
+        codec.encode_head(RequestHead(method, b"/", [(b"Host", b"a")]))
+        codec.encode_end()
+        codec.receive_data(wire + (b"ok" if method == b"GET" else b""))
+        head = codec.next_event()
+        assert head == ResponseHead(200, [(b"Content-Length", b"2")], b"OK")
+        head.fields.clear()
+        if method == b"GET":
+            assert codec.next_event() == Body(b"ok")
+        assert isinstance(codec.next_event(), End)
+        codec.start_next_cycle()
+
+
+def test_a_shared_head_is_written_for_each_connection_as_it_needs_it() -> None:
+    shared = ResponseHead(200, [(b"Content-Length", b"2")], b"OK", written={})
+    own = ResponseHead(200, [(b"Content-Length", b"2")], b"OK")
+    for head in (shared, own, shared, own):
+        for line, close in ((b"GET / HTTP/1.1", False), (b"GET / HTTP/1.1", True), (b"HEAD / HTTP/1.0", False)):
+            codec = ServerCodec(H11, DEFAULT_LIMITS)
+            codec.receive_data(line + SECTION)
+            codec.next_event()
+            block = codec.encode_head(head, close=close)
+            assert block.count(b"Connection: close") == (close or line.endswith(b"1.0"))
+            assert bool(codec.encode_body(b"ok")) == line.startswith(b"GET")
+    assert shared.written is not None
+    assert len(shared.written) == 3

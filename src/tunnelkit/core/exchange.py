@@ -18,24 +18,17 @@ from typing import Final, TypeAlias
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, LocalProtocolError, ProtocolError, RemoteProtocolError
-from ..field_names import FieldNames, field_names
-from ..forwarding import upgrade_of
 from ..heads import (
-    ADDED_FIELDS,
     Fields,
     RequestHead,
     ResponseHead,
     Trailers,
-    decode_block,
-    encode_request,
-    encode_response,
     encode_trailers,
     is_interim,
     switches_as_offered,
-    validate_request,
-    validate_response,
     validate_trailers,
 )
+from .known_heads import HeadReader, KnownRequest, KnownResponse
 
 __all__ = [
     "INTERIM_LIMIT",
@@ -222,13 +215,14 @@ class Record:
 class Exchange:
     """One attempt at an exchange. ``client`` tells the tunnel client's end, where the request comes in.
 
-    ``limits`` judge what the peer sends, with some room for the fields that a gateway adds. ``earlier`` is what
-    became of the request's former attempts.
+    ``limits`` judge what the peer sends, with some room for the fields that a gateway adds; ``heads`` does it with
+    the heads, for many exchanges. ``earlier`` is what became of the request's former attempts.
     """
 
     __slots__ = (
         "_broken_off",
         "_earlier",
+        "_heads",
         "_in",
         "_interim",
         "_limits",
@@ -241,12 +235,20 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, *, client: bool, limits: Limits = DEFAULT_LIMITS, earlier: Delivery = _NEVER_SENT) -> None:
+    def __init__(
+        self,
+        *,
+        client: bool,
+        limits: Limits = DEFAULT_LIMITS,
+        heads: HeadReader | None = None,
+        earlier: Delivery = _NEVER_SENT,
+    ) -> None:
         incoming, outgoing = RemoteProtocolError, LocalProtocolError
         self.request = _Half("request", REQUEST, incoming if client else outgoing)
         self.response = _Half("response", RESPONSE, outgoing if client else incoming)
         self._in, self._out = (self.request, self.response) if client else (self.response, self.request)
         self._limits = limits
+        self._heads = heads if heads is not None else HeadReader(limits)
         self._earlier = earlier
         self._interim = 0  # heads
         self._offer: Fields = []  # the fields of a request that offers an upgrade
@@ -265,15 +267,21 @@ class Exchange:
 
     def send_request(self, head: RequestHead, *, fin: bool = False) -> bytes:
         """The block of the request's head, for a HEAD frame. ``fin``: it has no body."""
-        block = encode_request(head)
-        self._take_request(self._outgoing(self.request), head, field_names(head.fields), fin)
-        return block
+        return self.send_known_request(KnownRequest.outgoing(head), fin=fin)
+
+    def send_known_request(self, known: KnownRequest, *, fin: bool = False) -> bytes:
+        """The same for a head that was sent before."""
+        self._take_request(self._outgoing(self.request), known, fin)
+        return known.block
 
     def send_response(self, head: ResponseHead, *, fin: bool = False) -> bytes:
         """The block of an interim head, or of the final one, or of 101."""
-        block = encode_response(head)
-        self._take_response(self._outgoing(self.response), head, field_names(head.fields), fin)
-        return block
+        return self.send_known_response(KnownResponse.outgoing(head), fin=fin)
+
+    def send_known_response(self, known: KnownResponse, *, fin: bool = False) -> bytes:
+        """The same for a head that was sent before."""
+        self._take_response(self._outgoing(self.response), known, fin)
+        return known.block
 
     def send_data(self, size: int, *, fin: bool = False) -> None:
         """``size`` body bytes, or raw ones once upgraded, are about to go; with none it is only the FIN."""
@@ -299,25 +307,34 @@ class Exchange:
 
     # -- receiving -----------------------------------------------------------------------------
 
+    def receive_request(self, block: bytes, *, fin: bool = False) -> KnownRequest | Trailers:
+        """Decode, validate and judge a block of the request's half. What comes out may be written elsewhere; of
+        trailers, those that may not be passed on are dropped."""
+        known = self._heads.read(block)
+        if isinstance(known, Trailers):
+            return self._take_trailers(known, fin)
+        if not isinstance(known, KnownRequest) or self.request is not self._in:
+            raise self._misplaced(known.head)
+        self._take_request(self.request, known, fin)
+        return known
+
+    def receive_response(self, block: bytes, *, fin: bool = False) -> KnownResponse | Trailers:
+        """The same for the other half."""
+        known = self._heads.read(block)
+        if isinstance(known, Trailers):
+            return self._take_trailers(known, fin)
+        if not isinstance(known, KnownResponse) or self.response is not self._in:
+            raise self._misplaced(known.head)
+        self._take_response(self.response, known, fin)
+        return known
+
     def receive_head(self, block: bytes, *, fin: bool = False) -> RequestHead | ResponseHead | Trailers:
-        """Decode, validate and judge a head block. What comes out may be written elsewhere; of trailers, those
-        that may not be passed on are dropped."""
-        head = decode_block(block)
-        if isinstance(head, Trailers):
-            return self._take_trailers(head, fin)
-        half = self.request if isinstance(head, RequestHead) else self.response
-        if half is not self._in:
-            raise RemoteProtocolError(f"the peer sent a {half.name}, which this end sends", code="bad_exchange")
-        try:
-            if isinstance(head, RequestHead):
-                names = validate_request(head, self._limits, ADDED_FIELDS)
-                self._take_request(half, head, names, fin)
-            else:
-                names = validate_response(head, self._limits, ADDED_FIELDS)
-                self._take_response(half, head, names, fin)
-        except HeadError as error:
-            raise RemoteProtocolError(error.detail, code="bad_head") from error
-        return head
+        """The same for the half that comes in at this end, and as a head of its own."""
+        if self._in is self.request:
+            request = self.receive_request(block, fin=fin)
+            return request if isinstance(request, Trailers) else request.head.copy()
+        response = self.receive_response(block, fin=fin)
+        return response if isinstance(response, Trailers) else response.head.copy()
 
     def receive_data(self, size: int, *, fin: bool = False) -> None:
         """A DATA event; with no bytes it is only its FIN."""
@@ -325,6 +342,10 @@ class Exchange:
             self._in.data(size)
         if fin:
             self._in.end()
+
+    def _misplaced(self, head: RequestHead | ResponseHead) -> RemoteProtocolError:
+        name = "request" if isinstance(head, RequestHead) else "response"
+        return RemoteProtocolError(f"the peer sent a {name}, which this end sends", code="bad_exchange")
 
     def _take_trailers(self, trailers: Trailers, fin: bool) -> Trailers:
         self._in.move(Move.TRAILERS)
@@ -338,21 +359,20 @@ class Exchange:
 
     # -- both ways -----------------------------------------------------------------------------
 
-    def _take_request(self, half: _Half, head: RequestHead, names: FieldNames, fin: bool) -> None:
-        expected = _promised(head.fields, names, half.error)
+    def _take_request(self, half: _Half, known: KnownRequest, fin: bool) -> None:
         # An upgrade's half stays open for the raw bytes; with FIN on the head there could be none.
-        offer = not fin and b"upgrade" in names.at and upgrade_of(head) is not None
+        offer = known.offers and not fin
         half.move(Move.OFFER if offer else _HEAD)
         if offer:
-            self._offer = head.fields
+            self._offer = known.head.fields
         self.response.move(_ASKED)
-        self.method = head.method
-        half.expected = expected
+        self.method = known.head.method
+        half.expected = known.length
         if fin:
             half.end()
 
-    def _take_response(self, half: _Half, head: ResponseHead, names: FieldNames, fin: bool) -> None:
-        expected = _promised(head.fields, names, half.error)
+    def _take_response(self, half: _Half, known: KnownResponse, fin: bool) -> None:
+        head = known.head
         if is_interim(head.status):
             half.move(Move.INTERIM)
             self._interim += 1
@@ -364,7 +384,7 @@ class Exchange:
             half.move(_FINAL)
             self.request.move(_REFUSE)
             bodiless = self.method == b"HEAD" or head.status in (204, 304)
-            half.expected = 0 if bodiless else expected
+            half.expected = 0 if bodiless else known.length
             self.status = head.status
         if fin:
             half.end()
@@ -437,12 +457,3 @@ class Exchange:
             answered=answered,
             ended=ended,
         )
-
-
-def _promised(fields: Fields, names: FieldNames, error: type[ProtocolError]) -> int | None:
-    """What Content-Length promises. Frames end bodies, so no head inside a stream has a transfer coding; one that
-    had would be framed twice where it is written."""
-    if b"transfer-encoding" in names.at:
-        raise error("a Transfer-Encoding field inside a stream", code="bad_head")
-    values = names.values(fields, b"content-length")
-    return int(values[0]) if values and values[0].isdigit() else None

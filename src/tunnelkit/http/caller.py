@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import anyio.lowlevel
 
@@ -22,6 +23,8 @@ from .server_codec import ServerCodec
 from .writing import GATHER, Outgoing
 
 __all__ = ["CallerConnection", "FrontRequest"]
+
+T = TypeVar("T")
 
 # Looked up once: see codec.
 _HEAD: Final = State.HEAD
@@ -188,6 +191,10 @@ class FrontRequest(CallerRequest):
 
     def __repr__(self) -> str:
         return f"<FrontRequest {self._connection.codec!r}>"
+
+    def plan(self, key: object, make: Callable[[], T]) -> T:
+        again = self._connection.codec.again
+        return make() if again is None else again.plan(self.head, key, make)
 
     def be_link(self) -> None:
         """It carries no caller's exchange but a tunnel client's: a drain has nothing to wait for here, and does not

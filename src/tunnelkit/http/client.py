@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, StreamBroken
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
-from .client_codec import ClientCodec
+from .client_codec import ClientCodec, RequestBlock, request_block
 from .codec import Body, End, HeadParser, Signal, State
 from .parsers import DEFAULT_PARSER
 from .writing import GATHER, Outgoing
 
 __all__ = ["OriginConnection", "simple_request"]
+
+T = TypeVar("T")
 
 
 class OriginConnection:
@@ -41,12 +46,16 @@ class OriginConnection:
 
     def send_request(self, head: RequestHead, *, has_body: bool = False) -> None:
         """Buffered until ``flush``. Without Content-Length, and with ``has_body``, the body goes chunked."""
+        self.send_block(request_block(head, has_body=has_body))
+
+    def send_block(self, request: RequestBlock) -> None:
+        """The same for a head that is written already."""
         if self._codec.reading is not State.HEAD:
             self._codec.start_next_cycle()
         self.exchanges += 1
         self._taken_before = self._out.taken
         self._final = False
-        self._out.add(self._codec.encode_head(head, has_body=has_body))
+        self._out.add(self._codec.encode_request(request))
 
     def try_send_body(self, data: Buffer) -> bool:
         """Take all of ``data`` (at most 64 KiB) or nothing: False while what was taken before is not yet flushed."""
@@ -106,6 +115,12 @@ class OriginConnection:
             if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(READ_AHEAD)) is None:
                 return None
             self._codec.receive_data(data)
+
+    def plan(self, head: ResponseHead, key: object, make: Callable[[], T]) -> T:
+        """What ``make``, which is known by ``key``, makes of the ``head`` given last: where it is the one before once
+        more, what was made of that."""
+        again = self._codec.again
+        return make() if again is None else again.plan(head, key, make)
 
     @property
     def body_complete(self) -> bool:

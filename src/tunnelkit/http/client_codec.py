@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response, validate_status_line
 from .codec import Codec, HeadParser, Move, Signal, State, moved
-from .framing import CHUNKED, CODING_FIELDS, UNTIL_CLOSE, framing_fields, persists, response_length, without
+from .framing import (
+    CHUNKED,
+    CODING_FIELDS,
+    UNTIL_CLOSE,
+    FramingFields,
+    Length,
+    framing_fields,
+    persists,
+    response_length,
+    without,
+)
+from .repeats import Again
 from .writing import BodyWriter, encode_block
 
-__all__ = ["ClientCodec"]
+__all__ = ["ClientCodec", "RequestBlock", "request_block"]
 
 # Looked up once: see codec.
 _BY_HEAD: Final = Move.HEAD
 _DONE: Final = State.DONE
+
+
+class RequestBlock(NamedTuple):
+    """A request's head as it is written, and what follows from it."""
+
+    block: bytes
+    method: bytes
+    offer: Fields | None  # the fields of one that asks for an upgrade
+    persists: bool
+    length: Length | None  # of its body
+
+
+def request_block(head: RequestHead, *, has_body: bool = False) -> RequestBlock:
+    """Its framing is Content-Length where the head has one; else chunked when it ``has_body``."""
+    found = framing_fields(head.fields)
+    fields = head.fields
+    chunked = found.content_length is None and (has_body or found.chunked)
+    if found.chunked or chunked:
+        fields = without(fields, CODING_FIELDS)
+    if chunked:
+        fields = [*fields, (b"Transfer-Encoding", b"chunked")]
+    first = head.method + b" " + head.target + b" HTTP/1.1"
+    if first.count(b" ") != 2:
+        raise LocalProtocolError("the request line contains a space", code="bad_field")
+    return RequestBlock(
+        block=encode_block(first, fields),
+        method=head.method,
+        offer=fields if found.upgrade else None,
+        persists=not found.close,
+        length=CHUNKED if chunked else found.content_length,
+    )
+
+
+class _Known(NamedTuple):
+    """A final head that came twice in a row, and what it says of its message."""
+
+    block: bytes
+    again: Again[ResponseHead]
+    found: FramingFields
 
 
 class ClientCodec(Codec[ResponseHead]):
@@ -28,30 +78,32 @@ class ClientCodec(Codec[ResponseHead]):
         super().__init__(parser, limits, padded_chunks=True)
         self._method = b""
         self._offer: Fields | None = None  # the fields of a request that asks for an upgrade
+        self._known: _Known | None = None
 
     def encode_head(self, head: RequestHead, *, has_body: bool = False) -> bytes:
-        """A request. Its framing is Content-Length where the head has one; else chunked when it ``has_body``."""
-        found = framing_fields(head.fields)
-        fields = head.fields
-        chunked = found.content_length is None and (has_body or found.chunked)
-        if found.chunked or chunked:
-            fields = without(fields, CODING_FIELDS)
-        if chunked:
-            fields = [*fields, (b"Transfer-Encoding", b"chunked")]
-        first = head.method + b" " + head.target + b" HTTP/1.1"
-        if first.count(b" ") != 2:
-            raise LocalProtocolError("the request line contains a space", code="bad_field")
-        block = encode_block(first, fields)
+        """A request, as ``request_block`` writes it."""
+        return self.encode_request(request_block(head, has_body=has_body))
+
+    def encode_request(self, request: RequestBlock) -> bytes:
+        """The same for one that is written already."""
         self.writing = moved(self.writing, _BY_HEAD)
-        self._method = head.method
-        self._offer = fields if found.upgrade else None
-        self._persists = not found.close
-        self._writer = BodyWriter(CHUNKED if chunked else found.content_length)
-        return block
+        self._method = request.method
+        self._offer = request.offer
+        self._persists = request.persists
+        self._writer = BodyWriter(request.length)
+        return request.block
 
     def _begin(self, block: bytes) -> ResponseHead:
         if self.writing is State.HEAD:
             raise HeadError(502, "bad_response", "a response came without a request")
+        known = self._known
+        if known is not None and block is known.block:
+            self.again = known.again
+            head = known.again.copy()
+            self._begin_body(head, known.found)
+            return head
+        self._known = self.again = None
+        comes_again = block is self._repeats.block
         head, names = self._read(block)
         if head.status == 101:
             self._switch(head)
@@ -59,10 +111,16 @@ class ClientCodec(Codec[ResponseHead]):
             self.reading = moved(self.reading, Move.INFO)
         else:
             found = framing_fields(head.fields, names)
-            self._left = response_length(head, found, self._method)
-            self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
-            self.reading = moved(self.reading, _BY_HEAD)
+            self._begin_body(head, found)
+            if comes_again:
+                self.again = Again(head.copy())
+                self._known = _Known(block, self.again, found)
         return head
+
+    def _begin_body(self, head: ResponseHead, found: FramingFields) -> None:
+        self._left = response_length(head, found, self._method)
+        self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
+        self.reading = moved(self.reading, _BY_HEAD)
 
     def _read(self, block: bytes) -> tuple[ResponseHead, FieldNames]:
         again = self._repeats.response(block)
@@ -81,6 +139,7 @@ class ClientCodec(Codec[ResponseHead]):
             raise HeadError(502, "bad_response", "101 came for a protocol that was not offered")  # RFC 9110 7.8
         self.reading = moved(self.reading, Move.SWITCH)
         self._repeats.forget()
+        self._known = None
 
     def _closed(self) -> Signal:
         if self.writing is not State.HEAD:

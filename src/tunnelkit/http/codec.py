@@ -21,7 +21,7 @@ from ..heads import Fields, RequestHead, ResponseHead, validate_trailers
 from ..net.stream import READ_AHEAD, Buffer
 from .framing import CHUNKED, Length
 from .reading import ChunkDecoder, HeadScanner, Input
-from .repeats import Repeats
+from .repeats import Again, Repeats
 from .writing import BodyWriter
 
 __all__ = ["TRANSITIONS", "Body", "Codec", "End", "Event", "HeadParser", "Move", "Signal", "State", "moved"]
@@ -132,6 +132,7 @@ class Codec(ABC, Generic[HeadT]):
         self._input = Input()
         self._scanner = HeadScanner(limits, skips_empty_line=skips_empty_line)
         self._repeats = Repeats(limits)
+        self.again: Again[HeadT] | None = None  # of the present head, where it is the one before once more
         self._chunks: ChunkDecoder | None = None
         self._padded_chunks = padded_chunks
         self._left: Length = 0  # of the body being read
@@ -169,6 +170,7 @@ class Codec(ABC, Generic[HeadT]):
     def forget(self) -> None:
         """The connection is another protocol's now: let go of all that HTTP needed."""
         self._input = Input()
+        self.again = None
         self._repeats = Repeats(self._limits)
 
     def receive_data(self, data: bytes) -> None:
@@ -195,7 +197,7 @@ class Codec(ABC, Generic[HeadT]):
 
     def _next_head(self) -> HeadT | Signal:
         held = len(self._input)
-        block = self._scanner.scan(self._input) if held else None
+        block = self._scanner.scan(self._input, self._repeats.block) if held else None
         if block is not None:
             return self._begin(block)
         if not self.eof:

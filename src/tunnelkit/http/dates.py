@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 
+from ..field_names import field_names
 from ..heads import ResponseHead
 
 __all__ = ["Dates"]
@@ -29,6 +30,6 @@ class Dates:
 
     def on(self, head: ResponseHead) -> ResponseHead:
         """``head`` with a Date: its own, where it has one."""
-        if any(name.lower() == b"date" for name, _ in head.fields):
+        if b"date" in field_names(head.fields).at:
             return head
         return ResponseHead(head.status, [*head.fields, (b"Date", self.now())], head.reason, head.version)

@@ -62,6 +62,13 @@ class Input:
         begin, self._start = self._start, found + len(piece)
         return self._data[begin : self._start]
 
+    def take_piece(self, piece: bytes) -> bool:
+        """Whether ``piece`` comes next; it is taken then."""
+        if not self._data.startswith(piece, self._start):
+            return False
+        self._start += len(piece)
+        return True
+
     def peek(self) -> bytes:
         return self._data[self._start :]
 
@@ -92,8 +99,12 @@ class HeadScanner:
         self._skips = self._may_skip = skips_empty_line
         self._searched = 0
 
-    def scan(self, source: Input) -> bytes | None:
-        """The head with its empty line, or None while it is incomplete. Raises ``HeadError``."""
+    def scan(self, source: Input, known: bytes = b"") -> bytes | None:
+        """The head with its empty line, or None while it is incomplete. Raises ``HeadError``. ``known`` is one that
+        was found good before: where it comes again, it is given back itself."""
+        if known and source.take_piece(known):
+            self._searched, self._may_skip = 0, self._skips
+            return known
         if self._may_skip and source.startswith(b"\r\n"):
             source.take(2)  # RFC 9112 2.2: one empty line before a request is passed over
             self._may_skip, self._searched = False, 0

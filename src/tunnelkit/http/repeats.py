@@ -2,27 +2,56 @@
 
 Who sends one head after another sends mostly the same fields: of a caller's requests the target differs, of an
 origin's answers often nothing but the date. Fields that come again byte for byte, behind a first line of the same
-version, are neither parsed nor judged again: nothing that decided about them has changed. Of a connection only the
-last head is remembered, and only a small one.
+version, are neither parsed nor judged again: nothing that decided about them has changed. A whole head that comes
+again is not even looked into, and what others made of it is kept for them. Of a connection only the last head is
+remembered, and only a small one.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 from ..config import Limits
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead
 
-__all__ = ["REPEATED_SIZE", "Repeats"]
+__all__ = ["REPEATED_SIZE", "Again", "Repeats"]
 
 REPEATED_SIZE: Final = 2048  # of a head that is remembered: with what it became, twice that for a connection
 
 
-class Repeats:
-    """The fields of the last head that was found good, and how they stood on the wire."""
+HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
+T = TypeVar("T")
 
-    __slots__ = ("_fields", "_names", "_section", "_size", "_version")
+
+class Again(Generic[HeadT]):
+    """A head that came again, byte for byte, and what was made of it."""
+
+    __slots__ = ("_head", "_plans")
+
+    def __init__(self, head: HeadT) -> None:
+        self._head: HeadT = head
+        self._plans: dict[object, Any] = {}
+
+    def copy(self) -> HeadT:
+        """The head, once more."""
+        return self._head.copy()
+
+    def plan(self, head: HeadT, key: object, make: Callable[[], T]) -> T:
+        """What ``make``, which is known by ``key``, makes of ``head``: once, unless somebody changed it since."""
+        if head != self._head:
+            return make()
+        plan: T | None = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = make()
+        return plan
+
+
+class Repeats:
+    """The last head that was found good, its fields, and how they stood on the wire."""
+
+    __slots__ = ("_fields", "_names", "_section", "_size", "_version", "block")
 
     def __init__(self, limits: Limits) -> None:
         # The size of fields is judged together with the first line's: of half the limit it is not in question.
@@ -31,6 +60,7 @@ class Repeats:
 
     def forget(self) -> None:
         """No head follows, though the connection may live on for long."""
+        self.block = b""  # the whole head
         self._section = b""
         self._version = b""
         self._fields: Fields = []
@@ -40,6 +70,7 @@ class Repeats:
         """Remember the fields of a head that is valid. ``names`` are theirs."""
         if len(block) > self._size:
             return
+        self.block = block
         self._section = block[block.find(b"\r\n") :]
         self._version = b"HTTP/" + head.version
         self._fields = [*head.fields]
@@ -53,6 +84,7 @@ class Repeats:
         target, _, version = rest.partition(b" ")
         if version != self._version or not (method and target):
             return None
+        self.block = block
         return RequestHead(method, target, [*self._fields], version[5:]), self._names
 
     def response(self, block: bytes) -> tuple[ResponseHead, FieldNames] | None:
@@ -63,6 +95,7 @@ class Repeats:
         status, _, reason = rest.partition(b" ")
         if version != self._version or len(status) != 3 or not status.isdigit():
             return None
+        self.block = block
         return ResponseHead(int(status), [*self._fields], reason, version[5:]), self._names
 
     def _first_line(self, block: bytes) -> bytes | None:

@@ -7,12 +7,16 @@ long as the caller's socket takes it; the request's one task only waits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
 
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.peer import Peer
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
 
 __all__ = ["CallerRequest"]
+
+T = TypeVar("T")
 
 
 class CallerRequest(ABC):
@@ -27,6 +31,11 @@ class CallerRequest(ABC):
     byte_stream = False  # it asks for a stream of bytes to a tcp:// destination: the server's own program does
     inside = False  # of the server's own program, which nobody asks who it is
     mounted = False  # carried by another program's HTTP server: its socket's peer is not known
+
+    def plan(self, key: object, make: Callable[[], T]) -> T:
+        """What ``make``, which is known by ``key``, makes of ``head`` and of what is the same for all requests of its
+        connection: where the head came before, what was made of it then."""
+        return make()
 
     @abstractmethod
     def be_link(self) -> None:

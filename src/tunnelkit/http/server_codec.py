@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
@@ -22,6 +22,7 @@ from .framing import (
     request_length,
     without,
 )
+from .repeats import Again
 from .writing import BodyWriter, encode_block
 
 __all__ = ["ServerCodec"]
@@ -30,16 +31,39 @@ __all__ = ["ServerCodec"]
 _BY_HEAD: Final = Move.HEAD
 
 
+class _Framed(NamedTuple):
+    """A response's head as it is written on a connection like this."""
+
+    block: bytes
+    length: Length | None
+    persists: bool
+
+
+class _Known(NamedTuple):
+    """A head that came twice in a row, and what the codec has to know of it."""
+
+    block: bytes
+    again: Again[RequestHead]
+    left: Length
+    persists: bool
+    expects_continue: bool
+
+
 class ServerCodec(Codec[RequestHead]):
     """Requests in, responses out."""
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
         super().__init__(parser, limits, skips_empty_line=True)
+        self._known: _Known | None = None
         self._method = b""
         self._version = b"1.1"
         self.expects_continue = False  # the current request waits for 100 before it sends its body
 
     def _begin(self, block: bytes) -> RequestHead:
+        known = self._known
+        if known is not None and block is known.block:
+            return self._begin_known(known)
+        comes_again = block is self._repeats.block
         head, names = self._read(block)
         if head.version != b"1.0":
             head.version = b"1.1"  # RFC 9110 2.5: a higher minor version is our own
@@ -48,6 +72,18 @@ class ServerCodec(Codec[RequestHead]):
         self._left = request_length(found)
         self._persists = persists(head, found)
         self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
+        self.reading = moved(self.reading, _BY_HEAD)
+        self._known = self.again = None
+        if comes_again:
+            self.again = Again(head.copy())
+            self._known = _Known(block, self.again, self._left, self._persists, self.expects_continue)
+        return head
+
+    def _begin_known(self, known: _Known) -> RequestHead:
+        self.again = known.again
+        self._left, self._persists, self.expects_continue = known.left, known.persists, known.expects_continue
+        head = known.again.copy()
+        self._method, self._version = head.method, head.version
         self.reading = moved(self.reading, _BY_HEAD)
         return head
 
@@ -74,6 +110,18 @@ class ServerCodec(Codec[RequestHead]):
 
     def encode_head(self, head: ResponseHead, *, close: bool = False) -> bytes:
         """A final response. Its framing is Content-Length where the head has one, else chunked, else until close."""
+        key = self._method == b"HEAD", self._version, self._persists, close
+        framed: _Framed | None = head.written.get(key) if head.written is not None else None
+        if framed is None:
+            framed = self._frame(head, close)
+            if head.written is not None:
+                head.written[key] = framed
+        self.writing = moved(self.writing, _BY_HEAD)
+        self._writer = BodyWriter(framed.length)
+        self._persists = framed.persists
+        return framed.block
+
+    def _frame(self, head: ResponseHead, close: bool) -> _Framed:
         found = framing_fields(head.fields)
         fields = head.fields
         if head.status == 204:  # RFC 9110 8.6: no Content-Length
@@ -89,11 +137,7 @@ class ServerCodec(Codec[RequestHead]):
             extra.append((b"Connection", b"close"))
         elif persists and self._version == b"1.0":
             extra.append((b"Connection", b"keep-alive"))
-        block = _encode_response(head, fields + extra if extra else fields)
-        self.writing = moved(self.writing, _BY_HEAD)
-        self._writer = BodyWriter(length)
-        self._persists = persists
-        return block
+        return _Framed(_encode_response(head, fields + extra if extra else fields), length, persists)
 
     def _response_framing(self, status: int, found: FramingFields) -> Length | None:
         if lacks_body(status, self._method):
@@ -110,6 +154,7 @@ class ServerCodec(Codec[RequestHead]):
         self.writing = moved(self.writing, Move.SWITCH)
         self.reading = moved(self.reading, Move.SWITCH)
         self._repeats.forget()
+        self._known = None
         return block
 
 

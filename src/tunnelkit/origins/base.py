@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..core.allowlist import HostOrigin
+from ..core.known_heads import KnownResponse
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.stream import Buffer, ByteStream
 
 __all__ = ["Begun", "Origin", "OriginExchange", "Perch"]
+
+T = TypeVar("T")
 
 
 class OriginExchange(ABC):
@@ -21,6 +24,10 @@ class OriginExchange(ABC):
     x_host: HostOrigin | None  # another origin than the configured one, allowed already
     caller: str  # its address, where trusted proxies told the server another than that of its peer; else ""
     has_body: bool
+
+    def plan(self, make: Callable[[RequestHead], T]) -> T:
+        """What ``make`` makes of ``head``; of one that came before, what it made then."""
+        return make(self.head)
 
     # -- the request's body --------------------------------------------------------------------
 
@@ -52,6 +59,10 @@ class OriginExchange(ABC):
     @abstractmethod
     def send_head(self, head: ResponseHead, *, fin: bool = False) -> None:
         """An interim response, or the final head."""
+
+    def send_known(self, known: KnownResponse) -> None:
+        """A final head that is in its block already."""
+        self.send_head(known.head)
 
     @abstractmethod
     def send_body(self, data: Buffer) -> None: ...

@@ -18,6 +18,7 @@ from ..core.allowlist import HostOrigin, parse_x_host
 from ..errors import ConfigError, DialError, HeadError
 from ..forwarding import with_origin_host
 from ..heads import RequestHead
+from ..http.client_codec import RequestBlock, request_block
 from ..http.codec import HeadParser
 from ..http.keeper import IdleKeeper
 from ..http.parsers import DEFAULT_PARSER
@@ -181,7 +182,8 @@ class UrlOrigin(Origin):
         await self.begin(exchange).finish()
 
     def begin(self, exchange: OriginExchange) -> UrlExchange:
-        return UrlExchange(exchange, self._request(exchange.head), self._pool, self._dials, self._log)
+        request = exchange.plan(self._with_body if exchange.has_body else self._without_body)
+        return UrlExchange(exchange, request, self._pool, self._dials, self._log)
 
     def _log(self, error: DialError | HeadError) -> None:
         """Why, for this side alone: callers are told no addresses."""
@@ -190,6 +192,12 @@ class UrlOrigin(Origin):
         if now - self._logged_at.get(what, -inf) >= FAILURE_LOG_INTERVAL:
             self._logged_at[what] = now
             logger.warning("the origin %s: %s", what, error)
+
+    def _without_body(self, head: RequestHead) -> RequestBlock:
+        return request_block(self._request(head))
+
+    def _with_body(self, head: RequestHead) -> RequestBlock:
+        return request_block(self._request(head), has_body=True)
 
     def _request(self, head: RequestHead) -> RequestHead:
         head = with_origin_host(head, self._host, self.url.authority)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..core.known_heads import KnownResponse
 from ..errors import DialError, HeadError, StreamBroken
 from ..forwarding import forward_response
-from ..heads import RequestHead, ResponseHead
+from ..heads import ResponseHead
 from ..http.client import OriginConnection
+from ..http.client_codec import RequestBlock
 from ..http.codec import Body, End
 from ..http.pool import OriginPool
 from .base import Begun, OriginExchange, Perch
@@ -23,18 +25,18 @@ class UrlExchange(Begun):
     """Where a kept-alive connection is idle, the request is on its way once this is made. ``failed`` hears why no
     connection could be had, or what was wrong with the answer."""
 
-    __slots__ = ("_connection", "_dial", "_exchange", "_failed", "_head", "_pool", "_request_ended", "_starved")
+    __slots__ = ("_connection", "_dial", "_exchange", "_failed", "_pool", "_request", "_request_ended", "_starved")
 
     def __init__(
         self,
         exchange: OriginExchange,
-        head: RequestHead,
+        request: RequestBlock,
         pool: OriginPool,
         dial: PatientDial,
         failed: Callable[[DialError | HeadError], None],
     ) -> None:
         self._exchange = exchange
-        self._head = head
+        self._request = request
         self._pool = pool
         self._dial = dial
         self._failed = failed
@@ -89,7 +91,7 @@ class UrlExchange(Begun):
             await self._drive(connection)
         except (StreamBroken, HeadError) as error:
             connection.abort()
-            untouched = connection.request_untouched or self._head.method in IDEMPOTENT
+            untouched = connection.request_untouched or self._request.method in IDEMPOTENT
             if reused and untouched and not exchange.body_started and not connection.final and not exchange.gone:
                 return False
             self._tell_failure(error)
@@ -111,7 +113,7 @@ class UrlExchange(Begun):
         exchange = self._exchange
         exchange.on_news(connection.wake)
         self._request_ended = not exchange.has_body
-        connection.send_request(self._head, has_body=exchange.has_body)
+        connection.send_block(self._request)
         if self._request_ended:
             connection.send_end()
         else:
@@ -166,10 +168,17 @@ class UrlExchange(Begun):
                 return event
             elif event.status == 101:
                 return event
-            else:
+            elif event.status < 200:  # of which any number may come
                 exchange.send_head(forward_response(event))
-                self._starved = event.status < 200 and exchange.room <= 0  # of which any number may come
+                self._starved = exchange.room <= 0
+            else:
+                self._send_final(connection, event)
         return None
+
+    def _send_final(self, connection: OriginConnection, head: ResponseHead) -> None:
+        self._exchange.send_known(
+            connection.plan(head, KnownResponse, lambda: KnownResponse.outgoing(forward_response(head)))
+        )
 
     def _is_starved(self) -> bool:
         if self._starved:

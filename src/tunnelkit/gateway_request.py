@@ -1,0 +1,69 @@
+"""What becomes of a caller's request on its way into the tunnel: whom it is for, and its head as it goes out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .core.known_heads import KnownRequest
+from .core.routing import without_token
+from .forwarding import forward_request, upgrade_of
+from .heads import RequestHead
+from .http.request import CallerRequest
+
+__all__ = ["Addressed", "Prepared", "preferred_wait", "prepare"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Addressed:
+    """Whose tunnel a request is for, and what it asks for there."""
+
+    digest: bytes  # of the token, or the key of a name that nobody has
+    tag: str  # what stands for it in log lines
+    target: bytes
+    x_host: bytes | None = None
+    name: str | None = None  # by which it came
+    by_destination: bool = False  # wsp's way
+    unknown: str = ""  # what the caller is told when there is no such tunnel, if not the usual
+
+    def __repr__(self) -> str:  # the target may hold secrets
+        return f"<Addressed {self.tag}>"
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What follows from a request's head. Shared by those that repeat it: not to be changed."""
+
+    known: KnownRequest  # as it goes out
+    upgrade: bool  # it asks for another protocol
+    wait: float | None  # how long its caller is ready to wait
+
+    def __repr__(self) -> str:
+        return f"<Prepared upgrade={self.upgrade}>"
+
+
+def prepare(request: CallerRequest, target: bytes, *, trusted: bool, base_path: str) -> Prepared:
+    """``target`` is what routing left of the request's. Raises ``HeadError`` for one that runs in a loop."""
+    head = forward_request(
+        request.head, peer_address=request.peer.address, scheme=request.scheme, trusted=trusted, target=target
+    )
+    head.fields = without_token(head.fields, base_path)
+    return Prepared(
+        known=KnownRequest.outgoing(head),
+        upgrade=upgrade_of(request.head) is not None,
+        wait=preferred_wait(request.head),
+    )
+
+
+_SECONDS = re.compile(rb"[0-9]{1,9}")  # int() refuses thousands of digits, and takes signs and underscores
+
+
+def preferred_wait(head: RequestHead) -> float | None:
+    """``Prefer: wait=N`` (RFC 7240 4.3): how many seconds the caller is ready to wait; None when it does not say."""
+    for name, value in head.fields:
+        if name.lower() == b"prefer":
+            for item in value.split(b","):
+                key, _, number = item.partition(b";")[0].partition(b"=")
+                if key.strip().lower() == b"wait" and _SECONDS.fullmatch(number.strip()):
+                    return float(min(int(number), 86_400))
+    return None
