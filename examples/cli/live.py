@@ -18,7 +18,7 @@ from tunnelkit import TunnelClient
 from tunnelkit.events import ClientEvent, Closed, Connected, Lost, Moved, Resumed, Retrying, Superseded
 from tunnelkit.logs import printable
 
-from .served import Requests, request_line
+from .served import Requests, request_parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -90,8 +90,10 @@ def render(views: Sequence[TunnelView]) -> RenderableType:
         for name, value in view.facts():
             style = "green" if value == "connected" else "yellow" if name == "status" else ""
             grid.add_row(Text(name, style="bold"), Text(value, style=style, overflow="fold"))
-        parts += [grid, *(Text(f"  {request_line(last)}", overflow="ellipsis") for last in view.requests.last)]
-        parts.append(Text())
+        last = Table.grid(padding=(0, 1))
+        for what, end in map(request_parts, view.requests.last):  # a line each, however long the target is
+            last.add_row(Text(f"  {what}", no_wrap=True, overflow="ellipsis"), Text(end, no_wrap=True))
+        parts += [grid, last, Text()]
     return Group(*parts)
 
 

@@ -9,7 +9,7 @@ from tunnelkit.logs import printable
 
 from .console import say
 
-__all__ = ["Requests", "request_line"]
+__all__ = ["Requests", "request_line", "request_parts"]
 
 LAST = 8  # kept for showing
 
@@ -37,7 +37,12 @@ class Requests:
 
 def request_line(request: RequestFinished) -> str:
     """``GET /path 200 12 ms``; what a caller wrote is escaped."""
+    return " ".join(request_parts(request))
+
+
+def request_parts(request: RequestFinished) -> tuple[str, str]:
+    """What was asked, and what became of it."""
     status = "-" if request.status is None else str(request.status)
     end = "" if request.outcome == "answered" else f" {request.outcome}"
     what = f"{printable(request.method, 20)} {printable(request.target, 200)}"
-    return f"{what} {status} {request.seconds * 1000:.0f} ms{end}"
+    return what, f"{status} {request.seconds * 1000:.0f} ms{end}"

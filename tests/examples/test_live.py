@@ -43,9 +43,9 @@ def a_view() -> TunnelView:
     return TunnelView(client, Requests())
 
 
-def drawn(view: TunnelView, **options: object) -> str:
+def drawn(view: TunnelView, width: int = 100) -> str:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=100, color_system="standard", **options)  # type: ignore[arg-type]
+    console = Console(file=file, force_terminal=True, width=width, color_system="standard")
     console.print(render([view]))
     return file.getvalue()
 
@@ -127,6 +127,15 @@ def test_all_facts_are_drawn_and_the_token_is_not() -> None:
         assert part in text
     assert "0 served, 0 failed" in text
     assert TOKEN not in text
+
+
+def test_requests_are_a_line_each_on_a_narrow_terminal_too() -> None:
+    view = a_view()
+    for number in range(LAST):
+        view.requests.heard(finished("/a/long/path/of/something?and=a&query" * 9, status=200 + number))
+    lines = drawn(view, width=40).splitlines()
+    requests = [line for line in lines if "GET /a/long" in line]
+    assert [line.split()[-3] for line in requests] == [str(200 + number) for number in range(LAST)]
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
