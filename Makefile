@@ -67,12 +67,14 @@ types: $(READY)  ## mypy, strict
 coverage: $(READY)  ## every core module: 100 % of its branches from its own test file
 	$(BIN)/python scripts/own_coverage.py
 
-docs: $(READY)  ## links and anchors of all documents, the code blocks marked "run", and whether the reference is new
+docs: $(READY)  ## links and anchors of all documents, the code blocks marked "run", and whether the references are new
 	$(BIN)/python scripts/make_reference.py --check
+	$(BIN)/python scripts/make_api.py --check
 	$(BIN)/python scripts/check_docs.py
 
-reference: $(READY)  ## write docs/reference.md anew from the code
+reference: $(READY)  ## write docs/reference.md anew from the code, and docs/api.md from its docstrings
 	$(BIN)/python scripts/make_reference.py
+	$(BIN)/python scripts/make_api.py
 
 bench: $(READY)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
 	$(BIN)/python -m benchmarks $(BENCH)

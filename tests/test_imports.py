@@ -109,7 +109,17 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "moves": (*BELOW_THE_RUNTIME, "client_session", "attaching", "dialling"),
     "supervisor": (
         *BELOW_THE_RUNTIME,
-        *("tunnel_stream", "link", "events", "guarded_tasks", "client_session", "attaching", "dialling", "moves"),
+        *(
+            "tunnel_stream",
+            "link",
+            "event_stream",
+            "events",
+            "guarded_tasks",
+            "client_session",
+            "attaching",
+            "dialling",
+            "moves",
+        ),
     ),
     "agent": (*BELOW_THE_RUNTIME, "tunnel_stream", "splice", "event_stream", "request_events", "events", "origins"),
     "client": (

@@ -154,21 +154,19 @@ def token(value: str) -> tuple[str, str | None]:
 
 def passwords(value: str) -> dict[str, str]:
     """``TOKEN:PASSWORD,...``"""
-    return _passwords(parse_passwords, value, value.split(","))
+    return _passwords(parse_passwords, value)
 
 
 def password_lines(value: str) -> dict[str, str]:
     """``TOKEN:PASSWORD``, one a line; empty lines and those that begin with ``#`` are skipped."""
-    lines = [line.lstrip() for line in value.splitlines()]
-    return _passwords(parse_password_lines, value, [line for line in lines if line and not line.startswith("#")])
+    return _passwords(parse_password_lines, value)
 
 
-def _passwords(check: Callable[[str], object], value: str, pairs: list[str]) -> dict[str, str]:
+def _passwords(parse: Callable[[str], dict[str, str]], value: str) -> dict[str, str]:
     try:
-        check(value)
+        return parse(value)
     except ConfigError as error:
         raise ValueError(f"{error.problem}; {error.fix}" if error.fix else error.problem) from None
-    return {token: password for token, _, password in (pair.lstrip().partition(":") for pair in pairs)}
 
 
 def caller(value: str) -> tuple[str, str]:

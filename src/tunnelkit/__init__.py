@@ -34,6 +34,7 @@ __all__ = [
     "parse_passwords",
 ]
 
+# Of the package, by semantic versioning.
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:

@@ -100,6 +100,15 @@ class TunnelClient(AsyncContextManagerMixin):
     ``allow_legacy``
         Let "auto" also register with a WStunnel server, if the server answers a handshake without a token exactly as
         those do. By their wire the token is shown in the clear, unless the URL is ``wss://``.
+    ``ssl_context``, or ``cafile``, ``insecure``, ``client_certificate``
+        For ``wss://``. Certificate and name of the server are verified against the system's CAs, and those of
+        ``cafile`` (PEM); ``insecure`` turns that off. ``client_certificate`` is shown to a server that asks for one.
+        A context of your own stands for all of these.
+    ``origin_cafile``, ``origin_insecure``
+        The same for an ``https://`` origin.
+    ``instance``
+        What tells this client from others of its token, 1 to 64 letters, digits, "_", "." or "-"; random by default.
+        One that comes again with the same ends its own sessions of before.
     ``proxy``
         A proxy's URL, "" for none, None for what the environment says (HTTPS_PROXY, NO_PROXY and so on).
     ``local_ports``
@@ -108,6 +117,8 @@ class TunnelClient(AsyncContextManagerMixin):
         Asynchronous functions around each request, the first outermost (``tunnelkit.middleware``).
     ``inspector``
         Keeps the last requests, for people to look at and to send again (``tunnelkit.inspector``).
+    ``limits``
+        Every limit and clock (``Limits``).
     ``parser``
         What reads the heads of the origin's answers: "auto" (httptools where it is installed, else h11), "httptools"
         or "h11".
@@ -317,7 +328,7 @@ class TunnelClient(AsyncContextManagerMixin):
 
     async def drain(self, timeout: float | None = None) -> None:
         """Take nothing new, and return when what runs is finished, or ``timeout`` seconds (default: the limits'
-        ``drain_timeout``) are over. The session ends with it."""
+        ``drain_timeout``) are over. The session ends with it. Cancelled, it is not taken back."""
         self._agent.drain()
         self._supervisor.goaway()
         with anyio.move_on_after(self.limits.drain_timeout if timeout is None else timeout):
@@ -330,7 +341,7 @@ class TunnelClient(AsyncContextManagerMixin):
         self._supervisor.close()
 
     async def check_origin(self) -> None:
-        """Connect to the origin once. Raises DialError when it cannot be reached."""
+        """Connect to the origin once. Raises DialError when it cannot be reached. An app needs no connection."""
         if isinstance(self._origin, UrlOrigin):
             await self._origin.check()
 

@@ -25,6 +25,12 @@ class Limits:
     """All limits and clocks of one end. Make another with ``dataclasses.replace``.
 
     Raises ``ConfigError`` naming the field when a value is out of its range.
+
+        >>> Limits(queue_timeout=20.0).queue_timeout
+        20.0
+        >>> Limits(queue_timeout=0)
+        Traceback (most recent call last):
+        tunnelkit.errors.ConfigError: queue_timeout: must be greater than 0, got 0
     """
 
     # -- session (core/session.py) -------------------------------------------------------------

@@ -169,7 +169,9 @@ class AnsweredByOther(DialError):
 
 
 class RegistrationRefused(TunnelkitError):
-    """The tunnel server itself refused, with a code of its own. ``terminal`` tells whether a client gives up."""
+    """The tunnel server itself refused, with a ``code`` of its own (docs/errors.md). ``status`` is the HTTP status
+    that goes with it, ``detail`` a sentence for people, ``retry_after`` how long the server asks to wait, or None.
+    """
 
     def __init__(self, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
         self.status = status
@@ -180,4 +182,5 @@ class RegistrationRefused(TunnelkitError):
 
     @property
     def terminal(self) -> bool:
+        """Whether a client gives up; with any other code it tries again."""
         return self.code in TERMINAL_CODES

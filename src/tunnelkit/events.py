@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from .event_stream import EVENTS_KEPT, Events, EventStream, Missed, TunnelEvent
+from .event_stream import EVENTS_KEPT, EventStream, Missed, TunnelEvent
 from .request_events import RequestFinished, RequestStarted
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Closed",
     "Connected",
     "EventStream",
-    "Events",
     "Lost",
     "Missed",
     "Moved",
@@ -25,7 +24,7 @@ __all__ = [
     "Superseded",
 ]
 
-# The root of a client's events.
+# The root of a client's events, and of all others.
 ClientEvent: TypeAlias = TunnelEvent
 
 

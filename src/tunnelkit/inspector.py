@@ -21,7 +21,7 @@ from .har import har
 from .heads import RequestHead, ResponseHead
 from .redaction import redacted, redacted_target
 
-__all__ = ["BODY_KEPT", "Inspected", "InspectedBody", "Inspector", "NotReplayed", "Send", "Watch"]
+__all__ = ["Inspected", "InspectedBody", "Inspector", "NotReplayed"]  # the public ones; ends and pages use more
 
 # Exchanges kept, and bytes of all that is kept of them: heads and bodies.
 EXCHANGES_KEPT: Final = 200
@@ -48,18 +48,21 @@ class InspectedBody:
 
     def __init__(self) -> None:
         self._kept = bytearray()
-        self.size = 0
+        self.size = 0  # bytes that passed
 
     @property
     def data(self) -> bytes:
+        """The bytes that are kept. Nothing in them is redacted."""
         return bytes(self._kept)
 
     @property
     def kept(self) -> int:
+        """How many bytes are."""
         return len(self._kept)
 
     @property
     def whole(self) -> bool:
+        """Whether all that passed is kept."""
         return self.kept == self.size
 
     def add(self, data: bytes | bytearray | memoryview, most: int) -> int:
@@ -81,25 +84,31 @@ class Inspected:
     def __init__(
         self, number: int, head: RequestHead, *, target: bytes, tunnel: str, caller: str, send: Send
     ) -> None:
-        self.number = number
+        self.number = number  # for ``get`` and ``replay``
         self.method = head.method.decode("latin-1")
         self.target = redacted_target(target)
+        """Path and query, as the origin is asked for them."""
         self.fields = redacted(head.fields)
+        """Name and value of each header field, in order."""
         self.tunnel = tunnel
         """At the server: what stands for the tunnel in log lines."""
         self.caller = caller
+        """Its address, where this end knows it."""
         self.started = time.time()
         """In seconds since the epoch."""
         self.body = InspectedBody()
+        """Of the request, as far as it is kept."""
         self.status: int | None = None
+        """Of the answer; None until its head came."""
         self.reason = ""
         self.answer_fields: list[tuple[str, str]] = []
         self.answer_body = InspectedBody()
         self.outcome = ""
         """"" while it runs; then "complete", or "incomplete" where the answer, or all of it, was missing."""
         self.seconds = 0.0
-        """From its head to its end; to the answer's head in ``answered``."""
+        """From its head to its end."""
         self.answered = 0.0
+        """From its head to the answer's head."""
         self.size = _OVERHEAD + sum(len(name) + len(value) for name, value in head.fields) + len(target)
         self._head = RequestHead(head.method, target, list(head.fields), head.version)  # with its secrets: to replay
         self._send = send
@@ -145,7 +154,7 @@ class Inspector:
     ``body_bytes`` of each body and ``total_bytes`` of all, whichever is reached first; the oldest go.
 
     ``async for exchange in inspector`` gives each when it starts, when its answer's head comes, and when it is over.
-    A listener that lags loses the oldest news.
+    A listener that lags loses the oldest news. Raises ValueError for a limit below 1.
     """
 
     def __init__(
@@ -172,6 +181,7 @@ class Inspector:
         return list(self._kept.values())
 
     def get(self, number: int) -> Inspected | None:
+        """The exchange of that number, None where it is not kept any more."""
         return self._kept.get(number)
 
     def clear(self) -> None:
@@ -190,7 +200,8 @@ class Inspector:
 
     async def replay(self, number: int) -> None:
         """Send the request again, through the tunnel, with all that its caller sent; returns when that is over.
-        It shows as an exchange of its own. Raises NotReplayed."""
+        It shows as an exchange of its own. Raises NotReplayed, which says why. Cancelled, the request is taken back.
+        """
         exchange = self.get(number)
         if exchange is None:
             raise NotReplayed("this exchange is not kept any more")

@@ -33,9 +33,9 @@ __all__ = [
 Value: TypeAlias = str | bytes | int | float | bool | None
 Fields: TypeAlias = Mapping[str, Value]
 
-SERVER: Final = logging.getLogger("tunnelkit.server")
-CLIENT: Final = logging.getLogger("tunnelkit.client")
-ACCESS: Final = logging.getLogger("tunnelkit.access")
+SERVER: Final = logging.getLogger("tunnelkit.server")  # what happens at a server, sessions above all
+CLIENT: Final = logging.getLogger("tunnelkit.client")  # at a client
+ACCESS: Final = logging.getLogger("tunnelkit.access")  # a line for each request, at either end
 logging.getLogger("tunnelkit").addHandler(logging.NullHandler())
 
 MAX_VALUE = 1024  # characters of one value
@@ -107,7 +107,11 @@ def _escape(char: str) -> str:
 
 
 def mask_target(target: str | bytes) -> str:
-    """A request target with the token in its path masked: its first 8 characters, never more than half of it."""
+    """A request target with the token in its path masked: its first 8 characters, never more than half of it.
+
+        >>> mask_target("/_token/a-secret-of-16-letters/page?x=1")
+        '/_token/a-secret.../page?x=1'
+    """
     text = target.decode("latin-1") if isinstance(target, bytes) else target
     if "token" not in text:
         return text
@@ -115,7 +119,11 @@ def mask_target(target: str | bytes) -> str:
 
 
 def mask_userinfo(url: str | bytes) -> str | bytes:
-    """A URL, or what somebody gave for one, without what stands before "@": there may be a password in it."""
+    """A URL, or what somebody gave for one, without what stands before "@": there may be a password in it.
+
+        >>> mask_userinfo("http://user:password@proxy.example:3128")
+        'http://...@proxy.example:3128'
+    """
     text = url.decode("latin-1") if isinstance(url, bytes) else url
     before, at, rest = text.rpartition("@")
     if not at:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from .heads import Fields, RequestHead, ResponseHead, field_values
 
-__all__ = ["CallNext", "HttpAnswer", "HttpExchange", "Middleware", "chained", "changed_answer", "changed_request"]
+__all__ = ["CallNext", "HttpAnswer", "HttpExchange", "Middleware"]  # the public ones; the ends use more
 
 # What says where a body ends is its sender's word, and stays.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -37,6 +37,7 @@ class _Headers:
         self.fields.append((name.encode("latin-1"), value.encode("latin-1")))
 
     def remove_header(self, name: str) -> None:
+        """Take away all of its name."""
         key = name.lower().encode("latin-1")
         self.fields = [(each, value) for each, value in self.fields if each.lower() != key]
 
@@ -74,7 +75,10 @@ class HttpAnswer(_Headers):
         return cls(head.status, list(head.fields), head=head)
 
 
+# What middleware is given to go on with: called once or not at all. It returns with the head of the answer, and
+# raises ``errors.StreamBroken`` when the caller has left.
 CallNext: TypeAlias = Callable[[HttpExchange], Awaitable[HttpAnswer]]
+# What is given to either end as ``middleware``. What it raises costs its exchange alone; its end cancels it.
 Middleware: TypeAlias = Callable[[HttpExchange, CallNext], Awaitable[HttpAnswer]]
 
 

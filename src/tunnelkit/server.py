@@ -71,6 +71,8 @@ class TunnelServer(AsyncContextManagerMixin):
 
     ``listen``
         "HOST:PORT", or several; port 0 picks one. ``()`` for none, where ``asgi_app`` is mounted.
+    ``base_path``
+        What stands in front of all paths, where this server shares a host with others: "/tunnels".
     ``tls``
         The files of certificate and key (read again at ``reload``), or a context of the caller's own.
     ``passwords``
@@ -120,6 +122,8 @@ class TunnelServer(AsyncContextManagerMixin):
         An async function asked at each registration and resume: ``Granted``, or a ``Refusal`` (``registration``).
     ``middleware``
         Asynchronous functions around each request to a tunnel, the first outermost (``tunnelkit.middleware``).
+    ``limits``
+        Every limit and clock (``Limits``).
     ``inspector``
         Keeps the last requests to tunnels, for people to look at and to send again (``tunnelkit.inspector``).
     ``parser``
@@ -241,6 +245,7 @@ class TunnelServer(AsyncContextManagerMixin):
 
     @property
     def admin_urls(self) -> list[str]:
+        """The same of ``admin_listen``; none without it, or while the server does not run."""
         return self._running.admin_urls if self._running is not None else []
 
     @property
@@ -261,7 +266,8 @@ class TunnelServer(AsyncContextManagerMixin):
     def connect(self, token: str, host: str, port: int) -> AbstractAsyncContextManager[TunnelStream]:
         """A stream of bytes from this program to ``host``:``port``, made by the tunnel's client, which must allow
         ``tcp://host:port``: ``async with server.connect(...) as stream`` gives an anyio ByteStream, closed with the
-        block. It waits for a client as requests do (``queue_timeout``). Raises ConnectRefused."""
+        block. It waits for a client as requests do (``queue_timeout``). Raises ConnectRefused, and ConfigError for
+        what is no destination. Cancelled, it is given up at the client, too."""
         check_token(token)
         return connect(lambda: self._running, token, host, port)
 
@@ -275,7 +281,7 @@ class TunnelServer(AsyncContextManagerMixin):
         return self._events.listen(requests=requests)
 
     def snapshot(self) -> ServerSnapshot:
-        """The numbers of the statistics page."""
+        """The numbers of the statistics page. Raises RuntimeError while the server does not run."""
         return self._need_running().pages.snapshot()
 
     def _need_running(self) -> Serving:
@@ -337,7 +343,8 @@ class TunnelServer(AsyncContextManagerMixin):
 
     async def drain(self, timeout: float | None = None) -> None:
         """Take nothing new and return when what runs is finished, or ``timeout`` seconds (default: the limits'
-        ``drain_timeout``) are over. Afterwards leave the context, or cancel ``run``."""
+        ``drain_timeout``) are over. Afterwards leave the context, or cancel ``run``. Cancelled, it is not taken back.
+        Raises RuntimeError while the server does not run."""
         running = self._need_running()
         running.drain()
         with anyio.move_on_after(self.limits.drain_timeout if timeout is None else timeout):

@@ -23,9 +23,6 @@ __all__ = [
     "Stopped",
     "Superseded",
     "TunnelEvent",
-    "tell_attached",
-    "tell_ended",
-    "tell_lost",
 ]
 
 

@@ -20,7 +20,8 @@ logger = logging.getLogger("tunnelkit.server")
 
 
 class ServerSession:
-    """See the module. What happens to it is ``sessions.SessionTable``'s to say."""
+    """One client at the server, attached or in grace. ``server.sessions()`` lists them. What can be read are facts of
+    now; what becomes of it, but for ``close``, is not for its reader to say."""
 
     def __init__(
         self,
@@ -41,10 +42,10 @@ class ServerSession:
         self.name = ""  # below the base domain, where there is one
         self.replaces = False  # when it attaches, all others of its token are superseded
         self.digest = token_digest(handshake.token)
-        self.masked = mask_token(handshake.token)
-        self.tag = token_tag(handshake.token)  # for logs
+        self.masked = mask_token(handshake.token)  # the token, as ``tunnelkit.mask_token`` shows it
+        self.tag = token_tag(handshake.token)  # for logs: masked, with 6 hex digits of its digest
         self.token_prefix = handshake.token[:8]
-        self.instance = handshake.instance
+        self.instance = handshake.instance  # of the ``TunnelClient`` object, or as it was configured
         self.client_version = handshake.client_version
         self.peer = peer
         self.host_name = ""  # reverse DNS, when it is known
@@ -68,6 +69,7 @@ class ServerSession:
 
     @property
     def attached(self) -> bool:
+        """Whether it has a connection now."""
         return self.link.connection is not None
 
     @property
@@ -86,6 +88,7 @@ class ServerSession:
 
     @property
     def transport(self) -> str:
+        """The name of the transport that it is connected by; "" without a connection."""
         connection = self.link.connection
         return connection.transport if connection is not None else ""
 

@@ -27,7 +27,8 @@ from .errors import (
     RemoteProtocolError,
     SessionGone,
 )
-from .events import Connected, Events, Lost, Moved, Resumed, Retrying, Superseded
+from .event_stream import Events
+from .events import Connected, Lost, Moved, Resumed, Retrying, Superseded
 from .guarded_tasks import GuardedTasks
 from .handshake import Grant, Handshake, Resume
 from .link import Link

@@ -109,14 +109,12 @@ def test_what_is_accepted_can_be_computed(n: int, r: int, p: int) -> None:
 
 
 def test_passwords_as_one_argument() -> None:
-    table = parse_passwords(f"{TOKEN}:pass:word, {OTHER}:{CHEAP}")
-    assert table == {token_digest(TOKEN): PlainPassword.of("pass:word"), token_digest(OTHER): CHEAP}
+    assert parse_passwords(f"{TOKEN}:pass:word, {OTHER}:{CHEAP}") == {TOKEN: "pass:word", OTHER: str(CHEAP)}
 
 
 def test_passwords_as_lines() -> None:
     text = f"# who\r\n\n  {TOKEN}:with, comma and end \n{OTHER}:{CHEAP}\n"
-    table = parse_password_lines(text)
-    assert table == {token_digest(TOKEN): PlainPassword.of("with, comma and end "), token_digest(OTHER): CHEAP}
+    assert parse_password_lines(text) == {TOKEN: "with, comma and end ", OTHER: str(CHEAP)}
     assert parse_password_lines("# nothing\n") == {}
 
 
@@ -180,7 +178,7 @@ def test_errors_show_no_secret(text: str) -> None:
 
 
 def test_nothing_shows_a_secret() -> None:
-    credentials = Credentials(parse_passwords(f"{TOKEN}:hunter2,{OTHER}:{CHEAP}"), key=KEY)
+    credentials = Credentials(password_table({TOKEN: "hunter2", OTHER: str(CHEAP)}), key=KEY)
     plan = credentials.check_plan(OTHER, "hunter3")
     shown = f"{credentials!r} {plan!r} {PlainPassword.of('hunter2')!r}"
     assert "hunter" not in shown
@@ -203,14 +201,14 @@ def test_a_token_without_password_needs_none() -> None:
     [("right", Verified()), ("Right", Refused()), ("", Refused()), (None, Refused()), ("x" * 1025, Refused())],
 )
 def test_a_plain_password(password: str | None, answer: object) -> None:
-    credentials = Credentials(parse_passwords(f"{TOKEN}:right"), key=KEY)
+    credentials = Credentials(password_table({TOKEN: "right"}), key=KEY)
     assert credentials.required(TOKEN)
     assert credentials.check_plan(TOKEN, password) == answer
 
 
 @pytest.mark.parametrize("password", ["pässwörd", "\udcff\udcfe", "日本"])
 def test_any_password_will_do(password: str) -> None:
-    credentials = Credentials(parse_passwords(f"{TOKEN}:{password}"), key=KEY)
+    credentials = Credentials(password_table({TOKEN: password}), key=KEY)
     assert credentials.check_plan(TOKEN, password) == Verified()
     secret = hash_password(password, SALT, n=2, r=1, p=1)
     assert secret.matches(password)

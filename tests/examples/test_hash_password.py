@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import hash_password
-from tunnelkit.core.credentials import Credentials, NeedsHash, parse_password_lines, verify_hash
+from tunnelkit.core.credentials import Credentials, NeedsHash, parse_password_lines, password_table, verify_hash
 
 TOKEN = "a-token-for-the-tests"
 WORD = "pässword: with, all $ that"
@@ -45,7 +45,7 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 def is_hash_of(printed: str, password: str) -> bool:
     (line,) = printed.splitlines()
-    credentials = Credentials(parse_password_lines(f"{TOKEN}:{line}\n"), key=b"k" * 32)
+    credentials = Credentials(password_table(parse_password_lines(f"{TOKEN}:{line}\n")), key=b"k" * 32)
     plan = credentials.check_plan(TOKEN, password)
     return isinstance(plan, NeedsHash) and verify_hash(plan)
 

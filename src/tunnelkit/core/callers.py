@@ -73,8 +73,12 @@ def caller_table(callers: Callers, *, names: bool = True, setting: str = "caller
 
 
 def parse_caller_lines(text: str, *, setting: str = "callers_file") -> dict[str, dict[str, str]]:
-    """``TOKEN:USER:PASSWORD`` or ``name:NAME:USER:PASSWORD``, one a line; empty lines and those that begin with ``#``
-    are skipped. Raises ``ConfigError`` naming ``setting`` and the line by its number."""
+    """``TOKEN:USER:PASSWORD`` or ``name:NAME:USER:PASSWORD``, one a line: for ``TunnelServer(callers=...)``. Empty
+    lines and those that begin with ``#`` are skipped. Raises ``ConfigError`` naming ``setting`` and the line.
+
+        >>> parse_caller_lines("name:wiki:alice:a password\\na-secret-of-16-letters:bob:another\\n")
+        {'name:wiki': {'alice': 'a password'}, 'a-secret-of-16-letters': {'bob': 'another'}}
+    """
     callers: dict[str, dict[str, str]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):

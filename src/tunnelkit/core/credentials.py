@@ -136,19 +136,32 @@ def _unbase64(text: str) -> bytes:
 # -- the table -----------------------------------------------------------------------------------
 
 
-def parse_passwords(text: str, *, name: str = "passwords") -> dict[bytes, Password]:
-    """``token:password,token:password,...`` as one argument gives it. A password cannot contain a comma here.
+def parse_passwords(text: str, *, name: str = "passwords") -> dict[str, str]:
+    """``token:password,token:password,...`` as one argument gives it: the passwords by their tokens, checked, for
+    ``TunnelServer(passwords=...)``. A password cannot contain a comma here.
 
     Raises ``ConfigError`` naming the field ``name`` and the pair by its number, never by its contents.
+
+        >>> parse_passwords("a-secret-of-16-letters:open sesame")
+        {'a-secret-of-16-letters': 'open sesame'}
     """
     pairs = [(f"pair {number}", pair) for number, pair in enumerate(text.split(","), 1)]
-    return _table(name, [_split(name, where, pair) for where, pair in pairs])
+    return _checked(name, [_split(name, where, pair) for where, pair in pairs])
 
 
-def parse_password_lines(text: str, *, name: str = "passwords_file") -> dict[bytes, Password]:
-    """``token:password``, one a line; empty lines and those that begin with ``#`` are skipped."""
+def parse_password_lines(text: str, *, name: str = "passwords_file") -> dict[str, str]:
+    """The same of ``token:password``, one a line; empty lines and those that begin with ``#`` are skipped.
+
+    >>> parse_password_lines("# the wiki's\\na-secret-of-16-letters:open, sesame\\n")
+    {'a-secret-of-16-letters': 'open, sesame'}
+    """
     lines = [(f"line {number}", line.lstrip()) for number, line in enumerate(text.splitlines(), 1)]
-    return _table(name, [_split(name, where, line) for where, line in lines if line and not line.startswith("#")])
+    return _checked(name, [_split(name, where, line) for where, line in lines if line and not line.startswith("#")])
+
+
+def _checked(name: str, pairs: list[tuple[str, str, str]]) -> dict[str, str]:
+    _table(name, pairs)
+    return {token: password for _, token, password in pairs}
 
 
 def password_table(passwords: Mapping[str, str], *, name: str = "passwords") -> dict[bytes, Password]:

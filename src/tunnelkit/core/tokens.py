@@ -32,7 +32,14 @@ def is_token(token: str) -> bool:
 
 
 def check_token(token: str) -> None:
-    """Raise ``ConfigError``, which shows nothing of the token, unless it can be one."""
+    """Raise ``ConfigError``, which shows nothing of the token, unless it can be one: 16 to 256 visible ASCII
+    characters without ``:`` and ``,``.
+
+        >>> check_token("a-secret-of-16-letters")
+        >>> check_token("too short")
+        Traceback (most recent call last):
+        tunnelkit.errors.ConfigError: token: is too short: it must have at least 16 characters; make one with: ...
+    """
     if is_token(token):
         return
     if len(token) < TOKEN_MIN:
@@ -46,7 +53,11 @@ _FIX = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32
 
 
 def mask_token(token: str) -> str:
-    """The first 8 characters and "..."; nothing of what is too short to be a token."""
+    """The first 8 characters and "..."; nothing of what is too short to be a token.
+
+    >>> mask_token("a-secret-of-16-letters")
+    'a-secret...'
+    """
     return f"{token[:SHOWN]}..." if len(token) >= TOKEN_MIN else "..."
 
 

@@ -64,6 +64,7 @@ def from_fields(fields: Iterable[tuple[bytes, bytes]]) -> Handshake:
 
 
 def grant_to_fields(grant: Grant) -> Fields:
+    """Raises ``LocalProtocolError`` naming the field for a value that cannot be sent."""
     return [(name.encode(), value) for name, value in grant_values(grant).items()]
 
 
@@ -125,7 +126,8 @@ _KIND_HANDSHAKE, _KIND_GRANT, _KIND_REFUSAL = 1, 2, 3
 
 
 def to_bytes(message: Handshake | Grant | Refusal) -> bytes:
-    """One byte for the kind, then (key u16, length u16, value) for each value."""
+    """One byte for the kind, then (key u16, length u16, value) for each value. Raises ``LocalProtocolError`` naming
+    the field for a value that cannot be sent."""
     if isinstance(message, Handshake):
         kind, values = _KIND_HANDSHAKE, handshake_values(message)
     elif isinstance(message, Grant):

@@ -23,13 +23,13 @@ class Handshake:
     token: str = field(repr=False)
     password: str | None = field(default=None, repr=False)
     authorization: str | None = field(default=None, repr=False)  # from the tunnel URL's userinfo, "Basic ..."
-    version_min: int = 1
-    version_max: int = 1
+    version_min: int = 1  # of the wire, from this
+    version_max: int = 1  # to this
     features: frozenset[str] = frozenset()
     client_version: str = ""
-    instance: str = ""
-    name: str | None = None  # wants (issue of names and policies): a seam
-    policy: str | None = None
+    instance: str = ""  # of the client's object, or as it was configured
+    name: str | None = None  # the public name that it asks for
+    policy: str | None = None  # how it would share its token
     resume: Resume | None = None  # this opening continues a session
     gives_up: Resume | None = None  # a session of ours that is over, closed before this one opens
 

@@ -21,7 +21,7 @@ class TlsFiles:
     They are read by ``load``, and again at a reload.
     """
 
-    cert: Path
+    cert: Path  # the server's own first, then those that lead to the CA
     key: Path | None = None  # None: in the certificate's file
     client_ca: Path | None = None  # given: every TLS peer must show a certificate of this CA
 
@@ -38,8 +38,11 @@ class TlsFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientCertificate:
+    """The PEM files of a certificate that a client shows to the server: the chain, and its key. They are read when
+    the ``TunnelClient`` is made."""
+
     cert: Path
-    key: Path | None = None
+    key: Path | None = None  # None: in the certificate's file
 
 
 def client_context(

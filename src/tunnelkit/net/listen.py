@@ -109,10 +109,12 @@ class Listener:
 
     @property
     def tls(self) -> bool:
+        """Whether what is accepted must speak TLS."""
         return self._ssl_context is not None
 
     @property
     def urls(self) -> list[str]:
+        """One for each address that is bound."""
         scheme = "https" if self.tls else "http"
         return [f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host, port in self.addresses]
 

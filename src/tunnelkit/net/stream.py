@@ -24,7 +24,7 @@ class ByteStream(ABC):
     """A reliable, ordered, bidirectional flow of bytes with half-close.
 
     One task reads and one task writes at a time (they may be the same). After any ``StreamBroken``, and after
-    a cancelled ``send``, the stream is only good for ``abort`` (facts, trap 7).
+    a cancelled ``send``, the stream is only good for ``abort``: nobody knows how much of it is out.
     """
 
     __slots__ = ()
@@ -116,10 +116,12 @@ class ByteStream(ABC):
 
     @property
     @abstractmethod
-    def local_address(self) -> tuple[str, int]: ...
+    def local_address(self) -> tuple[str, int]:
+        """(address, port) of this end; ("", 0) where there is none."""
 
     @property
     def tls(self) -> bool:
+        """Whether the bytes are encrypted on their way."""
         return False
 
     @property

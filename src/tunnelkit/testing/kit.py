@@ -32,6 +32,7 @@ __all__ = ["CHECKS", "CHECK_TIMEOUT", "Outcome", "check_named", "check_transport
 
 CHECK_TIMEOUT: Final = 50.0
 
+# All promises of the contract, each by itself: for ``pytest.mark.parametrize("check", CHECKS, ids=str)``.
 CHECKS: Final[tuple[Check, ...]] = (
     *opening.CHECKS,
     *sending.CHECKS,

@@ -16,7 +16,9 @@ from .pair import TunnelPair, tunnel_pair
 
 __all__ = ["OpenPair", "PublicUrl", "tunnelkit_pair", "tunnelkit_url"]
 
+# What ``tunnelkit_pair`` is: called like ``tunnelkit.testing.tunnel_pair``.
 OpenPair: TypeAlias = "Callable[..., AbstractAsyncContextManager[TunnelPair]]"
+# What ``tunnelkit_url`` is: given what ``TunnelClient`` takes as ``origin``, it returns a URL, without a last slash.
 PublicUrl: TypeAlias = "Callable[[Any], Awaitable[str]]"
 
 

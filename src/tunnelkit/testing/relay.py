@@ -207,6 +207,7 @@ class Relay(News):
             self._stalled.setdefault(each, anyio.Event())
 
     def resume(self, way: Way | None = None) -> None:
+        """What ``stall`` held up goes on, all of it or one ``way``."""
         for each in _ways(way):
             if (stalled := self._stalled.pop(each, None)) is not None:
                 stalled.set()

@@ -52,7 +52,9 @@ class Faults(Protocol):
         """Nothing passes until ``resume``, and nobody is told."""
         ...
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        """What was stalled passes."""
+        ...
 
 
 class Served:
@@ -207,6 +209,7 @@ class Wires:
         news.set()
 
 
+# Makes a fresh pair of halves for each check: ``lambda: wired(MyTransport())``.
 Maker: TypeAlias = Callable[[], AbstractAsyncContextManager[Wires]]
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Transport",
 ]
 
+# Of this interface. A transport that names another is refused.
 API_VERSION = 1
 
 
@@ -139,7 +140,9 @@ class MountedRequest(Protocol):
         allowed; cancelling changes nothing. For a request whose body was read."""
         ...
 
-    def wake(self) -> None: ...
+    def wake(self) -> None:
+        """Make the ``wait`` under way, or the next one, return. Synchronous."""
+        ...
 
 
 class Accepted(Protocol):
@@ -158,6 +161,8 @@ class Accepted(Protocol):
         ...
 
 
+# What the server half asks for each client: whether it may. The operator's own authorisation runs in it, so it may
+# take its time; cancel it when the client is gone.
 Offer: TypeAlias = Callable[[Handshake, Peer], Awaitable[Accepted | Refusal]]
 
 

@@ -27,6 +27,7 @@ __all__ = ["MAX_MESSAGE", "QUEUE_LIMIT", "Faults", "MemoryConnection", "MemoryTr
 
 logger = logging.getLogger("tunnelkit.server")
 
+# The largest message, in bytes.
 MAX_MESSAGE: Final = 64 * 1024
 
 # Bytes on the way in one direction, above which ``ready`` waits. One more message may be taken then.
@@ -249,8 +250,10 @@ class _Dial:
 
 
 class MemoryTransport(Transport):
-    """``faults`` count for all connections of this object; ``cut`` drops those there are, ``reachable = False``
-    lets no new one come about."""
+    """Both ends in one program, without sockets: give the same object to a server and to its clients.
+
+    ``faults`` count for all connections of this object; ``cut`` drops those there are, ``reachable = False`` lets no
+    new one come about."""
 
     name = "memory"
 

@@ -54,6 +54,7 @@ class ContractBroken(AssertionError):
         super().__init__(f"{check}: {problem}. The contract: {promise}" if check else problem)
 
     def of(self, check: Check) -> ContractBroken:
+        """The same, found by ``check``."""
         return ContractBroken(self.problem, check.name, check.promise)
 
 

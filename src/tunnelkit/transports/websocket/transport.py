@@ -29,6 +29,8 @@ __all__ = ["WebSocketTransport"]
 
 
 class WebSocketTransport(Transport):
+    """Both halves; the server's is at ``/_tunnel`` of its port. The best one where it passes, and the default."""
+
     name = "websocket"
 
     # -- the client half -----------------------------------------------------------------------
