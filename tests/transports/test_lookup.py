@@ -69,6 +69,7 @@ def test_one_of_another_package_is_found() -> None:
         "nothing",
         "object",
         "websocket",
+        "wsp",
         "wstunnel",
     ]
 

@@ -23,6 +23,7 @@ _BUILT_IN: Final[dict[str, Callable[[Limits], Transport]]] = {
 # They have a whole end of a tunnel inside and stand above all floors: found by name, as another package's are.
 _OF_OTHER_MAKES: Final = {
     "wstunnel": "tunnelkit.legacy.wstunnel:WStunnelTransport",
+    "wsp": "tunnelkit.legacy.wsp:WspTransport",
 }
 
 
