@@ -57,15 +57,11 @@ async def test_the_older_makes_answer_ends_with_a_line_feed() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda answer: answer.replace(b"required", b"required!").replace(b"Length: 45", b"Length: 46"),
         lambda answer: answer.replace(b"Origin header", b"origin header"),
-        lambda answer: answer.replace(b"400", b"403"),
-        lambda answer: answer.replace(b"text/plain", b"text/html"),
-        lambda answer: answer.replace(b"nosniff", b"other"),
         lambda answer: b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         lambda answer: b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\nOrigin header with rendez-vous token required",
     ],
-    ids=["more", "case", "status", "type", "sniff", "switched", "captive portal"],
+    ids=["a letter", "switched", "captive portal"],
 )
 async def test_any_other_answer_never_learns_the_token_and_it_keeps_trying(change: Callable[[bytes], bytes]) -> None:
     async with WStunnelServer.running() as server:
