@@ -198,6 +198,30 @@ async def test_a_caller_that_leaves_is_told_to_the_app() -> None:
         await still_serves(ends)
 
 
+async def test_a_starlette_stream_that_waits_ends_with_its_caller() -> None:
+    """It sends nothing by which it would notice."""
+    ended = anyio.Event()
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: first\n\n"
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    app = AsgiOrigin(Starlette(routes=[Route("/", stream)]))
+    async with serve_app(app) as ends, caller_side(ends) as caller:
+        await caller.send(get("/"))
+        await caller.until(b"first")
+        caller.reset()
+        with anyio.fail_after(10):
+            await ended.wait()
+        await until(lambda: not app._running)
+
+
 async def test_apps_that_ignore_who_left_are_counted_and_end_with_the_client() -> None:
     ended = 0
     limits = replace(DEFAULT_LIMITS, app_calls=2)

@@ -27,14 +27,18 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Of the HTTP and WebSocket format. 2.4: ``send`` raises an OSError once the caller has left.
-_VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
+# Of the HTTP and WebSocket format. 2.4 says that ``send`` raises an OSError once the caller has left, as it does here.
+# But an app that relies on this hears of it when it next sends, and a stream of events may wait for long before it
+# does: Starlette listens for ``http.disconnect`` beside it only up to 2.3, which is why uvicorn says so too.
+_HTTP_VERSIONS: Final = {"version": "3.0", "spec_version": "2.3"}
+_WEBSOCKET_VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
 
 
 def http_scope(head: RequestHead, facts: RequestFacts, root_path: str, state: dict[str, Any]) -> Scope:
     extensions: dict[str, dict[str, object]] = {"http.response.early_hint": {}, "http.response.trailers": {}}
     return {
         "type": "http",
+        "asgi": dict(_HTTP_VERSIONS),
         "method": head.method.decode("ascii").upper(),
         "scheme": facts.scheme,
         "extensions": extensions,
@@ -45,6 +49,7 @@ def http_scope(head: RequestHead, facts: RequestFacts, root_path: str, state: di
 def websocket_scope(head: RequestHead, facts: RequestFacts, root_path: str, state: dict[str, Any]) -> Scope:
     return {
         "type": "websocket",
+        "asgi": dict(_WEBSOCKET_VERSIONS),
         "scheme": "wss" if facts.scheme == "https" else "ws",
         "subprotocols": _offered_protocols(head.fields),
         "extensions": {"websocket.http.response": {}},
@@ -55,7 +60,6 @@ def websocket_scope(head: RequestHead, facts: RequestFacts, root_path: str, stat
 def _common(head: RequestHead, facts: RequestFacts, root_path: str, state: dict[str, Any]) -> dict[str, Any]:
     """``path`` holds ``root_path``, under which the app believes itself to be."""
     return {
-        "asgi": dict(_VERSIONS),
         "http_version": head.version.decode("ascii"),
         "path": root_path + facts.path.decode("utf-8", "replace"),
         "raw_path": root_path.encode() + facts.raw_path,
