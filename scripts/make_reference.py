@@ -1,7 +1,7 @@
 """Writes docs/reference.md from the code: flags, keys, variables, limits and codes. ``--check`` only looks.
 
 The flags stand in ``examples/cli/options.py``, the limits in ``tunnelkit.config.Limits`` (their words are the
-comments there), the codes in ``tunnelkit.problem``.
+comments there), the codes in ``tunnelkit.problem`` and ``tunnelkit.core.metrics``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from cli.options import CLIENT, RULE, SERVER, TOKEN, TUNNEL, VARIABLES, Option, Refused  # noqa: E402
 from tunnelkit import Limits  # noqa: E402
+from tunnelkit.core.metrics import ENDS  # noqa: E402
 from tunnelkit.problem import CODES  # noqa: E402
 
 __all__ = ["PATH", "reference"]
@@ -65,6 +66,10 @@ def _lines() -> Iterator[str]:
     yield "What callers and tunnel clients are told in the body of an error; [errors](errors.md) explains each.\n"
     yield "| code | status | title |\n|---|---|---|"
     yield from (f"| [`{name}`](errors.md#{name}) | {code.status} | {code.title} |" for name, code in CODES.items())
+    yield "\n### Ends of sessions\n"
+    yield "In log lines, events and metrics (there all others are `other`: the peer broke the protocol, and how).\n"
+    yield "| code | what it means |\n|---|---|"
+    yield from (f"| `{name}` | {_cell(text)} |" for name, text in ENDS.items())
 
 
 def _flags(options: Sequence[Option | Refused]) -> Iterator[str]:
@@ -105,7 +110,8 @@ _FIELD = re.compile(r"\s{4}(\w+): (?:int|float) = ([^#]+?)\s*(?:#\s*(.*))?$")
 
 def _limits() -> Iterator[str]:
     """A table for each section of the class; what a limit means is the comment behind it."""
-    for line in inspect.getsource(Limits).splitlines():
+    source = inspect.getsource(Limits)
+    for line in source[source.index("    # -- ") :].splitlines():  # behind the docstring
         if section := _SECTION.match(line):
             yield f"### {section[1][:1].upper()}{section[1][1:]}\n"
             yield "| limit | default | what it is |\n|---|---|---|"

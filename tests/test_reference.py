@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.options import CLIENT, SERVER, TOKEN, TUNNEL, Option
 from tunnelkit import Limits
+from tunnelkit.core.metrics import ENDS
 from tunnelkit.problem import CODES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,3 +33,5 @@ def test_it_lists_everything() -> None:
         assert f"| `{limit.name}` |" in text
     for code in CODES:
         assert f"[`{code}`](errors.md#{code})" in text
+    for code in ENDS:
+        assert f"| `{code}` |" in text

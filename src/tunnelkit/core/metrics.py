@@ -11,18 +11,29 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
-__all__ = ["BUCKETS", "CONTENT_TYPE", "Gauges", "Metrics", "render"]
+__all__ = ["BUCKETS", "CONTENT_TYPE", "ENDS", "Gauges", "Metrics", "render"]
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 # Upper bounds in seconds. What streams for longer (downloads, events, websockets) shows in the last one.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-# How sessions end, by the codes of either end (docs/wire-format.md).
-ENDS: Final = frozenset(
+# How sessions end, by the codes of either end; docs/reference.md is made from it.
+ENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        *("closed", "closed_by_admin", "closed_by_server", "forbidden", "given_up", "grace_expired"),
-        *("server_closing", "superseded", "token_withdrawn", "unauthorized"),
+        "closed": "the client ended in order",
+        "closed_by_admin": "the administrator closed it",
+        "closed_by_server": "the server's own program closed it",
+        "grace_expired": "its client did not come back in time",
+        "given_up": "its client opened another in its place",
+        "superseded": "another client took its place",
+        "token_withdrawn": "its token is not in the configuration any more",
+        "name_taken": "its name is another token's by the configuration",
+        "unauthorized": "its client came back with a password that is wrong by now",
+        "forbidden": "its client came back, and may not register any more",
+        "server_closing": "the server stops",
+        "internal_error": "a fault at one end, whose log tells more",
     }
 )
 OTHER: Final = "other"
