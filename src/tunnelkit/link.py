@@ -356,7 +356,7 @@ class Link:
                 room = await connection.ready()
                 if self._run is not run:
                     return
-                message = self.session.data_to_send(self._now(), room)
+                message = self.session.data_to_send(self._now(), room, connection.at_once)
             if message:
                 await self._send(run, message)
                 self._after_message()

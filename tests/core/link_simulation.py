@@ -13,14 +13,25 @@ from .session_pair import KIB, End, Pair
 
 
 class SimulatedLink:
-    """Bulk from the client to the server, acks back. ``queue`` is what a socket takes before it is not ready."""
+    """Bulk from the client to the server, acks back. ``queue`` is what a socket takes before it is not ready;
+    ``slots`` how many of the client's messages may be under way, where each waits for the answer to one before it."""
 
-    def __init__(self, *, rate: float, one_way: float, queue: int = 128 * KIB, max_message: int = 64 * KIB) -> None:
+    def __init__(
+        self,
+        *,
+        rate: float,
+        one_way: float,
+        queue: int = 128 * KIB,
+        max_message: int = 64 * KIB,
+        slots: int | None = None,
+    ) -> None:
         self.pair = Pair(Limits())
         self.pair.attach(max_message=max_message)
         self.rate = rate
         self.one_way = one_way
         self.queue = queue
+        self.slots = slots
+        self._under_way = 0  # of the client's messages
         self.sizes: list[int] = []
         self._free_at = dict.fromkeys(self.pair.ends, 0.0)
         self._last_arrival = dict(self._free_at)  # order is kept, also when the delay falls
@@ -78,14 +89,23 @@ class SimulatedLink:
             if queued >= self.queue:
                 self.at(self.now + (queued - self.queue) / self.rate + 1e-9, lambda: None)
                 return
-            message = end.session.data_to_send(self.now, 1 << 20)
+            slots = self.slots if end is self.pair.client else None
+            if slots is not None and self._under_way >= slots:
+                return
+            message = end.session.data_to_send(self.now, 1 << 20, slots)
             if not message:
                 return
             if end is self.pair.client:
+                self._under_way += 1
                 self.sizes.append(len(message))
             self._free_at[end] = max(self._free_at[end], self.now) + len(message) / self.rate
             self._last_arrival[end] = max(self._last_arrival[end], self._free_at[end] + self.one_way)
             self.at(self._last_arrival[end], partial(self._arrive, self.pair.peer(end), message))
 
     def _arrive(self, end: End, message: bytes) -> None:
+        if end is self.pair.server:
+            self.at(self.now + self.one_way, self._answer)
         end.receive(message, self.now)
+
+    def _answer(self) -> None:
+        self._under_way -= 1

@@ -72,6 +72,18 @@ def test_a_fallen_rate_measures_it_at_once() -> None:
     assert limit.bytes == int(RATE * 0.6 * (2 * 0.6 + SLACK))
 
 
+def test_in_turns_it_is_measured_anew_though_there_is_no_limit() -> None:
+    limit = observed((0.0, 0.1))
+    limit.observe(BASE_LIFETIME, 0.3, RATE * 0.1, in_turns=True)
+    unlimited = limit.bytes is None
+    assert unlimited
+    limit.observe(BASE_LIFETIME + 0.1, 0.3, RATE, in_turns=True)
+    assert limit.bytes == int(RATE * 0.1 / 8)
+    limit.observe(BASE_LIFETIME + 0.4, 0.2, RATE, in_turns=True)
+    assert limit.shortest == 0.2
+    assert limit.bytes == int(RATE * (2 * 0.2 + SLACK))
+
+
 def test_a_drained_way_still_carries_a_message() -> None:
     limit = InFlightLimit()
     for now, round_trip in ((0.0, 0.01), (1.0, 1.0), (20.0, 1.0)):

@@ -43,6 +43,16 @@ class TestSize:
         sample(pace, 200_000, 1.0)
         assert pace.size == 2 * 20_000
 
+    @pytest.mark.parametrize(("at_once", "seconds"), [(None, 0.1), (1, 0.05 + 0.3), (4, 0.08 + 0.3 / 4)])
+    def test_where_messages_wait_for_answers_it_fills_the_round_trip(
+        self, at_once: int | None, seconds: float
+    ) -> None:
+        pace = Pace(LIMITS)
+        pace.attached(0, 1024 * KIB)
+        pace.sent(60_000, 0.0, busy=True, at_once=at_once)
+        pace.acknowledged(60_000, 0.3)
+        assert pace.size == pytest.approx(200_000 * seconds, abs=1)
+
     def test_it_keeps_to_the_connection(self) -> None:
         pace = attached()
         sample(pace, 10_000_000, 1.0)
@@ -179,10 +189,31 @@ class TestSimulation:
         assert delays[-4] < 0.7
         assert delays[-1] < 1.0
 
-    def test_a_way_that_grows_longer_is_not_starved(self) -> None:
-        link = SimulatedLink(rate=1.25e6, one_way=0.001)
+    @pytest.mark.parametrize(("slots", "share"), [(1, 0.5), (4, 0.85)])
+    @pytest.mark.parametrize("rate", [32e3, 1.25e6])
+    def test_a_long_way_is_used_in_turns(self, rate: float, slots: int, share: float) -> None:
+        """As polls and posts do. A tenth of a second's bytes a round trip would be less with every message."""
+        link = SimulatedLink(rate=rate, one_way=0.15, max_message=1024 * KIB, slots=slots)
+        link.pair.client.write(bytes(int(rate * 22)))
+        link.run(6.0)
+        assert received_in(link, 15.0) >= share * 15.0 * rate
+
+    def test_a_small_request_beside_bulk_that_goes_in_turns(self) -> None:
+        link = SimulatedLink(rate=125e3, one_way=0.050, max_message=1024 * KIB, slots=1)
+        link.pair.client.write(bytes(4_000_000))
+        link.run(12.0)  # once the shortest round trip was measured with a small message
+        delays = link.small_request_delays(40, 0.3)
+        assert delays[20] < 0.6
+        assert delays[-1] < 1.0
+
+    @pytest.mark.parametrize(("slots", "share"), [(None, 0.85), (1, 0.45)])
+    @pytest.mark.parametrize(("before", "after"), [(0.001, 0.200), (0.100, 0.200)])
+    def test_a_way_that_grows_longer_is_not_starved(
+        self, before: float, after: float, slots: int | None, share: float
+    ) -> None:
+        link = SimulatedLink(rate=1.25e6, one_way=before, slots=slots, max_message=1024 * KIB if slots else 64 * KIB)
         link.pair.client.write(bytes(45_000_000))
         link.run(5.0)
-        link.one_way = 0.200
+        link.one_way = after
         link.run(6.0)
-        assert received_in(link, 15.0) >= 0.85 * 15.0 * 1.25e6
+        assert received_in(link, 15.0) >= share * 15.0 * 1.25e6

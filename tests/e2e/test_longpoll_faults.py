@@ -18,15 +18,13 @@ from tunnelkit.transports.longpoll.posts import Posts
 
 from .lossy import Lossy, lossy
 from .origin import BLOCK
+from .transfers import Upload
 from .tunnel import SHORT, exchange, gather, open_ends, until
 
 pytestmark = pytest.mark.anyio
 
 # A poll is repeated for a lost connection alone, and no clock of a loaded machine's comes in between.
 PATIENT = replace(SHORT, poll_answer_timeout=2.0, poll_absence=5.0, grace=10.0)
-
-
-# -- answers that are lost after they were sent --------------------------------------------------
 
 
 @dataclass
@@ -68,6 +66,30 @@ async def lose_what_is_sent(link: Lossy) -> None:
     await until(lambda: on_its_way(relay))
     relay.cut()
     relay.resume("down")
+
+
+# -- round trips ---------------------------------------------------------------------------------
+
+
+@pytest.mark.ways("longpoll")
+async def test_a_long_way_is_filled_by_few_large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a round trip, which is longer than ``message_time``."""
+    messages: list[int] = []
+    answer = Polls.answer
+
+    def counted(polls: Polls, message: bytes) -> None:
+        messages.append(len(message))
+        answer(polls, message)
+
+    monkeypatch.setattr(Polls, "answer", counted)
+    async with lossy(replace(DEFAULT_LIMITS, message_time=0.02)) as link:
+        link.relay.delay = 0.02
+        with anyio.fail_after(20):
+            await Upload(link.tunnel, 300_000).run()
+    assert len(messages) < 35  # 73 of the smallest
+
+
+# -- answers that are lost after they were sent --------------------------------------------------
 
 
 @pytest.mark.ways("longpoll")

@@ -209,6 +209,7 @@ async def test_an_opening_gives_the_grant_and_an_id() -> None:
         assert end.connection.transport == "longpoll"
         assert not end.connection.ordered
         assert not end.connection.wants_pings
+        assert end.connection.at_once == 1
         assert end.connection.max_message == DEFAULT_LIMITS.poll_body
         assert repr(end.connection) == "<ServerConnection longpoll open>"
 
@@ -773,6 +774,7 @@ async def test_a_streamed_answer_carries_many_messages() -> None:
 async def test_the_next_poll_ends_a_stream_in_order() -> None:
     async with client() as end, anyio.create_task_group() as tasks:
         stream = await stream_of(end, 1)
+        assert end.connection.at_once is None
         await pump(end.connection, [b"one"])
         poll = start(tasks, end.poll, 2)
         while not stream.ended:
@@ -783,6 +785,7 @@ async def test_the_next_poll_ends_a_stream_in_order() -> None:
         await settled()
         assert poll.answered is not None
         assert poll.answered.body == b"two"
+        assert end.connection.at_once == 1
 
 
 async def test_a_stream_ends_after_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ round trips' worth at the rate that acknowledgements show. A fast link shows no 
 3. The shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
    with it. Then the queue is drained, to measure it anew: were it kept for ever, a way that grew longer would be
    taken for a queue and starved; were it only replaced, a standing queue would be taken for the way and grow.
+4. Where messages go in turns, how large they are depends on it too (``pace``), and a first one that took long to pass
+   would make them large for good: there it is measured anew after the same time, though there is no limit.
 """
 
 from __future__ import annotations
@@ -44,11 +46,17 @@ class InFlightLimit:
         self._best_rate = 0.0
         self._draining_since: float | None = None
 
-    def observe(self, now: float, round_trip: float, rate: float) -> None:
-        """A message was acknowledged ``round_trip`` after it left, while ``rate`` bytes passed a second."""
+    @property
+    def shortest(self) -> float | None:
+        """The shortest round trip, in seconds; None before the first."""
+        return self._base
+
+    def observe(self, now: float, round_trip: float, rate: float, *, in_turns: bool = False) -> None:
+        """A message was acknowledged ``round_trip`` after it left, while ``rate`` bytes passed a second.
+        ``in_turns``: see rule 4."""
         base = self._measure_base(now, round_trip)
         self._best_rate = max(self._best_rate, rate)
-        if self._draining_since is None and self.bytes is not None and self._is_stale(now, rate):
+        if self._draining_since is None and self._is_stale(now, rate, in_turns=in_turns):
             self._draining_since = now
         target = 2 * base + SLACK
         if self._draining_since is not None:
@@ -66,5 +74,8 @@ class InFlightLimit:
             self._base, self._base_at = round_trip, now
         return self._base
 
-    def _is_stale(self, now: float, rate: float) -> bool:
-        return now - self._base_at > BASE_LIFETIME or rate < _NEAR * self._best_rate
+    def _is_stale(self, now: float, rate: float, *, in_turns: bool) -> bool:
+        old = now - self._base_at > BASE_LIFETIME
+        if self.bytes is None:
+            return old and in_turns
+        return old or rate < _NEAR * self._best_rate

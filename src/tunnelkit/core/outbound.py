@@ -98,13 +98,13 @@ class Outbound:
         self._take_ack(ack)
         self.pace.acknowledged(ack, now)
 
-    def message(self, epoch: int, ack: int, now: float, limit: int) -> bytes:
-        """The next DATA message, at most ``limit`` bytes, or ``b""``."""
+    def message(self, epoch: int, ack: int, now: float, limit: int, at_once: int | None = None) -> bytes:
+        """The next DATA message, at most ``limit`` bytes, or ``b""``. ``at_once``: see ``Pace.sent``."""
         room = min(limit, self._max_message, self.pace.message_size) - HEADER_SIZE
         if self.replay.pending:
-            return b"" if self._held_back() else self._old_bytes(epoch, ack, now, room)
+            return b"" if self._held_back() else self._old_bytes(epoch, ack, now, room, at_once)
         if self._source.has_output:
-            return self._new_bytes(epoch, ack, now, room)
+            return self._new_bytes(epoch, ack, now, room, at_once)
         return b""
 
     def _take_ack(self, ack: int) -> None:
@@ -113,20 +113,20 @@ class Outbound:
         self._share.settle(replay.end - ack)
         self._starved = False
 
-    def _old_bytes(self, epoch: int, ack: int, now: float, room: int) -> bytes:
+    def _old_bytes(self, epoch: int, ack: int, now: float, room: int, at_once: int | None) -> bytes:
         replay = self.replay
         message = build(Kind.DATA, epoch, replay.pointer, ack, replay.take(room))
-        self.pace.sent(replay.pointer, now, busy=replay.pending)
+        self.pace.sent(replay.pointer, now, busy=replay.pending, at_once=at_once)
         return message
 
-    def _new_bytes(self, epoch: int, ack: int, now: float, room: int) -> bytes:
+    def _new_bytes(self, epoch: int, ack: int, now: float, room: int, at_once: int | None) -> bytes:
         pieces = self._pull(room)
         if not pieces:
             return b""
         replay = self.replay
         message = build(Kind.DATA, epoch, replay.end, ack, pieces)
         replay.append(memoryview(message)[HEADER_SIZE:])
-        self.pace.sent(replay.end, now, busy=self._source.has_output)
+        self.pace.sent(replay.end, now, busy=self._source.has_output, at_once=at_once)
         return message
 
     def _pull(self, room: int) -> list[Buffer]:

@@ -3,6 +3,10 @@
 A small answer waits behind the message that is being written, so a message holds what passes in about
 ``limits.message_time``. One message at a time is a *probe*: when its last byte is acknowledged, what was
 delivered since it left gives the rate. One probe costs nothing per message and gives a sample a round trip.
+
+Where only so many messages may be under way (a poll is answered by one, and the next poll takes a round trip), that
+rate is what such messages brought, and less than the way would carry. A message that keeps to it is smaller than the
+last, and the rate falls again: so there it holds besides what passed in its share of the shortest round trip.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ class Pace:
         self.in_flight = InFlightLimit()
         self.size = max(FIRST_MESSAGE, limits.min_message)
         self._largest = self.size
+        self._at_once: int | None = None
         self.acked = 0
         self._probe_end: int | None = None
         self._probe_busy = False
@@ -56,9 +61,11 @@ class Pace:
             self.rate = None
             self.size = self._limits.min_message
 
-    def sent(self, end: int, now: float, *, busy: bool) -> None:
-        """Bytes up to ``end`` left in a message; ``busy`` tells that more was waiting behind it."""
+    def sent(self, end: int, now: float, *, busy: bool, at_once: int | None = None) -> None:
+        """Bytes up to ``end`` left in a message; ``busy`` tells that more was waiting behind it. ``at_once``: so many
+        messages leave in a round trip; None where they may follow one another."""
         if self._probe_end is None:
+            self._at_once = at_once
             self._probe_end = end
             self._probe_busy = busy
             self._probe_from = self.acked
@@ -76,7 +83,8 @@ class Pace:
         self.observe_round_trip(elapsed)
         if elapsed > 0:
             rate = self._observe_rate(delivered / elapsed, busy=busy)
-            self.in_flight.observe(now, elapsed, rate)
+            self.in_flight.observe(now, elapsed, rate, in_turns=self._at_once is not None)
+            self._resize()
 
     def observe_round_trip(self, sample: float) -> None:
         """Smoothed as TCP does (RFC 6298 2.3)."""
@@ -88,10 +96,15 @@ class Pace:
             self.rate = sample
         elif busy:
             self.rate += (sample - self.rate) / 4
-        self._resize()
         return self.rate
 
     def _resize(self) -> None:
-        limits = self._limits
-        wanted = self.size if self.rate is None else int(self.rate * limits.message_time)
-        self.size = min(max(wanted, limits.min_message), self._largest)
+        wanted = self.size if self.rate is None else int(self.rate * self._message_time)
+        self.size = min(max(wanted, self._limits.min_message), self._largest)
+
+    @property
+    def _message_time(self) -> float:
+        time, shortest, at_once = self._limits.message_time, self.in_flight.shortest, self._at_once
+        if at_once is None or shortest is None:
+            return time
+        return time * at_once / (at_once + 1) + shortest / at_once

@@ -235,8 +235,9 @@ class Session:
             self._timer = inbound.deadline
         return fresh
 
-    def data_to_send(self, now: float, limit: int) -> bytes:
-        """The next message, at most ``limit`` bytes, or ``b""``. Every message carries our ack.
+    def data_to_send(self, now: float, limit: int, at_once: int | None = None) -> bytes:
+        """The next message, at most ``limit`` bytes, or ``b""``. Every message carries our ack. ``at_once``: so many
+        leave in a round trip, where one must wait for what becomes of those before.
 
         Pulled bytes count as sent, whatever becomes of the message: if it is lost, so is its connection, and they
         go out again on the next.
@@ -247,7 +248,7 @@ class Session:
         if self._liveness.owes:
             message = self._answer(now)
         else:
-            message = self._outbound.message(self._epoch, inbound.received, now, limit)
+            message = self._outbound.message(self._epoch, inbound.received, now, limit, at_once)
             if not message:
                 if not inbound.ack_due:
                     return b""

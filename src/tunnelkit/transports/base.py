@@ -50,6 +50,9 @@ class Connection(ABC):
     max_message: int  # the largest message that send takes, and that receive gives
     ordered: bool = True
     wants_pings: bool = True  # False: it has its own liveness, and raises ConnectionLost by itself
+    # So many messages may be under way, and the next waits until one of them is answered; None: they follow one
+    # another. Of few messages in a round trip each must be larger, or they would bring little. It may change.
+    at_once: int | None = None
     active: bool = False  # set from outside: exchanges run, so a liveness of its own should watch closely
 
     @abstractmethod

@@ -62,6 +62,7 @@ class ClientConnection(Connection):
     ) -> None:
         now = anyio.current_time()
         self.max_message = limits.poll_body
+        self.at_once = limits.poll_posts
         self._requests = requests
         self._limits = limits
         self._lessons = lessons

@@ -43,6 +43,7 @@ class ServerConnection(Connection):
         self.id = connection_id
         self.prover = prover
         self.max_message = limits.poll_body
+        self.at_once: int | None = 1  # a poll's answer, until the next poll is here
         self.probes = 0  # the number of the last probe
         self._timers = timers
         self._forget = forget
@@ -135,6 +136,8 @@ class ServerConnection(Connection):
         """None when the number is out of the window. Give it to ``poll_left`` in the end."""
         now = self._heard = anyio.current_time()
         poll = self._polls.arrive(asked.number, asked.hold, now, stream=asked.stream, wake=wake)
+        if poll is not None:
+            self.at_once = None if poll.stream else 1
         self._polls_changed()
         return poll
 
