@@ -27,9 +27,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Of the HTTP and WebSocket format. 2.4 says that ``send`` raises an OSError once the caller has left, as it does here.
-# But an app that relies on this hears of it when it next sends, and a stream of events may wait for long before it
-# does: Starlette listens for ``http.disconnect`` beside it only up to 2.3, which is why uvicorn says so too.
+# Of the HTTP and WebSocket format. By 2.4 ``send`` raises an OSError once the caller has left, as it does here. But
+# an app that relies on this hears of it when it next sends, and a stream of events may wait for long before it does:
+# Starlette listens for ``http.disconnect`` beside it only up to 2.3, which is why uvicorn says so too.
 _HTTP_VERSIONS: Final = {"version": "3.0", "spec_version": "2.3"}
 _WEBSOCKET_VERSIONS: Final = {"version": "3.0", "spec_version": "2.4"}
 
