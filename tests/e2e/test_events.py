@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import anyio
 import pytest
 
-from tunnelkit import RegistrationRefused, server_events
+from tunnelkit import RegistrationRefused, TunnelClient, server_events
 from tunnelkit import events as client_events
+from tunnelkit.errors import StreamBroken
 from tunnelkit.event_stream import EventStream, TunnelEvent
 from tunnelkit.request_events import RequestFinished, RequestStarted
+from tunnelkit.testing import serve_middlebox
 
-from .tunnel import SHORT, TOKEN, exchange, open_ends, open_tunnel
+from .tunnel import SHORT, TOKEN, exchange, open_ends, open_tunnel, read_head, receive_more
 
 pytestmark = pytest.mark.anyio
 
@@ -68,17 +71,67 @@ async def test_lost_and_resumed_are_told_at_both_ends() -> None:
             assert resumed.away >= 0
 
 
-async def test_superseded_is_told_at_the_server() -> None:
+async def test_connected_and_closed_are_told_at_the_client() -> None:
+    async with open_ends() as ends:
+        client = TunnelClient(ends.server.url, token=TOKEN, origin=ends.origin.url)
+        events = client.events()
+        async with client:
+            assert await anext(events) == client_events.Connected(transport="websocket")
+        assert [event async for event in events] == [client_events.Closed(reason="closed")]
+
+
+async def test_retrying_is_told_at_the_client() -> None:
+    async with open_ends() as ends:
+        url = ends.server.url
+    client = TunnelClient(url, token=TOKEN, origin="http://127.0.0.1:1")
+    events = client.events()
+    async with client:
+        event = await anext(events)
+        assert isinstance(event, client_events.Retrying)
+        assert event.delay >= 0
+        assert "refused" in event.reason
+
+
+@pytest.mark.ways("auto")
+async def test_moved_is_told_at_both_ends() -> None:
+    """A middlebox lets no websocket through, and then does."""
+    limits = replace(SHORT, probe_first=0.05, probe_cap=0.1)
+    async with open_ends(limits=limits) as ends, serve_middlebox(ends.port) as box:
+        box.refuse_upgrades = 403
+        async with ends.join(via=box.relay) as client:
+            assert client.transport == "longpoll"
+            at_server, at_client = ends.server.events(), client.events()
+            (session,) = ends.server.sessions()
+            box.refuse_upgrades = 0
+            event = await anext(at_server)
+            assert isinstance(event, server_events.Moved)
+            assert (event.transport, event.before, event.session) == ("websocket", "longpoll", session.public_id)
+            moved = await anext(at_client)
+            assert isinstance(moved, client_events.Moved)
+            assert moved.transport == "websocket"
+            assert moved.reason
+            assert (await ends.get("/echo"))[0] == 200
+
+
+async def test_superseded_is_told_at_both_ends() -> None:
     async with open_ends(policy="replace", passwords={TOKEN: PASSWORD}) as ends:
-        events = ends.server.events()
+        at_server = ends.server.events()
+        at_client: list[EventStream] = []
 
         async def join_twice() -> None:
-            async with ends.join(password=PASSWORD), ends.join(password=PASSWORD):
-                await anyio.sleep_forever()  # until the first client's end cancels it
+            async with ends.join(password=PASSWORD) as first:
+                at_client.append(first.events())
+                async with ends.join(password=PASSWORD):
+                    await anyio.sleep_forever()  # until the first client's end cancels it
 
         with pytest.raises(RegistrationRefused):
             await join_twice()
-        assert await expect(events, server_events.Superseded)
+        assert await expect(at_server, server_events.Superseded)
+        assert await expect(at_client[0], client_events.Superseded) == client_events.Superseded(code="superseded")
+        closed = await anext(at_client[0])
+        assert isinstance(closed, client_events.Closed)
+        assert "superseded" in closed.reason
+        assert [event async for event in at_client[0]] == []
 
 
 async def test_requests_are_told_at_both_ends_with_bytes_times_and_outcome() -> None:
@@ -107,6 +160,32 @@ async def test_a_request_whose_caller_leaves_is_told_so() -> None:
             call.leave()
             event = await finished(events)
         assert (event.status, event.outcome) == (None, "caller_gone")
+
+
+async def test_a_request_that_is_never_sent_is_told_so_at_the_server() -> None:
+    async with open_ends() as ends:
+        async with ends.join():
+            pass
+        events = ends.server.events(requests=True)
+        assert (await ends.get("/echo", Prefer="wait=0"))[0] == 503
+        event = await finished(events)
+        assert (event.status, event.outcome, event.received) == (503, "never_sent", 0)
+
+
+async def test_an_answer_that_breaks_off_is_told_at_both_ends() -> None:
+    async with open_tunnel() as tunnel:
+        ends = [tunnel.server.events(requests=True), tunnel.client.events(requests=True)]
+        async with tunnel.caller() as caller:
+            await caller.send(f"GET {tunnel.path('/half/1000')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            _, _, body = await read_head(caller)
+            while len(body) < 500:
+                body += await receive_more(caller)
+            tunnel.origin.release("half")
+            with pytest.raises((AssertionError, StreamBroken)):
+                await receive_more(caller)
+        for events in ends:
+            event = await finished(events)
+            assert (event.status, event.outcome, event.sent) == (200, "partly", 500)
 
 
 async def test_nothing_is_made_of_requests_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
