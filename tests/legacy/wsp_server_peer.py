@@ -31,9 +31,13 @@ class Answered:
 
     def __init__(self) -> None:
         self.text = b""
-        self.body = b""
+        self.received = bytearray()
         self.fragments: list[int] = []
         self.complete = False
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self.received)
 
     @property
     def members(self) -> dict[str, Any]:
@@ -67,6 +71,7 @@ class Joined:
         self.busy = False
         self.closed = False
         self.pings = 0
+        self.pongs = True  # pings are answered
         self.answer = Answered()
         self.reading = anyio.Event()  # cleared by ``stall``
         self.reading.set()
@@ -81,11 +86,8 @@ class Joined:
     def go_on(self) -> None:
         self.reading.set()
 
-    def drop(self) -> None:
-        """As theirs closes: the TCP connection alone."""
-        self._stream.abort()
-
     async def close(self) -> None:
+        """As theirs does: the TCP connection alone."""
         await self._stream.aclose()
 
     # -- writing -------------------------------------------------------------------------------
@@ -99,11 +101,12 @@ class Joined:
     async def fragment(self, data: bytes, *, last: bool) -> None:
         await self._stream.send(self._frames.send(BytesMessage(data, message_finished=last)))
 
-    async def request(self, method: str, url: str, *, length: int = 0, **header: list[str]) -> None:
+    async def request(
+        self, method: str, url: str, *, length: int = 0, header: dict[str, list[str]] | None = None
+    ) -> None:
         self.busy = True
         self.answer = Answered()
-        names = {name.replace("_", "-"): values for name, values in header.items()}
-        members = {"Method": method, "URL": url, "Header": names or None, "ContentLength": length}
+        members = {"Method": method, "URL": url, "Header": header, "ContentLength": length}
         await self.text(json.dumps(members, separators=(",", ":")))
 
     async def body(self, data: bytes) -> None:
@@ -130,7 +133,8 @@ class Joined:
             for event in self._frames.events():
                 if isinstance(event, Ping):
                     self.pings += 1
-                    await self._stream.send(self._frames.send(Pong(event.payload)))
+                    if self.pongs:
+                        await self._stream.send(self._frames.send(Pong(event.payload)))
                 elif not isinstance(event, TextMessage | BytesMessage) or not self._take(event):
                     return
                 self._server.ring()
@@ -144,16 +148,17 @@ class Joined:
         if not self.greeting:
             self.greeting = str(event.data)
             self._server.take_in(self)
-        elif not self.busy:
+            return not self._server.drops
+        if not self.busy:
             return False
-        elif isinstance(event, TextMessage):
+        if isinstance(event, TextMessage):
             self.answer.text += event.data.encode()
         else:
             self._take_body(event)
         return True
 
     def _take_body(self, event: BytesMessage) -> None:
-        self.answer.body += event.data
+        self.answer.received += event.data
         if event.frame_finished:
             self.answer.fragments.append(len(event.data))
         if event.message_finished:
@@ -172,6 +177,7 @@ class WspServer:
         self.joined: list[Joined] = []  # every connection that there was
         self.refuse: bytes | None = None  # the whole answer to each handshake
         self.mute = False  # no handshake is answered
+        self.drops = False  # every connection, when its greeting has come
         self._idle: list[Joined] = []
         self._news = anyio.Event()
         self._listening: anyio.CancelScope | None = None
@@ -219,13 +225,18 @@ class WspServer:
         return taken
 
     async def ask(
-        self, method: str, url: str, body: bytes = b"", *, length: int | None = None, **header: list[str]
+        self,
+        method: str,
+        url: str,
+        body: bytes = b"",
+        *,
+        length: int | None = None,
+        header: dict[str, list[str]] | None = None,
     ) -> Answered:
         """One request and its whole answer. Fails when the connection breaks before its end."""
         joined = await self.take()
-        async with anyio.create_task_group() as tasks:  # their server writes the body whatever comes
-            await joined.request(method, url, length=len(body) if length is None else length, **header)
-            tasks.start_soon(joined.body, body)
+        await joined.request(method, url, length=len(body) if length is None else length, header=header)
+        await joined.body(body)
         answer = joined.answer
         await self.until(lambda: answer.complete or joined.closed)
         assert answer.complete, "the connection broke"
@@ -256,7 +267,10 @@ class WspServer:
     async def _serve(self, stream: ByteStream) -> None:
         data = b""
         while b"\r\n\r\n" not in data:
-            data += await stream.receive()
+            more = await stream.receive()
+            if not more:  # it was given up
+                return
+            data += more
         head, _, rest = data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}

@@ -99,6 +99,8 @@ class InsideServer:
         self._limits = limits
         self._near, self._far = memory_pair()
         self._far.transport = transport
+        # Neither end can be lost alone, and a loop that stood still for a while must not end the session.
+        self._near.wants_pings = self._far.wants_pings = False
         self.grant = Grant(
             session_id=secrets.token_hex(16),
             resume_key=secrets.token_bytes(KEY_SIZE),

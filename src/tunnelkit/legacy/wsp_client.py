@@ -26,7 +26,7 @@ from .fragments import FragmentSocket
 from .inside import InsideServer
 from .switching import check_switched
 from .wsp_client_connection import PoolConnection
-from .wsp_client_pool import PoolPlan, PoolSize
+from .wsp_client_pool import Backoff, PoolPlan, PoolSize
 from .wsp_wire import Greeting, handshake_fields, is_wrong_key, write_greeting
 
 __all__ = ["WspClient"]
@@ -43,13 +43,16 @@ class WspClient:
     def __init__(self, size: PoolSize, limits: Limits = DEFAULT_LIMITS) -> None:
         self._size = size
         self._limits = limits
+        self._backoffs: dict[str, Backoff] = {}  # by URL, of which a client has one
 
     async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
         if request.handshake.resume is not None:
             raise RegistrationRefused(410, "unknown_session", "a wsp server keeps no sessions")
         way = _Way(request, self._size)
+        backoff = self._backoffs.setdefault(request.url, Backoff(self._limits))
+        await anyio.sleep_until(backoff.when)
         first = await way.open()
-        pool = _Pool(way, self._size, self._limits)
+        pool = _Pool(way, self._size, backoff, self._limits)
         request.tasks.start_soon(pool.run, first)
         return pool.inside.connection, replace(pool.inside.grant, public_url=_public_url(request.url))
 
@@ -135,11 +138,12 @@ def _refusal(status: int, fields: Fields, body: bytes, *, tls: bool) -> Registra
 class _Pool:
     """The connections of one session, which ends with the last of them."""
 
-    def __init__(self, way: _Way, size: PoolSize, limits: Limits) -> None:
+    def __init__(self, way: _Way, size: PoolSize, backoff: Backoff, limits: Limits) -> None:
         self.inside = InsideServer(transport="wsp", limits=limits, going_away=self._retire)
         self._way = way
         self._limits = limits
-        self._plan = PoolPlan(size, limits)
+        self._backoff = backoff
+        self._plan = PoolPlan(size, backoff)
         self._connections: set[PoolConnection] = set()
         self._retiring = False
         self._news = anyio.Event()
@@ -148,7 +152,7 @@ class _Pool:
         """Until the session is over. Raises nothing but cancellation."""
         try:
             async with anyio.create_task_group() as tasks:
-                self._plan.adopted()
+                self._plan.dialling()
                 self._take_in(first, tasks)
                 tasks.start_soon(self._fill, tasks)
                 await self.inside.run()
@@ -166,7 +170,7 @@ class _Pool:
     async def _fill(self, tasks: TaskGroup) -> None:
         while not self._retiring:
             news = self._news = anyio.Event()
-            await anyio.sleep_until(self._plan.when)
+            await anyio.sleep_until(self._backoff.when)
             for _ in range(self._plan.missing):
                 self._plan.dialling()
                 tasks.start_soon(self._dial, tasks)
@@ -176,15 +180,15 @@ class _Pool:
         try:
             socket = await self._way.open()
         except (DialError, RegistrationRefused) as error:
-            level = logging.DEBUG if self._plan.failing else logging.WARNING
+            level = logging.DEBUG if self._backoff.failing else logging.WARNING
             logger.log(level, "the pool of connections to the wsp server cannot grow: %s", error)
             self._plan.dial_failed(anyio.current_time(), random.random())
         else:
-            self._plan.connected()
             self._take_in(socket, tasks)
         self._news.set()
 
     def _take_in(self, socket: FragmentSocket, tasks: TaskGroup) -> None:
+        self._plan.connected()
         connection = PoolConnection(socket, self.inside.link, self, self._limits)
         self._connections.add(connection)
         tasks.start_soon(self._keep, connection)
@@ -212,5 +216,5 @@ class _Pool:
         self._plan.ended()
 
     def on_steady(self) -> None:
-        self._plan.proved()
+        self._backoff.worked()
         self._news.set()

@@ -15,7 +15,7 @@ from typing import Final
 from ..config import Limits
 from ..errors import ConfigError
 
-__all__ = ["POOL_LIMIT", "PoolPlan", "PoolSize"]
+__all__ = ["POOL_LIMIT", "Backoff", "PoolPlan", "PoolSize"]
 
 POOL_LIMIT: Final = 1000  # connections: the streams that a session permits, of which each takes one at a time
 _MAX_DOUBLINGS: Final = 20  # beyond any sensible cap
@@ -36,33 +36,53 @@ class PoolSize:
             raise ConfigError("poolmaxsize", problem)
 
 
-class PoolPlan:
-    """Tell what happens; ask ``missing`` from ``when`` on."""
+class Backoff:
+    """When the next connection to one server may be dialled. It outlives pools: a server that takes connections and
+    drops them at once ends them all."""
 
-    def __init__(self, size: PoolSize, limits: Limits) -> None:
-        self.when = float("-inf")  # no dial before this
-        self._size = size
+    def __init__(self, limits: Limits) -> None:
+        self.when = float("-inf")
         self._limits = limits
+        self._failures = 0
+
+    @property
+    def failing(self) -> bool:
+        return self._failures > 0
+
+    def failed(self, now: float, jitter: float) -> None:
+        """Full jitter, its bound doubling. Those that were dialled together fail as one."""
+        if now < self.when:
+            return
+        bound = self._limits.retry_first * 2.0 ** min(self._failures, _MAX_DOUBLINGS)
+        self._failures += 1
+        self.when = now + jitter * min(bound, self._limits.retry_cap)
+
+    def worked(self) -> None:
+        """The server kept a connection, or used it."""
+        self._failures = 0
+
+
+class PoolPlan:
+    """Tell what happens; ask ``missing``, and dial as ``backoff`` allows."""
+
+    def __init__(self, size: PoolSize, backoff: Backoff) -> None:
+        self._size = size
+        self._backoff = backoff
         self._dialling = 0
         self._idle = 0
         self._busy = 0
-        self._failures = 0  # since a connection proved to be worth something
 
     def __repr__(self) -> str:
-        return f"<PoolPlan idle={self._idle} busy={self._busy} dialling={self._dialling} failures={self._failures}>"
+        return f"<PoolPlan idle={self._idle} busy={self._busy} dialling={self._dialling}>"
 
     @property
     def missing(self) -> int:
         """How many to dial now."""
         total = self._idle + self._busy + self._dialling
         wanted = min(self._size.poolidlesize - self._idle - self._dialling, self._size.poolmaxsize - total)
-        if self._failures:
+        if self._backoff.failing:
             wanted = min(wanted, 1 - self._dialling)
         return max(wanted, 0)
-
-    @property
-    def failing(self) -> bool:
-        return self._failures > 0
 
     @property
     def empty(self) -> bool:
@@ -74,15 +94,11 @@ class PoolPlan:
 
     def dial_failed(self, now: float, jitter: float) -> None:
         self._dialling -= 1
-        self._wait(now, jitter)
+        self._backoff.failed(now, jitter)
 
     def connected(self) -> None:
         """What was dialled stands, and is idle."""
         self._dialling -= 1
-        self._idle += 1
-
-    def adopted(self) -> None:
-        """A connection that was not dialled for here stands, and is idle."""
         self._idle += 1
 
     def begun(self) -> None:
@@ -95,10 +111,6 @@ class PoolPlan:
         self._busy -= 1
         self._idle += 1
 
-    def proved(self) -> None:
-        """The server keeps a connection, or uses it: what failed before is over."""
-        self._failures = 0
-
     def lost(self, now: float, jitter: float, *, busy: bool, proved: bool) -> None:
         """A connection is over. One that the server took and dropped is no better than a dial that failed."""
         if busy:
@@ -106,12 +118,4 @@ class PoolPlan:
         else:
             self._idle -= 1
         if not proved:
-            self._wait(now, jitter)
-
-    def _wait(self, now: float, jitter: float) -> None:
-        """Full jitter, its bound doubling. Those that were dialled together fail as one."""
-        if now < self.when:
-            return
-        bound = self._limits.retry_first * 2.0 ** min(self._failures, _MAX_DOUBLINGS)
-        self._failures += 1
-        self.when = now + jitter * min(bound, self._limits.retry_cap)
+            self._backoff.failed(now, jitter)
