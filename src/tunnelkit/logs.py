@@ -166,17 +166,16 @@ class _AccessRecord(logging.LogRecord):
     (a walk up the stack for the caller's line, a dozen look-ups of what never changes) cost more than the request's
     way through both ends. ``always`` is what all of them have in common."""
 
-    def __init__(self, always: Mapping[str, object], started: float, event: str, text: str, fields: Fields) -> None:
+    def __init__(self, always: dict[str, object], started: float, event: str, text: str, fields: Fields) -> None:
         now = time()
-        self.__dict__ = {
-            **always,
-            "created": now,
-            "msecs": int(now % 1 * 1000) + 0.0,
-            "relativeCreated": (now - started) * 1000,
-            "msg": text,
-            "event": event,
-            "fields": fields,
-        }
+        own = always.copy()
+        own["created"] = now
+        own["msecs"] = int(now % 1 * 1000) + 0.0
+        own["relativeCreated"] = (now - started) * 1000
+        own["msg"] = text
+        own["event"] = event
+        own["fields"] = fields
+        self.__dict__ = own
 
 
 class AccessLog:
@@ -281,22 +280,30 @@ def _always(name: str, level: int) -> dict[str, object]:
 class TextFormatter(logging.Formatter):
     """One line a record: time, level, message. A traceback follows indented, so that no line of it looks like one."""
 
-    _second = (0, "")  # the last one that was formatted, and how: all lines of a second begin the same
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0  # the last one that was formatted,
+        self._starts: dict[str, str] = {}  # and how its lines begin, by their levels
 
     def format(self, record: logging.LogRecord) -> str:
         # logging's own format() keeps a traceback's text in the record, as another handler's formatter made it.
-        second, text = self._second
-        if second != int(record.created):
-            text = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
-            self._second = int(record.created), text
+        if self._second != int(record.created):
+            self._second = int(record.created)
+            self._starts.clear()
+        start = self._starts.get(record.levelname) or self._start(record)
         message = record.getMessage()
         if not message.isprintable() or len(message) > MAX_LINE:
             message = printable(message, MAX_LINE)
-        line = f"{text} {record.levelname:<7} {message}"
+        line = start + message
         if not record.exc_info:
             return line
         traceback = _printable_lines(self.formatException(record.exc_info))
         return "\n".join([line, *[f"    {line}" for line in traceback]])
+
+    def _start(self, record: logging.LogRecord) -> str:
+        start = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
+        self._starts[record.levelname] = start
+        return start
 
 
 class JsonFormatter(logging.Formatter):

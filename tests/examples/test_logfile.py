@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
-from cli.logfile import INTERVAL, LOOK, LogFile
+from cli.logfile import INTERVAL, LOOK, TOGETHER, LogFile
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 
@@ -154,3 +157,73 @@ def test_a_standard_error_that_is_full_ends_nothing(
         logger.warning("lost, and nobody can be told")
         monkeypatch.undo()
         os.dup2(null.fileno(), full.fileno())  # so that it can be closed
+
+
+# -- inside an event loop -------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_lines_of_one_turn_are_written_together_at_its_end(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+
+    def write(file: int, data: bytes) -> int:
+        written.append(data)
+        return len(data)
+
+    monkeypatch.setattr("cli.logfile.os.write", write)
+    logger.addHandler(LogFile(path))
+    for turn in range(3):
+        for _ in range(2):
+            logger.info("turn %d", turn)
+        assert len(written) == turn
+        with anyio.fail_after(10):
+            while len(written) == turn:
+                await anyio.lowlevel.checkpoint()
+        assert written[turn:] == [b"turn %d\nturn %d\n" % (turn, turn)]
+
+
+@pytest.mark.anyio
+async def test_what_cannot_wait_takes_along_what_waits(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(LogFile(path))
+    logger.info("one")
+    assert lines(path) == []
+    logger.warning("two")
+    assert lines(path) == ["one", "two"]
+    logger.info("three")
+    await anyio.to_thread.run_sync(logger.info, "from a thread, where no loop runs")
+    assert lines(path)[2:] == ["three", "from a thread, where no loop runs"]
+    for number in range(TOGETHER):
+        logger.info("%d", number)
+    assert len(lines(path)) == 4 + TOGETHER
+    logger.info("the last")
+    logger.handlers[0].close()
+    assert lines(path)[-1] == "the last"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_file_outlives_its_loops(path: Path, logger: logging.Logger, backend: str) -> None:
+    logger.addHandler(LogFile(path))
+
+    async def log() -> None:
+        logger.info("in a loop")
+
+    for count in (1, 3):
+        anyio.run(log, backend=backend)
+        logger.info("in none")
+        assert len(lines(path)) == count + 1
+
+
+@needs_dev_full
+@pytest.mark.anyio
+async def test_lines_that_were_lost_together_are_all_counted(path: Path, logger: logging.Logger) -> None:
+    await anyio.Path(path).symlink_to("/dev/full")
+    logger.addHandler(LogFile(path))
+    logger.info("lost")
+    logger.info("lost")
+    logger.warning("lost")
+    await anyio.Path(path).unlink()
+    logger.info("there is room")
+    logger.warning("and more")
+    assert lines(path) == ["3 log lines were lost here: No space left on device", "there is room", "and more"]
