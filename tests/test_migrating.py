@@ -13,16 +13,16 @@ TEXT = (Path(__file__).resolve().parent.parent / "docs" / "migrating.md").read_t
 
 # What their programs read.
 OF_OTHERS = {
-    "WStunnel": """-port -host -base-path -wstimeout -httptimeout -passwords -max-requests-per-tunnel -max-clients-per-token
-        -robowhois -pidfile -logfile -syslog -log-level -log-pretty -token -tunnel -server -timeout -regexp -insecure
-        -certfile -proxy -client-ports -statusfile HTTP_PROXY HTTPS_PROXY WSTUNNEL_PASSWORD X-Token X-Host _token
-        _health_check _stats monitoring auditing""",
+    "WStunnel": """-port -host -base-path -wstimeout -httptimeout -passwords -max-requests-per-tunnel
+        -max-clients-per-token -robowhois -pidfile -logfile -syslog -log-level -log-pretty -token -tunnel
+        -server -timeout -regexp -insecure -certfile -proxy -client-ports -statusfile
+        HTTP_PROXY HTTPS_PROXY WSTUNNEL_PASSWORD X-Token X-Host _token _health_check _stats monitoring auditing""",
     "wsp": """-config host port timeout idletimeout secretkey whitelist blacklist id targets poolidlesize poolmaxsize
         poolminsize poolminidlesize method url headers X-PROXY-DESTINATION /register /status /request""",
     "socket-tunnel": "--hostname -h --port -p --subdomain -s --server -sub",
-    "localtunnel": """--port -p --host -h --subdomain -s --local-host -l --local-https --local-cert --local-key --local-ca
-        --allow-invalid-cert --open -o --print-requests --address --domain --secure --max-sockets DEBUG .env PORT HOST
-        /api/status""",
+    "localtunnel": """--port -p --host -h --subdomain -s --local-host -l --local-https --local-cert --local-key
+        --local-ca --allow-invalid-cert --open -o --print-requests --address --domain --secure --max-sockets
+        DEBUG .env PORT HOST /api/status""",
 }
 
 
