@@ -257,9 +257,12 @@ class TunnelServer(AsyncContextManagerMixin):
     def httpx_transport(self, token: str) -> TunnelTransport:
         """For ``httpx.AsyncClient(transport=...)``: requests of this program go to the tunnel of ``token``, streamed
         both ways, without a socket. In the event loop of the server, while it runs. It needs httpx (the extra
-        ``httpx``); docs/embedding.md tells the rest."""
-        from .inside.httpx_transport import TunnelTransport  # whoever does without does not need httpx
-
+        ``httpx``), and raises ConfigError without it; docs/embedding.md tells the rest."""
+        try:
+            from .inside.httpx_transport import TunnelTransport
+        except ImportError as error:
+            fix = "install it with: pip install 'tunnelkit[httpx]'"
+            raise ConfigError("httpx_transport", "httpx is not installed", fix) from error
         check_token(token)
         return TunnelTransport(lambda: self._running, token, limits=self.limits)
 

@@ -11,7 +11,7 @@ import pytest
 from tunnelkit import RegistrationRefused, TunnelClient, server_events
 from tunnelkit import events as client_events
 from tunnelkit.errors import StreamBroken
-from tunnelkit.event_stream import EventStream, TunnelEvent
+from tunnelkit.event_stream import EventStream, Missed, TunnelEvent
 from tunnelkit.request_events import RequestFinished, RequestStarted
 from tunnelkit.testing import serve_middlebox
 
@@ -196,6 +196,20 @@ async def test_nothing_is_made_of_requests_while_nobody_listens(monkeypatch: pyt
                 monkeypatch.setattr(f"tunnelkit.{module}.{name}", None)
         assert (await tunnel.get("/echo"))[0] == 200
         assert len(events) == 2
+
+
+@pytest.mark.parametrize("end", ["server", "client"])
+async def test_a_listener_that_lags_is_told_how_many_it_missed(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.event_stream.REQUEST_EVENTS_KEPT", 4)
+    async with open_tunnel() as tunnel:
+        events = (tunnel.server if end == "server" else tunnel.client).events(requests=True)
+        ended = (tunnel.server if end == "server" else tunnel.client).events(requests=True)
+        for _ in range(4):
+            await tunnel.get("/")
+            await finished(ended)
+        missed = await anext(events)
+        assert missed == Missed(count=4)
+        assert [type(await anext(events)) for _ in range(4)] == [RequestStarted, RequestFinished] * 2
 
 
 async def test_listeners_to_lives_hear_nothing_of_requests() -> None:
