@@ -232,7 +232,9 @@ class Link:
     async def settle(self) -> None:
         """Wait until every stream is over and the peer has all that was sent, or the session is gone. While there
         is no connection, that is a wait for the next one."""
-        while not self.gone and (self.mux.active_streams or self.session.acked < self.session.sent):
+        while not self.gone and (
+            self.mux.active_streams or self.mux.has_output or self.session.acked < self.session.sent
+        ):
             await self._next_message().wait()
 
     def _next_message(self) -> anyio.Event:

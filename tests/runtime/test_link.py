@@ -299,6 +299,26 @@ class Clumsy(Silent):
         raise ValueError("a handler's mistake")
 
 
+async def test_to_settle_is_to_have_said_the_last_word() -> None:
+    """A reset right before the end: its stream is over, but it has not gone out yet."""
+    streams: list[Stream] = []
+
+    def accept(stream: Stream, opened: Opened) -> StreamHandler:
+        streams.append(stream)
+        return Silent()
+
+    async with joined(accept=accept) as pair:
+        pair.attach()
+        ask = Ask(pair.server, 100)
+        await pair.until(lambda: streams)
+        streams[0].reset(ResetCode.REFUSED)
+        with anyio.fail_after(10):
+            await pair.client.settle()
+        pair.client.end("closed")
+        await ask.answered()
+        assert ask.code == ResetCode.REFUSED
+
+
 @pytest.mark.parametrize("method", ["on_head", "on_data", "on_settled"])
 async def test_a_handler_that_fails_costs_its_stream_alone(method: str) -> None:
     handlers: list[StreamHandler] = [Clumsy(method)]
