@@ -150,8 +150,9 @@ class WspClient:
         self._most = most
         self._key = key
         self._path = path
-        self._tick = tick
+        self.tick = tick
         self._connecting = 0
+        self._tasks: TaskGroup | None = None
         self._news = anyio.Event()
 
     @classmethod
@@ -171,7 +172,8 @@ class WspClient:
     ) -> AsyncIterator[WspClient]:
         client = cls(port, respond, client_id=client_id, size=size, most=most, key=key, path=path, tick=tick)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(client._connect, tasks)
+            client._tasks = tasks
+            tasks.start_soon(client._connect)
             if ready:
                 await client.until(lambda: len(client.connections) >= min(size, most))
             try:
@@ -192,20 +194,24 @@ class WspClient:
 
     # -- the pool, by their arithmetic -----------------------------------------------------------
 
-    async def _connect(self, tasks: TaskGroup) -> None:
+    async def _connect(self) -> None:
         while True:
-            self._grow(tasks)
-            await anyio.sleep(self._tick)
+            self._grow()
+            await anyio.sleep(self.tick)
 
-    def _grow(self, tasks: TaskGroup) -> None:
+    def _grow(self) -> None:
         total = len(self.connections) + self._connecting
         idle = sum(connection.idle for connection in self.connections)
         wanted = 1 if total == 0 else self._size - idle - self._connecting
-        for _ in range(min(wanted, self._most - total)):
-            self._connecting += 1
-            tasks.start_soon(self._serve, tasks)
+        self.dial(min(wanted, self._most - total))
 
-    async def _serve(self, tasks: TaskGroup) -> None:
+    def dial(self, count: int) -> None:
+        assert self._tasks is not None
+        for _ in range(count):
+            self._connecting += 1
+            self._tasks.start_soon(self._serve)
+
+    async def _serve(self) -> None:
         self.dials += 1
         connection = None
         try:
@@ -217,7 +223,7 @@ class WspClient:
                 self.connections.append(connection)
                 self.ring()
                 while True:
-                    await self._one_request(connection, tasks)
+                    await self._one_request(connection)
         except StreamBroken:
             pass
         finally:
@@ -247,11 +253,11 @@ class WspClient:
         await connection.text(self.greeting)
         return connection
 
-    async def _one_request(self, connection: WspConnection, tasks: TaskGroup) -> None:
+    async def _one_request(self, connection: WspConnection) -> None:
         asked = await connection.asked()
         connection.idle = False
         self.asked.append(asked)
-        self._grow(tasks)
+        self._grow()
         self.ring()
         await self._respond(connection, asked)
         if not connection.body_ended:  # the next reader passes over what is left of a message
