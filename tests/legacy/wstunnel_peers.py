@@ -225,7 +225,9 @@ class WStunnelServer:
 
     async def ask(self, request: bytes, *, quirk: bool = True) -> Answered:
         """Send a request, as theirs goes out: long ones as one frame that is not final, and an empty one."""
-        number = await self.send(request, quirk=quirk)
+        return await self.answered(await self.send(request, quirk=quirk))
+
+    async def answered(self, number: bytes) -> Answered:
         await self.until(lambda: number in self._answers)
         return self._answers.pop(number)
 

@@ -1,9 +1,10 @@
 """What must be held for peers whose wires carry only whole messages, and know no flow control: bodies until they are
-complete, and responses that their callers do not take. All of it is bounded, for all peers of a transport together.
+complete, and what callers have not taken yet. All of it is bounded, for all peers of a transport together.
 """
 
 from __future__ import annotations
 
+from os import SEEK_END
 from tempfile import SpooledTemporaryFile
 from types import TracebackType
 from typing import Final
@@ -42,10 +43,11 @@ class Store:
 
 
 class HeldBody:
-    """Written first, and then read. Whoever is done with it closes it."""
+    """Written at one end, and read at the other. Whoever is done with it closes it."""
 
     def __init__(self, store: Store) -> None:
         self.size = 0
+        self._place = 0  # of the reading
         self._store = store
         self._memory = 0
         self._in_file = False
@@ -67,6 +69,7 @@ class HeldBody:
         try:
             if not (self._in_file or self._fits(len(data))):
                 self._move_to_file()
+            self._file.seek(0, SEEK_END)
             self._file.write(data)
         except OSError as error:
             raise HeadError(503, "overloaded", "there is no room on the disk to hold the body") from error
@@ -86,16 +89,32 @@ class HeldBody:
         self._store.memory.release(self._memory)
         self._memory = 0
 
-    def rewind(self) -> None:
-        """What follows is reading."""
-        self._file.seek(0)
+    @property
+    def left(self) -> int:
+        """Bytes that were not read."""
+        return self.size - self._place
 
     def read(self, size: int) -> bytes:
-        return self._file.read(size)
+        """The next bytes, up to ``size``; b"" for none."""
+        self._file.seek(self._place)
+        data = self._file.read(size)
+        self._place += len(data)
+        return data
+
+    def forget_read(self) -> None:
+        """Give back the room of what was read, if all of it was."""
+        if self.size and not self.left:
+            self._empty()
+            self._file = SpooledTemporaryFile()  # noqa: SIM115
 
     def close(self) -> None:
         """Idempotent."""
         if not self._file.closed:
-            self._file.close()
-            self._leave_memory()
-            self._store.give_back(self.size)
+            self._empty()
+
+    def _empty(self) -> None:
+        self._file.close()
+        self._leave_memory()
+        self._store.give_back(self.size)
+        self.size = self._place = 0
+        self._in_file = False

@@ -189,7 +189,6 @@ class _Server:
 
     async def _call(self, message: HeldBody, body: HeldBody) -> tuple[bytes, ResponseHead]:
         """The method, and the answer's head, with the answer's body in ``body``. Raises ``HeadError``."""
-        message.rewind()
         try:
             call = Call(self._inside.link, message, body, self._parser, self._limits)
             with anyio.fail_after(ANSWER_TIME):
@@ -219,7 +218,6 @@ def _add(message: HeldBody, data: bytes) -> None:
 def _pieces(number: int, method: bytes, head: ResponseHead, body: HeldBody) -> Iterator[bytes]:
     bodiless = method == b"HEAD" or head.status in (204, 304)
     start = response_message(number, head, None if bodiless else body.size)
-    body.rewind()
     yield start + body.read(max(0, FRAGMENT - len(start)))
     while data := body.read(FRAGMENT):
         yield data

@@ -1,89 +1,46 @@
-"""The responses of one WStunnel client, on their way to callers who take them or do not.
+"""A response of a WStunnel client, on its way to a caller who takes it or does not.
 
-Their wire has one message at a time and no flow control: to wait for a caller would stop everybody else. So each
-response may pile up to ``BACKLOG``, and all of a session's to ``receive_budget`` of the limits; then a caller is cut,
-never the tunnel: the one with more than its own, or else the one that most has piled up for.
+Their wire has one message at a time and no flow control: to wait for a caller would stop everybody else. So what a
+caller has not taken yet is held. One who is slow gets all of it in the end; one who is more than ``BACKLOG`` behind
+and takes nothing any more is cut, and never the tunnel.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final, TypeAlias
+from typing import Final
 
-from ..config import KIB, MIB, Limits
-from ..core.budget import Budget
+import anyio
+
+from ..config import MIB, Limits
 from ..errors import HeadError
 from ..heads import RequestHead, ResponseHead
 from ..http.codec import HeadParser
 from ..net.doorbell import Doorbell
 from ..origins.base import OriginExchange
+from .holding import Store
 from .wstunnel_wire import ResponseReader, Whole
 
-__all__ = ["BACKLOG", "Backlog", "Response"]
+__all__ = ["BACKLOG", "PATIENCE", "Response"]
 
-BACKLOG: Final = 8 * MIB  # of one response
-# What each response has of the memory for all, however much the others took: one read of a socket.
-FLOOR: Final = 64 * KIB
-# Pieces below it are joined, since each has a cost of its own,
-_SMALL: Final = KIB
-# which for a head is counted with each of its fields.
-_FIELD_COST: Final = 128
+BACKLOG: Final = 8 * MIB
+# Seconds that a caller who is further behind may take nothing.
+PATIENCE: Final = 5.0
+CHUNK: Final = 64 * 1024
 
-_Part: TypeAlias = "ResponseHead | bytes | Whole"
-
-
-class Backlog:
-    """What all callers of one session have not taken. ``memory`` is shared by all sessions."""
-
-    def __init__(self, memory: Budget, limits: Limits) -> None:
-        self._memory = memory
-        self._limit = limits.receive_budget
-        self._held = 0
-        self._holders: set[Response] = set()
-
-    def add(self, response: Response, size: int) -> bool:
-        """Count ``size`` bytes more for ``response``; False: it was cut for them."""
-        while not self._fits(response, size):
-            most = response if response.held + size > BACKLOG else max(self._holders | {response}, key=_held)
-            most.cut()
-            if most is response:
-                return False
-        self._held += size
-        response.held += size
-        self._holders.add(response)
-        return True
-
-    def _fits(self, response: Response, size: int) -> bool:
-        if response.held + size > BACKLOG or self._held + size > self._limit:
-            return False
-        reserve = self._memory.reserve if response.held < FLOOR else self._memory.reserve_spare
-        return reserve(size)
-
-    def take(self, response: Response, size: int) -> None:
-        """``size`` bytes were passed on, or dropped."""
-        self._held -= size
-        response.held -= size
-        self._memory.release(size)
-        if not response.held:
-            self._holders.discard(response)
-
-
-def _held(response: Response) -> int:
-    return response.held
+_STOPPED: Final = HeadError(502, "bad_answer", "the caller stopped taking a response that cannot wait")
 
 
 class Response:
-    """Between the one task that reads their messages and the one that answers the exchange. ``news`` wakes that."""
+    """Between the one task that reads their messages and the one that answers the exchange, whom ``news`` wakes."""
 
-    def __init__(
-        self, head: RequestHead, news: Doorbell, backlog: Backlog, parser: HeadParser, limits: Limits
-    ) -> None:
-        self.held = 0  # the backlog's count
+    def __init__(self, head: RequestHead, news: Doorbell, store: Store, parser: HeadParser, limits: Limits) -> None:
         self._reader: ResponseReader | None = ResponseReader(head, parser, limits)
         self._news = news
-        self._backlog = backlog
-        self._parts: deque[_Part] = deque()
+        self._head: ResponseHead | None = None  # not passed on yet
+        self._body = store.body()
+        self._complete = False
         self._failure: HeadError | None = None
+        self._taken_at = 0.0  # when the caller took something last, or there was nothing to take
 
     def feed(self, data: bytes, *, last: bool) -> None:
         """Never waits: the next message may be another caller's."""
@@ -91,83 +48,55 @@ class Response:
             return
         try:
             for part in self._reader.feed(data, last=last):
-                if not self._backlog.add(self, _cost(part)):
-                    break
                 self._keep(part)
         except HeadError as error:
             self._failure = error
         self._news.ring()
 
-    def _keep(self, part: _Part) -> None:
-        parts = self._parts
-        before = parts[-1] if parts else None
-        if isinstance(part, bytes) and isinstance(before, bytes) and len(part) < _SMALL and len(before) < _SMALL:
-            parts[-1] = before + part
-        else:
-            parts.append(part)
-
-    def cut(self) -> None:
-        """Its caller takes too little."""
-        self._failure = HeadError(502, "bad_answer", "the caller took too little of a response that cannot wait")
-        self._drop()
-        self._news.ring()
+    def _keep(self, part: ResponseHead | bytes | Whole) -> None:
+        if isinstance(part, bytes):
+            if not self._body.left:
+                self._taken_at = anyio.current_time()
+            self._body.write(part)
+        elif isinstance(part, Whole):
+            self._complete = True
+        elif part.status >= 200:  # there are no others in their wire
+            self._head = part
 
     def leave(self) -> None:
         """Nobody wants it any more; what may still come of it is dropped."""
         self._reader = None
-        self._drop()
-
-    def _drop(self) -> None:
-        self._parts.clear()
-        self._backlog.take(self, self.held)
+        self._body.close()
 
     # -- to the caller -------------------------------------------------------------------------
 
     async def pass_on(self, exchange: OriginExchange) -> None:
-        """Answer ``exchange`` with what comes, to its end."""
+        """Answer ``exchange`` with what comes, to its end. Raises ``HeadError`` when that is a bad one."""
         while not exchange.gone:
             self._news.muffle()
-            if self._pass_parts(exchange):
-                return
-            if self._failure is not None and not self._parts:
-                exchange.fail(502, "bad_answer", self._failure.detail)
-                return
-            await self._news.wait()
-
-    def _pass_parts(self, exchange: OriginExchange) -> bool:
-        """What there is room for. True when the response is complete."""
-        while self._parts:
-            part = self._parts[0]
-            if isinstance(part, bytes):
-                if not self._pass_bytes(exchange, part):
-                    return False
-                continue
-            if isinstance(part, Whole):
+            if self._head is not None:
+                exchange.send_head(self._head)
+                self._head = None
+            self._pass_body(exchange)
+            if not self._body.left and self._failure is not None:
+                raise self._failure
+            if not self._body.left and self._complete:
                 exchange.send_end()
-                return True
-            if part.status < 200 and exchange.room <= 0:  # there may be any number of them
-                return False
-            exchange.send_head(part)
-            self._parts.popleft()
-            self._backlog.take(self, _cost(part))
-        return False
+                return
+            await self._wait()
 
-    def _pass_bytes(self, exchange: OriginExchange, data: bytes) -> bool:
-        room = exchange.room
-        if room <= 0:
-            return False
-        exchange.send_body(data[:room])
-        if len(data) > room:
-            self._parts[0] = data[room:]
-        else:
-            self._parts.popleft()
-        self._backlog.take(self, min(room, len(data)))
-        return True
+    def _pass_body(self, exchange: OriginExchange) -> None:
+        while self._body.left and exchange.room > 0:
+            exchange.send_body(self._body.read(min(exchange.room, CHUNK)))
+            self._body.forget_read()
+            self._taken_at = anyio.current_time()
 
-
-def _cost(part: _Part) -> int:
-    if isinstance(part, bytes):
-        return len(part)
-    if isinstance(part, ResponseHead):
-        return _FIELD_COST + sum(len(name) + len(value) + _FIELD_COST for name, value in part.fields)
-    return 0
+    async def _wait(self) -> None:
+        """Until there is news. Raises ``HeadError`` for a caller who has to be cut."""
+        if self._body.left <= BACKLOG:
+            await self._news.wait()
+            return
+        with anyio.CancelScope(deadline=self._taken_at + PATIENCE):
+            await self._news.wait()
+            return
+        raise _STOPPED

@@ -35,7 +35,7 @@ from .inside import InsideClient
 from .switching import accept_fields
 from .wstunnel_handshake import read_handshake, refusal_answer
 from .wstunnel_reading import begin_message
-from .wstunnel_responses import Backlog, Response
+from .wstunnel_responses import Response
 from .wstunnel_wire import (
     BODY_LIMIT,
     Ids,
@@ -128,7 +128,6 @@ class _Peer(Origin):
         self._limits = limits
         self._ids = Ids()
         self._waiting: dict[int, Response] = {}
-        self._backlog = Backlog(store.memory, limits)
 
     def start(self, tasks: TaskGroup, end: Callable[[str], None]) -> None:
         tasks.start_soon(self._read_all, end)
@@ -143,7 +142,7 @@ class _Peer(Origin):
     async def ask(self, exchange: OriginExchange, x_host: bytes | None) -> None:
         news = Doorbell()
         exchange.on_news(news.ring)
-        response = Response(exchange.head, news, self._backlog, self._parser, self._limits)
+        response = Response(exchange.head, news, self._store, self._parser, self._limits)
         try:
             if await self._send(exchange, response, news, x_host):
                 await response.pass_on(exchange)
@@ -250,7 +249,6 @@ async def _hold(exchange: OriginExchange, body: HeldBody, news: Doorbell) -> Non
 
 
 def _pieces(head: bytes, body: HeldBody) -> Iterator[bytes]:
-    body.rewind()
     yield head + body.read(max(0, FRAGMENT - len(head)))
     while data := body.read(FRAGMENT):
         yield data

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 ID_SIZE: Final = 4
-_IDS: Final = 32_000  # 0000 to 7cff
+IDS: Final = 32_000  # 0000 to 7cff
 _ID = re.compile(rb"[0-9a-fA-F]{4}")
 
 # Their client refuses a message above 100 MiB by closing the tunnel for everybody.
@@ -50,10 +50,10 @@ class Ids:
 
     def take(self) -> int | None:
         """None: all are in flight."""
-        if len(self._taken) >= _IDS:
+        if len(self._taken) >= IDS:
             return None
         while True:
-            self._last = (self._last + 1) % _IDS
+            self._last = (self._last + 1) % IDS
             if self._last not in self._taken:
                 self._taken.add(self._last)
                 return self._last
@@ -141,8 +141,9 @@ class ResponseReader:
         should not is cut short (``HeadError``)."""
         if self._complete:
             return
-        self._codec.receive_data(data)
-        yield from self._events()
+        if data:  # b"" would be the end
+            self._codec.receive_data(data)
+            yield from self._events()
         if last and not self._complete:
             self._codec.receive_data(b"")
             yield from self._events()
