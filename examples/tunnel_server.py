@@ -23,6 +23,8 @@ from cli.rules import rule_source
 from cli.running import Stop, in_flags, log_start, run_program, timing
 from tunnelkit import Limits, TlsFiles, TunnelServer
 from tunnelkit.errors import ConfigError
+from tunnelkit.legacy.wsp import WspTransport
+from tunnelkit.transports import Transport
 
 __all__ = ["main", "make_server"]
 
@@ -57,9 +59,22 @@ def make_server(settings: Settings) -> TunnelServer:
         trusted_proxies=settings["trusted_proxy"],
         admin_listen=settings["admin_listen"],
         admin_password=admin_password_source(settings),
-        transports=("websocket", "longpoll", *([] if settings["no_wstunnel"] else ["wstunnel"])),
+        transports=transports(settings),
         parser=settings["parser"],
     )
+
+
+def transports(settings: Settings) -> list[str | Transport]:
+    """How clients may come."""
+    chosen: list[str | Transport] = ["websocket", "longpoll"]
+    if not settings["no_wstunnel"]:
+        chosen.append("wstunnel")
+    if settings["wsp_register"]:
+        if settings["wsp_token"] is None:
+            raise UsageError("--wsp-register: needs --wsp-token, the tunnel that wsp's clients serve")
+        path, token = settings["wsp_register"], settings["wsp_token"]
+        chosen.append(WspTransport(wsp_token=token, path=path, limits=limits(settings)))
+    return chosen
 
 
 def listen_addresses(settings: Settings) -> list[str]:

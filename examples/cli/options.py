@@ -134,6 +134,12 @@ SERVER: list[Option | Refused] = [
         help="the tunnel of such requests without X-Token: whoever reaches the server may use it",
     ),
     Option(
+        name="wsp-register",
+        metavar="PATH",
+        kind=kinds.base_path,
+        help="where wsp's own clients register (/register), with --secretkey, to serve the tunnel of --wsp-token",
+    ),
+    Option(
         name="secretkey",
         metavar="KEY",
         secret=True,

@@ -19,7 +19,7 @@ from cli.origin import origin_of
 from cli.parsing import Settings, UsageError, parse
 from cli.rules import rules
 from cli.running import in_flags, log_start
-from tunnelkit import ConfigError, Rule, TunnelClient, TunnelServer, accelerators
+from tunnelkit import ConfigError, RegistrationRefused, Rule, TunnelClient, TunnelServer, accelerators
 from tunnelkit.core.addresses import is_public
 from tunnelkit.core.balance import at_random
 from tunnelkit.origins.url import OriginUrl, UrlOrigin
@@ -178,6 +178,13 @@ def test_rules_hold_for_all_tunnels(tmp_path: Path) -> None:
     assert ["blacklist=1 whitelist=1" in repr(one.client._agent._guard) for one in made] == [True, True]
 
 
+def test_the_exit_status_of_several_tunnels() -> None:
+    superseded = RegistrationRefused(409, "superseded", "another client has taken this one's place")
+    refused = RegistrationRefused(403, "forbidden", "no")
+    for failed, status in [([], 0), ([superseded], 3), ([superseded, superseded], 3), ([superseded, refused], 1)]:
+        assert tunnel_client.exit_status(failed) == status
+
+
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
@@ -211,6 +218,9 @@ def test_wsps_settings_of_the_server(tmp_path: Path) -> None:
     plain = tunnel_server.make_server(server())
     assert (plain._state.routing.wsp_path, plain._state.routing.wsp_token) == ("/request", None)
     assert not plain._state.admission.credentials.required_of_all
+    assert "wsp" not in plain._state.transports
+    made = tunnel_server.make_server(server("--wsp-token", TOKEN_TEXT, "--wsp-register", "register"))
+    assert made._state.transports["wsp"].own_path() == "/register"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +240,8 @@ def test_the_wait_for_a_client(arguments: list[str], queue: float, head: float) 
         (["--secretkey-file", "/none"], "--secretkey-file: cannot read /none"),
         (["--secretkey", "scrypt$my-secret"], "--secretkey: it: a hash must read"),
         (["--wsp-path", "/a b"], "--wsp-path: must be a plain path"),
+        (["--wsp-register", "/register"], "--wsp-register: needs --wsp-token"),
+        (["--wsp-register", "/register", "--wsp-token", "my-secret"], "--wsp-token: can be no token"),
         (["--balance", "fair"], "--balance: must be least-load or random"),
     ],
 )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.abc import TaskGroup
 
@@ -18,6 +19,7 @@ from tunnelkit.errors import StreamBroken
 from tunnelkit.legacy.wsp import WspTransport
 from tunnelkit.net.stream import ByteStream
 
+from ..e2e.processes import Process
 from ..e2e.tunnel import TOKEN, Answer, Call, Ends, exchange, open_ends, problem_of, until
 from .wsp_client_peer import Asked, WspClient, WspConnection
 
@@ -31,7 +33,7 @@ HEADER = {"Content-Type": ["text/plain"], "Set-Cookie": ["a=1", "b=2"]}
 @asynccontextmanager
 async def serving(*, path: str = "/register", **options: Any) -> AsyncIterator[Ends]:
     limits = options.setdefault("limits", DEFAULT_LIMITS)
-    transports = ("websocket", WspTransport(token=TOKEN, path=path, limits=limits))
+    transports = ("websocket", WspTransport(wsp_token=TOKEN, path=path, limits=limits))
     async with open_ends(transports=transports, wsp_token=TOKEN, **options) as ends:
         yield ends
 
@@ -592,6 +594,31 @@ async def test_a_server_needs_to_know_whose_requests_they_serve() -> None:
     with pytest.raises(ConfigError, match="wsp needs a token"):
         async with TunnelServer("127.0.0.1:0", transports=("websocket", "wsp")):
             pass
+    with pytest.raises(ConfigError, match="wsp_token: can be no token"):
+        WspTransport(wsp_token="short")
+
+
+async def test_no_two_may_have_one_path() -> None:
+    ours = WspTransport(wsp_token=TOKEN)
+    with pytest.raises(ConfigError, match="wsp_path: /register is a transport's path"):
+        TunnelServer("127.0.0.1:0", transports=("websocket", ours), wsp_path="/register")
+    other = WspTransport(wsp_token=TOKEN)
+    other.name = "other"
+    with pytest.raises(ConfigError, match="wanted by two"):
+        TunnelServer("127.0.0.1:0", transports=(ours, other))
+
+
+async def test_the_command_line_serves_them(anyio_backend_name: str) -> None:
+    flags = ["--listen", "127.0.0.1:0", "--wsp-token", TOKEN, "--wsp-register", "/register", "--secretkey", KEY]
+    flags += ["--backend", anyio_backend_name]
+    server = await anyio.to_thread.run_sync(lambda: Process("examples/tunnel_server.py", *flags))
+    try:
+        url = await anyio.to_thread.run_sync(lambda: server.said("listening on "))
+        port = int(url.rpartition(":")[2])
+        async with WspClient.running(port, greet, key=KEY):
+            assert (await exchange(port, "GET", "/request", fields={"X-PROXY-DESTINATION": f"{SITE}/x"}))[0] == 200
+    finally:
+        server.close()
 
 
 async def test_our_own_clients_share_the_port_with_theirs() -> None:

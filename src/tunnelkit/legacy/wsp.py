@@ -8,7 +8,8 @@ from anyio.abc import TaskStatus
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..core.routing import normalise_base_path
-from ..core.tokens import check_token
+from ..core.tokens import is_token
+from ..errors import ConfigError
 from ..handshake import Grant
 from ..transports.base import Connection, DialRequest, MountedRequest, Offer, Transport
 from .wsp_client import WspClient
@@ -24,7 +25,7 @@ REGISTER: Final = "/register"  # where their clients come, unless they are confi
 class WspTransport(Transport):
     """Their wire, for both ends of a tunnel.
 
-    ``token``: at a server, whose requests wsp's clients serve; they show the secret key that this token needs, or
+    ``wsp_token``: at a server, whose requests wsp's clients serve; they show the secret key that this token needs, or
     nothing where it needs none. ``path``: where they register. ``size``: of the pool of connections that a tunnel
     client keeps. Raises ``ConfigError`` for what can be no token or path.
     """
@@ -34,16 +35,16 @@ class WspTransport(Transport):
     def __init__(
         self,
         *,
-        token: str | None = None,
+        wsp_token: str | None = None,
         path: str = REGISTER,
         size: PoolSize | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        if token is not None:
-            check_token(token)
+        if wsp_token is not None and not is_token(wsp_token):
+            raise ConfigError("wsp_token", "can be no token", "give the token whose requests wsp's clients serve")
         self._path = normalise_base_path(path, field="path")
         self._client = WspClient(size or PoolSize(), limits)
-        self._server = WspServer(token, limits)
+        self._server = WspServer(wsp_token, limits)
 
     async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
         return await self._client.dial(request)

@@ -51,7 +51,7 @@ class WspServer:
     async def listen(self, offer: Offer, *, task_status: TaskStatus[None]) -> None:
         """Where the sessions live, which last longer than any one connection."""
         if self._token is None:
-            raise ConfigError("transports", "wsp needs a token", 'give WspTransport(token="...")')
+            raise ConfigError("transports", "wsp needs a token", 'give WspTransport(wsp_token="...")')
         async with anyio.create_task_group() as self._tasks:
             self._offer = offer
             task_status.started()
