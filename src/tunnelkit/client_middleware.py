@@ -11,7 +11,16 @@ from .config import Limits
 from .errors import StreamBroken, TunnelkitError
 from .forwarding import upgrade_of
 from .heads import Fields, ResponseHead, validate_request, validate_response
-from .middleware import HttpAnswer, HttpExchange, Middleware, chained, changed_answer, changed_request
+from .middleware import (
+    HttpAnswer,
+    HttpExchange,
+    Middleware,
+    chained,
+    changed_answer,
+    changed_request,
+    own_body,
+    stands_alone,
+)
 from .net.stream import Buffer, ByteStream
 from .origins.base import Origin, OriginExchange
 from .origins.passing import PassingExchange
@@ -62,18 +71,18 @@ class AroundOrigin(Origin):
             try:
                 answer = await chained(self._middleware, innermost)(_exchange(exchange))
                 head = self._checked(answer, held)
-                if answer.head is not None:
+                if not stands_alone(answer):
                     held.release(head)
             except Exception as error:
                 failure = error
-            if failure is not None or answer is None or answer.head is None:
+            if failure is not None or answer is None or stands_alone(answer):
                 group.cancel_scope.cancel()
         if failure is not None:
             if not exchange.gone:
                 logger.error("middleware failed", exc_info=failure)
             exchange.fail(502, "origin_failed", "the middleware at the tunnel client failed")
-        elif answer is not None and answer.head is None:
-            await _send_whole(exchange, head, answer.body)
+        elif answer is not None and stands_alone(answer):
+            await _send_whole(exchange, head, own_body(answer, exchange.head.method))
 
     def _change(self, held: HeldExchange, request: HttpExchange) -> None:
         if held.asked:
@@ -113,15 +122,14 @@ def _exchange(exchange: OriginExchange) -> HttpExchange:
 
 async def _send_whole(exchange: OriginExchange, head: ResponseHead, body: bytes) -> None:
     exchange.send_head(head)
-    if exchange.head.method == b"HEAD":
-        body = b""
     news = anyio.Event()
     exchange.on_news(lambda: news.set())
-    while body and not exchange.gone:
+    rest = memoryview(body)
+    while rest and not exchange.gone:
         room = exchange.room
         if room > 0:
-            exchange.send_body(body[:room])
-            body = body[room:]
+            exchange.send_body(rest[:room])
+            rest = rest[room:]
         else:
             news = anyio.Event()
             await news.wait()

@@ -16,10 +16,22 @@ from typing import TypeAlias
 
 from .heads import Fields, RequestHead, ResponseHead, field_values
 
-__all__ = ["CallNext", "HttpAnswer", "HttpExchange", "Middleware"]  # the public ones; the ends use more
+__all__ = [
+    "CallNext",
+    "HttpAnswer",
+    "HttpExchange",
+    "Middleware",
+    "chained",
+    "changed_answer",
+    "changed_request",
+    "own_body",
+    "stands_alone",
+]
 
 # What says where a body ends is its sender's word, and stays.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+# No body follows these, whatever their fields say (RFC 9110 6.4.1).
+_BODILESS = frozenset({204, 304})
 
 
 class _Headers:
@@ -102,16 +114,30 @@ def changed_request(exchange: HttpExchange, head: RequestHead, *, target: bytes)
     return RequestHead(exchange.method.encode("ascii"), target, _framed(exchange.fields, head.fields), head.version)
 
 
+def stands_alone(answer: HttpAnswer) -> bool:
+    """Whether nothing of the origin's body follows: behind an answer made here, and behind one whose status was
+    changed to one without a body."""
+    head = answer.head
+    return head is None or (answer.status in _BODILESS and head.status not in _BODILESS)
+
+
 def changed_answer(answer: HttpAnswer) -> ResponseHead:
     """The head that goes on, of an answer of either kind."""
     head = answer.head
-    if head is None:
+    if head is None or stands_alone(answer):
         fields = [pair for pair in answer.fields if pair[0].lower() not in _FRAMING]
-        return ResponseHead(answer.status, [*fields, (b"Content-Length", b"%d" % len(answer.body))])
+        if answer.status not in _BODILESS:
+            fields.append((b"Content-Length", b"%d" % len(answer.body)))
+        return ResponseHead(answer.status, fields)
     if answer.status == head.status and answer.fields == head.fields:
         return head
     reason = head.reason if answer.status == head.status else b""
     return ResponseHead(answer.status, _framed(answer.fields, head.fields), reason, head.version)
+
+
+def own_body(answer: HttpAnswer, method: bytes) -> bytes:
+    """What follows an answer that ``stands_alone``, to a request by ``method``."""
+    return b"" if answer.status in _BODILESS or method == b"HEAD" else answer.body
 
 
 def _framed(fields: Fields, before: Fields) -> Fields:

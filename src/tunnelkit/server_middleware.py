@@ -27,6 +27,8 @@ from .middleware import (
     chained,
     changed_answer,
     changed_request,
+    own_body,
+    stands_alone,
 )
 from .net.stream import Buffer, ByteStream
 
@@ -74,17 +76,18 @@ class AroundRequests:
             try:
                 answer = await chained(self._middleware, innermost)(_exchange(request, where))
                 head = self._checked(answer, held)
-                if answer.head is not None:
+                if not stands_alone(answer):
                     held.release(head)
             except Exception as error:
                 failure = error
-            if failure is not None or answer is None or answer.head is None:
+            if failure is not None or answer is None or stands_alone(answer):
                 group.cancel_scope.cancel()
-        if failure is not None or held.failure is not None:
-            _tell(request, held, failure or held.failure)
-        elif answer is not None and answer.head is None:
-            body = b"" if request.head.method == b"HEAD" else answer.body
-            send_whole(request, head, body)
+        if failure is not None:
+            _tell(request, held, failure)
+        elif answer is not None and stands_alone(answer):  # whatever became of what was asked
+            send_whole(request, head, own_body(answer, request.head.method))
+        elif held.failure is not None:
+            _tell(request, held, held.failure)
 
     def _change(self, held: HeldRequest, exchange: HttpExchange, where: Where) -> Where:
         if held.asked:
@@ -123,7 +126,7 @@ def _exchange(request: CallerRequest, where: Where) -> HttpExchange:
     )
 
 
-def _tell(request: CallerRequest, held: HeldRequest, failure: Exception | None) -> None:
+def _tell(request: CallerRequest, held: HeldRequest, failure: Exception) -> None:
     if held.released:  # an answer has begun: it is broken off
         request.abort()
     elif isinstance(held.failure, HeadError):
@@ -147,6 +150,7 @@ class HeldRequest(PassingRequest):
         self._early: Buffer = b""
         self._complete = False
         self._told_end = False
+        self._aborted = False
         self._trailers: Fields | None = None
         self._over = False
         self._news = anyio.Event()  # for the functions
@@ -169,6 +173,8 @@ class HeldRequest(PassingRequest):
         if not self.switches:
             self._inner.send_head(head)
             self.flush()
+        if self._aborted:
+            self._inner.abort()
         self._inner.wake()
 
     async def pushed(self) -> None:
@@ -222,8 +228,15 @@ class HeldRequest(PassingRequest):
         return not self._early
 
     def abort(self) -> None:
-        self._inner.abort()
+        """What is held back broke off: the functions may have an answer of their own all the same."""
+        self._aborted = True
+        if self.released:
+            self._inner.abort()
         self._news.set()
+
+    @property
+    def gone(self) -> bool:
+        return self._aborted or self._inner.gone
 
     async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
         await self._inner.wait(readable=readable, writable=writable and self.released)

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tunnelkit import Request, Response
+from tunnelkit.errors import StreamBroken
 from tunnelkit.middleware import CallNext, HttpAnswer, HttpExchange, Middleware
 
 from .tunnel import TOKEN, Ends, exchange, open_ends, read_head
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.anyio
 
 Open: TypeAlias = Callable[..., Any]
 PIECE = b"x" * 10_000
+NOTHING: tuple[bytes, ...] = ()
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +90,58 @@ async def test_middleware_replaces_an_answer_and_the_rest_is_cancelled(opened: O
         status, _, body = await ends.get("/")
         assert (status, body) == (410, b"gone")
         await cancelled.wait()
+
+
+async def test_middleware_replaces_an_answer_that_broke_off(opened: Open) -> None:
+    broke = anyio.Event()
+
+    async def app(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            for piece in NOTHING:
+                yield piece
+            broke.set()
+            raise RuntimeError("not even one")
+
+        return Response(200, [("Content-Length", "100")], body())
+
+    async def replace(exchange: HttpExchange, call_next: CallNext) -> HttpAnswer:
+        answer = await call_next(exchange)
+        await broke.wait()
+        await anyio.wait_all_tasks_blocked()
+        return answer if exchange.target == "/kept" else HttpAnswer(502, body=b"try again")
+
+    async with opened(replace, app=app) as ends:
+        assert (await ends.get("/"))[::2] == (502, b"try again")
+        with pytest.raises((AssertionError, StreamBroken)):
+            await ends.get("/kept")  # a part is told to be one
+
+
+@pytest.mark.parametrize("target", ["/made", "/made-with-a-body", "/changed"])
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_has_none(opened: Open, status: int, target: str) -> None:
+    """And the connection goes on: what follows is the next answer."""
+
+    async def app(request: Request) -> Response:
+        return Response(200, [], "a body")
+
+    async def empty(exchange: HttpExchange, call_next: CallNext) -> HttpAnswer:
+        if exchange.target == "/next":
+            return await call_next(exchange)
+        if exchange.target == "/changed":
+            answer = await call_next(exchange)
+            answer.status = status
+            return answer
+        return HttpAnswer(status, [(b"X-Own", b"1")], b"dropped" if "with" in exchange.target else b"")
+
+    async with opened(empty, app=app) as ends, ends.caller() as stream:
+        data = b""
+        for asked, told in ((target, status), ("/next", 200)):
+            await stream.send(f"GET {ends.path(asked)} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            answered, fields, data = await read_head(stream, data)
+            assert answered == told
+            if told == status:
+                assert ("content-length" in {name.lower() for name, _ in fields}) is False
+                assert data == b""
 
 
 async def test_middleware_changes_heads_both_ways(opened: Open) -> None:
