@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -35,6 +36,7 @@ from tunnelkit.errors import ConfigError, DialError, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
 from tunnelkit.inspector import Inspector
 from tunnelkit.inspector_page import serve_inspector
+from tunnelkit.transports.base import Transport
 
 __all__ = ["main", "make_client"]
 
@@ -53,6 +55,7 @@ def make_client(
     if settings["statusfile"] is not None:
         check_status_file(settings["statusfile"])
     timers: dict[str, Any] = timing("timeout", settings["timeout"])
+    limits = Limits(**timers, drain_timeout=settings["drain_timeout"], origin_wait=settings["origin_wait"])
     certificate = settings["client_cert"]
     return TunnelClient(
         url,
@@ -65,7 +68,7 @@ def make_client(
         whitelist=rules(settings, "whitelist"),
         name=settings["name"],
         refuse_private=settings["refuse_private"],
-        transport=settings["transport"],
+        transport=transport_of(settings, limits),
         allow_legacy=settings["allow_legacy"],
         proxy=settings["proxy"],
         cafile=settings["cafile"],
@@ -74,7 +77,7 @@ def make_client(
         client_certificate=ClientCertificate(cert=certificate) if certificate else None,
         origin_cafile=settings["origin_cafile"] or settings["cafile"],
         origin_insecure=settings["origin_insecure"] or settings["insecure"],
-        limits=Limits(**timers, drain_timeout=settings["drain_timeout"], origin_wait=settings["origin_wait"]),
+        limits=limits,
         parser=settings["parser"],
         inspector=inspector,
     )
@@ -86,16 +89,31 @@ def required(settings: Settings, key: str, what: str) -> Any:
     return settings[key]
 
 
+def transport_of(settings: Settings, limits: Limits) -> str | Transport:
+    """A name is enough for all but one, which has flags of its own."""
+    if settings["transport"] != "wsp":
+        transport: str = settings["transport"]
+        return transport
+    from tunnelkit.legacy.wsp import PoolSize, WspTransport  # here: few need it, and all would wait for it
+
+    size = PoolSize(poolidlesize=settings["poolidlesize"], poolmaxsize=settings["poolmaxsize"])
+    return WspTransport(size=size, limits=limits)
+
+
 def credentials(settings: Settings, environment: Mapping[str, str]) -> tuple[str, str | None]:
     """(token, password), from whichever of the places that can hold them."""
+    wsp = settings["transport"] == "wsp"
     if settings["token"] is not None:
         token, password = settings["token"]
     elif settings["token_file"] is not None:
         token, password = read_secret(settings["token_file"], settings.name("token_file"), kinds.token)
+    elif wsp:  # whose servers know none
+        token, password = secrets.token_urlsafe(32), None
     else:
         name = settings.name("token")
         raise UsageError(f"{name}: is missing; give --token or --token-file, the secret that callers use too")
-    password = password or settings["password"] or environment.get("WSTUNNEL_PASSWORD") or settings["secretkey"]
+    theirs = None if wsp else environment.get("WSTUNNEL_PASSWORD")
+    password = password or settings["password"] or theirs or settings["secretkey"]
     if settings.get("ask_password"):
         if not sys.stdin.isatty():
             raise UsageError("--ask-password: there is no terminal to ask on; set TUNNELKIT_PASSWORD instead")

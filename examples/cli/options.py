@@ -355,7 +355,22 @@ CLIENT: list[Option | Refused] = [
         name="transport",
         metavar="NAME",
         default="auto",
-        help="how messages are carried: auto (websocket, else long-poll), websocket, longpoll, or wstunnel",
+        help="how messages are carried: auto (websocket, else long-poll), websocket or longpoll; wstunnel or wsp for "
+        "a server of theirs",
+    ),
+    Option(
+        name="poolidlesize",
+        metavar="N",
+        kind=kinds.whole(1, 1000),
+        default=10,
+        help="connections that wait for requests at a wsp server",
+    ),
+    Option(
+        name="poolmaxsize",
+        metavar="N",
+        kind=kinds.whole(1, 1000),
+        default=100,
+        help="connections to a wsp server in all, of which each carries one request at a time",
     ),
     switch(
         "allow-legacy",

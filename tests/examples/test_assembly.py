@@ -20,8 +20,10 @@ from cli.parsing import Settings, UsageError, parse
 from cli.rules import rules
 from cli.running import in_flags, log_start
 from tunnelkit import ConfigError, RegistrationRefused, Rule, TunnelClient, TunnelServer, accelerators
+from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.addresses import is_public
 from tunnelkit.core.balance import at_random
+from tunnelkit.legacy.wsp import PoolSize, WspTransport
 from tunnelkit.origins.url import OriginUrl, UrlOrigin
 from tunnelkit.transports.websocket.masking import mask_by_wsproto
 
@@ -287,6 +289,23 @@ def test_whose_clients_are_served(flags: list[str], served: list[str]) -> None:
 def test_whose_servers_are_tried(flags: list[str], tried: list[str], guessed: frozenset[str]) -> None:
     way = tunnel_client.make_client(client(*TUNNEL_FLAGS, *flags), {})._supervisor._way
     assert (list(way.transports), way.guessed) == (tried, guessed)
+
+
+def test_a_wsp_server_is_shown_a_key_and_no_token() -> None:
+    flags = ["--tunnel", "ws://127.0.0.1:1/register", "--server", "http://127.0.0.1:2", "--transport", "wsp"]
+    variables = {"TUNNELKIT_SECRETKEY": "a key", "WSTUNNEL_PASSWORD": "not theirs", "TUNNELKIT_POOLIDLESIZE": "3"}
+    settings = client(*flags, "--poolmaxsize", "7", **variables)
+    token, password = tunnel_client.credentials(settings, variables)
+    assert (len(token) >= 16, password) == (True, "a key")
+    transport = tunnel_client.transport_of(settings, DEFAULT_LIMITS)
+    assert isinstance(transport, WspTransport)
+    assert transport.size == PoolSize(poolidlesize=3, poolmaxsize=7)
+
+
+def test_a_pool_that_is_none_names_its_flag() -> None:
+    flags = [*TUNNEL_FLAGS, "--transport", "wsp", "--poolidlesize", "5", "--poolmaxsize", "4"]
+    with pytest.raises(UsageError, match=r"--poolmaxsize: must be from 5 to 1000"):
+        tunnel_client.make_tunnels(client(*flags))
 
 
 def test_a_certificate_that_is_none(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import anyio
@@ -24,6 +27,8 @@ from ..e2e.tunnel import SHORT, TOKEN, until
 from .wsp_server_peer import Joined, WspServer
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
 
 
 def small(idle: int = 2, most: int = 6) -> WspTransport:
@@ -446,14 +451,36 @@ async def test_draining_closes_what_is_idle_and_finishes_what_runs() -> None:
 # -- as a program ------------------------------------------------------------------------------
 
 
-async def test_the_command_line_serves_an_origin_through_theirs(anyio_backend_name: str) -> None:
+async def test_the_command_line_serves_an_origin_through_theirs_and_needs_no_token(anyio_backend_name: str) -> None:
     async with WspServer.running("a secret key") as server, serve_origin() as origin:
         flags = ["--tunnel", server.url, "--server", origin.url, "--transport", "wsp", "--poolidlesize", "3"]
         flags += ["--secretkey", "a secret key", "--backend", anyio_backend_name]
         client = await anyio.to_thread.run_sync(lambda: Process("examples/tunnel_client.py", *flags))
         try:
-            await anyio.to_thread.run_sync(lambda: client.said("ready "))
+            told = await anyio.to_thread.run_sync(lambda: client.said("ready "))
+            assert told == f"http://127.0.0.1:{server.port}/request"
             assert (await server.ask("GET", f"{origin.url}/bytes/10")).body == bytes(range(10))
             assert server.joined[0].greeting.endswith("_3")
         finally:
             client.close()
+
+
+async def test_the_command_line_ends_with_a_wrong_key() -> None:
+    async with WspServer.running("right") as server:
+        flags = [
+            "--tunnel",
+            server.url,
+            "--transport",
+            "wsp",
+            "--server",
+            "http://127.0.0.1:9",
+            "--secretkey",
+            "wrong",
+        ]
+        with anyio.fail_after(30):
+            ended = await anyio.run_process(
+                [sys.executable, ROOT / "examples" / "tunnel_client.py", *flags], check=False, stdout=DEVNULL
+            )
+        assert ended.returncode == 1
+        assert b"the wsp server's secret key is another" in ended.stderr
+        assert b"wrong" not in ended.stderr

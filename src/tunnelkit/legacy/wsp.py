@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from anyio.abc import TaskStatus
 
 from ..config import DEFAULT_LIMITS, Limits
@@ -12,14 +10,11 @@ from ..core.tokens import is_token
 from ..errors import ConfigError
 from ..handshake import Grant
 from ..transports.base import Connection, DialRequest, MountedRequest, Offer, Transport
-from .wsp_client import WspClient
+from .wsp_client import REGISTER, WspClient
 from .wsp_client_pool import PoolSize
 from .wsp_server import WspServer
 
 __all__ = ["PoolSize", "WspTransport"]
-
-
-REGISTER: Final = "/register"  # where their clients come, unless they are configured otherwise
 
 
 class WspTransport(Transport):
@@ -43,7 +38,8 @@ class WspTransport(Transport):
         if wsp_token is not None and not is_token(wsp_token):
             raise ConfigError("wsp_token", "can be no token", "give the token whose requests wsp's clients serve")
         self._path = normalise_base_path(path, field="path")
-        self._client = WspClient(size or PoolSize(), limits)
+        self.size = size or PoolSize()
+        self._client = WspClient(self.size, limits)
         self._server = WspServer(wsp_token, limits)
 
     async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import replace
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,12 +30,12 @@ from .wsp_client_connection import PoolConnection
 from .wsp_client_pool import Backoff, PoolPlan, PoolSize
 from .wsp_wire import Greeting, handshake_fields, is_wrong_key, write_greeting
 
-__all__ = ["WspClient"]
+__all__ = ["REGISTER", "WspClient"]
 
 logger = logging.getLogger("tunnelkit.client")
 
-REGISTER = "/register"  # where their server takes clients, and
-REQUEST = "/request"  # callers
+REGISTER: Final = "/register"  # where their server takes clients, unless both are configured otherwise, and
+REQUEST: Final = "/request"  # callers
 
 
 class WspClient:

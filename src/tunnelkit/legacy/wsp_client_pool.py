@@ -32,8 +32,8 @@ class PoolSize:
         if not 1 <= self.poolidlesize <= POOL_LIMIT:
             raise ConfigError("poolidlesize", f"must be from 1 to {POOL_LIMIT}, got {self.poolidlesize!r}")
         if not self.poolidlesize <= self.poolmaxsize <= POOL_LIMIT:
-            problem = f"must be from poolidlesize ({self.poolidlesize}) to {POOL_LIMIT}, got {self.poolmaxsize!r}"
-            raise ConfigError("poolmaxsize", problem)
+            problem = f"must be from {self.poolidlesize} to {POOL_LIMIT}, got {self.poolmaxsize!r}"
+            raise ConfigError("poolmaxsize", problem, "it cannot be below poolidlesize")
 
 
 class Backoff:
