@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator
@@ -169,3 +170,21 @@ async def test_context_variables_do_not_reach_the_next_request() -> None:
     async with serve_app(HandlerOrigin(handler)) as ends:
         for _ in range(3):
             assert (await ask(ends.port, ends.path("/")))[2] == b"nobody"
+
+
+async def test_a_handler_that_is_cancelled_by_what_it_awaits(
+    anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("on trio nobody else can cancel it")
+
+    async def handler(request: Request) -> Response:
+        if request.path == "/fine":
+            return Response(body="fine")
+        raise asyncio.CancelledError
+
+    async with serve_app(handler) as ends:
+        problem = problem_of(await ask(ends.port, ends.path("/")))
+        assert (problem["status"], problem["code"]) == (502, "origin_failed")
+        assert any("an app failed" in record.message for record in caplog.records)
+        await still_serves(ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -252,6 +253,8 @@ def wrong(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
         raise RuntimeError("a secret of the app")
     if path == "/exits-before":
         sys.exit(3)
+    if path == "/cancels-before":
+        raise asyncio.CancelledError
     if path == "/no-start":
         return [b"body"]
     if path == "/no-status":
@@ -278,7 +281,7 @@ def wrong_body(path: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("path", [
-    "/raises-before", "/exits-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields", "/starts-twice",
+    "/raises-before", "/exits-before", "/cancels-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields", "/starts-twice",
     "/text", "/too-much-content-length",
 ])  # fmt: skip
 async def test_a_failure_before_the_response_began_is_told(path: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tunnelkit import AsgiOrigin
 from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.errors import AppError
+from tunnelkit.origins import asgi_lifespan
 
 pytestmark = pytest.mark.anyio
 
@@ -161,3 +162,17 @@ async def test_a_message_that_is_none_of_the_lifespan() -> None:
 
     async with origin(app, "on").lifespan():
         pass
+
+
+@pytest.mark.parametrize("then", ["asks for the next message", "lingers"])
+async def test_an_app_that_refuses_to_start_is_not_waited_for(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi_lifespan, "REFUSED_TIMEOUT", 0.01 if then == "lingers" else 100.0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+        await (anyio.sleep_forever() if then == "lingers" else receive())
+
+    with anyio.fail_after(10), pytest.raises(AppError, match="no database"):
+        async with origin(app).lifespan():
+            raise AssertionError("it started")

@@ -19,6 +19,8 @@ __all__ = ["Lifespan"]
 
 logger = logging.getLogger("tunnelkit.client")
 
+REFUSED_TIMEOUT: Final = 1.0  # seconds for an app that said that it does not start, to end by itself
+
 _VERSIONS: Final = {"version": "3.0", "spec_version": "2.0"}
 
 
@@ -98,6 +100,8 @@ class Lifespan:
         self._asked += 1
         if self._asked == 1:
             return {"type": "lifespan.startup"}
+        if self._refusal is not None:  # its loop goes on, but there is nothing to wait for
+            self._scope.cancel()
         await self._stop.wait()
         if self._asked > 2:  # there is nothing more to tell
             await anyio.sleep_forever()
@@ -110,6 +114,7 @@ class Lifespan:
             self._settled.set()
         elif kind == "lifespan.startup.failed":
             self._refusal = str(message.get("message", ""))
+            self._scope.deadline = min(self._scope.deadline, anyio.current_time() + REFUSED_TIMEOUT)
         elif kind == "lifespan.shutdown.failed":
             logger.error("the app did not shut down: %s", message.get("message", ""))
         elif kind != "lifespan.shutdown.complete":

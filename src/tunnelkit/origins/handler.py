@@ -25,7 +25,8 @@ READ_LIMIT: Final = 16 * MIB
 
 
 class Request:
-    """What a handler is given. Its body is an async iterator of ``bytes``, to be used by one task, once."""
+    """What a handler is given. Its body is an async iterator of ``bytes``, to be used by one task, once; cancelling
+    loses none of it. When the caller leaves, the handler is cancelled."""
 
     def __init__(self, conversation: Conversation, facts: RequestFacts, answer: Answer) -> None:
         head = conversation.exchange.head
@@ -66,7 +67,7 @@ class Request:
         return piece
 
     async def read(self, limit: int = READ_LIMIT) -> bytes:
-        """The whole body. Raises AppError if it is longer than ``limit`` bytes."""
+        """The whole body. Raises AppError if it is longer than ``limit`` bytes. Cancelled, what was read is lost."""
         body = bytearray()
         async for piece in self:
             body += piece
@@ -138,6 +139,8 @@ class HandlerOrigin(AppOrigin):
                 await _respond(answer, await self._handler(request))
 
         await run_apart(conversation, call)
+        if not answer.complete and not exchange.gone:  # what it awaited was cancelled, and it with that
+            raise AppError("the handler ended without a complete response")
 
 
 async def _respond(answer: Answer, response: Response) -> None:

@@ -13,7 +13,7 @@ import anyio.from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 
 from ..config import DEFAULT_LIMITS, Limits
-from ..errors import CallerGone, ConfigError
+from ..errors import AppError, CallerGone, ConfigError
 from .answer import Answer
 from .app import AppOrigin, exited, report
 from .base import OriginExchange
@@ -110,6 +110,9 @@ class _CallThread(Thread):
             self.error = exited()
         except Exception as error:
             self.error = error
+        except BaseException as error:  # asyncio's CancelledError, say: in a thread it cancels nothing
+            self.error = AppError(f"the app raised {type(error).__name__}")
+            self.error.__cause__ = error
         finally:
             self._tell()
 
