@@ -269,6 +269,8 @@ def test_the_configuration_checks_itself() -> None:
     assert "short" not in str(caught.value)
     with pytest.raises(ConfigError, match="wsp_path"):
         normalise_base_path("/a b", field="wsp_path")
+    with pytest.raises(ConfigError, match="wsp_path: /request is a transport's path"):
+        RoutingConfig(wsp_path="/request", own_paths={"/request": "/wsp"})
 
 
 # -- names -------------------------------------------------------------------------------------
@@ -346,6 +348,21 @@ def test_the_servers_own_host_may_lie_below_the_base_domain() -> None:
 def test_hosts_that_are_no_names(host: bytes) -> None:
     assert to(b"/_stats", host=host, base_domain=DOMAIN) == Reserved("_stats")
     assert not is_named(RequestHead(b"GET", b"/", [(b"Host", host)]), RoutingConfig(base_domain=DOMAIN))
+
+
+# -- paths of transports -----------------------------------------------------------------------
+
+
+def test_a_transports_own_path_leads_to_where_it_is_mounted() -> None:
+    own = {"/register": "/wsp"}
+    assert to(b"/register?a", own_paths=own) == Reserved("_tunnel", b"/wsp")
+    assert to(b"/b/register", own_paths=own, base_path="/b") == Reserved("_tunnel", b"/wsp")
+    assert to(b"/register", X_TOKEN, own_paths=own) == ToTunnel(
+        (TOKEN,), b"/register"
+    )  # somebody's origin has it too
+    for target in (b"/register/", b"/Register", b"/regist%65r", b"/register"[:-1]):
+        assert "names no tunnel" in missing(to(target, own_paths=own))
+    assert "names no tunnel" in missing(to(b"/register", own_paths=own, transports=False))
 
 
 # -- wsp ---------------------------------------------------------------------------------------

@@ -230,6 +230,30 @@ async def test_a_fault_of_ours_says_whether_an_answer_had_begun(
         await both_clean(there, client)
 
 
+@pytest.mark.parametrize(
+    ("sent", "begun", "code"),
+    [
+        (False, False, ResetCode.REFUSED),
+        (True, False, ResetCode.SESSION_GONE),
+        (True, True, ResetCode.BROKEN_OFF),
+    ],
+)
+async def test_an_origin_may_end_an_exchange_without_an_answer(sent: bool, begun: bool, code: ResetCode) -> None:
+    async def withdraws(exchange: OriginExchange) -> None:
+        if begun:
+            exchange.send_head(ResponseHead(200, []))
+        exchange.withdraw(sent=sent)
+        assert exchange.gone
+        exchange.withdraw(sent=not sent)  # said once
+
+    async with tunnel() as there, there.client(Answering(withdraws)) as client:
+        await client.wait_ready(10)
+        opener = Silent()
+        server_link(there).open_stream(StreamKind.HTTP, opener).send_head(REQUEST)
+        await opener.until(lambda: ("reset", code) in opener.heard)
+        await both_clean(there, client)
+
+
 @pytest.mark.parametrize("answer", ["nothing", "head", "half"])
 async def test_an_origin_that_returns_too_early(answer: str) -> None:
     seen = anyio.Event()

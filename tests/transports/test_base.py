@@ -30,6 +30,7 @@ async def test_a_half_that_is_missing_says_so() -> None:
     with pytest.raises(TypeError, match="'half' is not mounted"):
         await Half().mounted(FakeRequest([]), no_offer)
     assert Half().mount_path() is None
+    assert Half().own_path() is None
 
 
 async def test_one_without_a_listener_is_started_at_once() -> None:

@@ -12,7 +12,7 @@ from tunnelkit.errors import ConfigError
 from tunnelkit.legacy.wstunnel import WStunnelTransport
 from tunnelkit.transports import lookup
 from tunnelkit.transports.base import Transport
-from tunnelkit.transports.lookup import ENTRY_POINT_GROUP, find_transport, find_transports, transport_names
+from tunnelkit.transports.lookup import ENTRY_POINT_GROUP, find_transport, find_transports, own_paths, transport_names
 from tunnelkit.transports.memory import MemoryTransport
 from tunnelkit.transports.websocket import WebSocketTransport
 
@@ -116,3 +116,28 @@ def test_none_or_one_twice_is_told_with_the_field(wanted: str) -> None:
     with pytest.raises(ConfigError) as caught:
         find_transports(wanted, field="transports")
     assert caught.value.field == "transports"
+
+
+class Elsewhere(MemoryTransport):
+    """It has a path of its own."""
+
+    def __init__(self, path: str | None, mount: str | None) -> None:
+        super().__init__()
+        self._path = path
+        self._mount = mount
+
+    def own_path(self) -> str | None:
+        return self._path
+
+    def mount_path(self) -> str | None:
+        return self._mount
+
+
+def test_paths_beside_the_common_one() -> None:
+    there = {"a": Elsewhere("/a", "/mount"), "b": Elsewhere(None, "/b"), "c": Elsewhere("/c", None)}
+    assert own_paths(there) == {"/a": "/mount", "/c": ""}
+
+
+def test_two_cannot_have_one_path() -> None:
+    with pytest.raises(ConfigError, match="transports: /a is wanted by two"):
+        own_paths({"a": Elsewhere("/a", "/a"), "b": Elsewhere("/a", "/b")})
