@@ -281,8 +281,8 @@ def wrong_body(path: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("path", [
-    "/raises-before", "/exits-before", "/cancels-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields", "/starts-twice",
-    "/text", "/too-much-content-length",
+    "/raises-before", "/exits-before", "/cancels-before", "/no-start", "/no-status", "/no-pairs", "/bad-fields",
+    "/starts-twice", "/text", "/too-much-content-length",
 ])  # fmt: skip
 async def test_a_failure_before_the_response_began_is_told(path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with serve_app(fine(wrong)) as ends:
