@@ -11,7 +11,7 @@ import getpass
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from cli.rules import rules
 from cli.running import Stop, in_flags, log_start, run_program, timing
 from cli.served import Requests
 from tunnelkit import ClientCertificate, Limits, TunnelClient, mask_token
-from tunnelkit.errors import ConfigError, DialError, TunnelkitError
+from tunnelkit.errors import ConfigError, DialError, RegistrationRefused, TunnelkitError
 from tunnelkit.events import Connected, Lost, Resumed, Retrying
 from tunnelkit.inspector import Inspector
 from tunnelkit.inspector_page import serve_inspector
@@ -41,6 +41,8 @@ from tunnelkit.transports.base import Transport
 __all__ = ["main", "make_client"]
 
 STATUS_INTERVAL = 10.0
+# Another client took the place: whoever started this one again would take it back, and so on for ever.
+EXIT_SUPERSEDED = 3
 
 
 # -- from settings to clients ---------------------------------------------------------------------
@@ -161,7 +163,8 @@ async def main(settings: Settings) -> int:
     log_start(settings)
     if settings["insecure"]:
         warn("--insecure: no certificate is verified; whoever is on the way can read and change everything")
-    stop, failed = Stop(), []
+    stop = Stop()
+    failed: list[TunnelkitError] = []
 
     async def run(tunnel: Tunnel) -> None:
         try:
@@ -182,7 +185,15 @@ async def main(settings: Settings) -> int:
             # Not when the tunnel is up: a server that is away is waited for, and is no failed start.
             notify.ready()
         tasks.cancel_scope.cancel()
-    return 1 if failed else 0
+    return exit_status(failed)
+
+
+def exit_status(failed: Sequence[TunnelkitError]) -> int:
+    """Of all tunnels together, by the errors of those that failed."""
+    if not failed:
+        return 0
+    superseded = [isinstance(error, RegistrationRefused) and error.code == "superseded" for error in failed]
+    return EXIT_SUPERSEDED if all(superseded) else 1
 
 
 async def show_page(tasks: TaskGroup, inspector: Inspector, settings: Settings) -> bool:

@@ -395,6 +395,21 @@ def test_one_tunnel_that_fails_does_not_end_the_others(server: Program, origin: 
             assert client.end() == 1
 
 
+def test_a_client_that_was_replaced_ends_with_a_status_of_its_own(origin: str, anyio_backend_name: str) -> None:
+    flags = ["--policy", "replace", "--secretkey", "ThisIsASecret", "--backend", anyio_backend_name]
+    with program("tunnel_server.py", "--listen", "127.0.0.1:0", *flags) as server:
+        url = server.said("listening on ")
+        arguments = [*client_flags(url, origin, anyio_backend_name), "--secretkey", "ThisIsASecret"]
+        with program("tunnel_client.py", *arguments) as first:
+            first.said("ready ")
+            with program("tunnel_client.py", *arguments) as second:
+                assert first.wait() == 3
+                second.said("ready ")
+                assert get(url, f"/_token/{TOKEN}/a") == (200, b"hello")
+    unit = (EXAMPLES / "deploy" / "tunnelkit-client@.service").read_text(encoding="utf-8")
+    assert re.search(r"^RestartPreventExitStatus=.*\b3\b", unit, re.MULTILINE)
+
+
 def test_each_table_is_a_tunnel_of_its_own(
     server: Program, origin: str, tmp_path: Path, anyio_backend_name: str
 ) -> None:
