@@ -101,12 +101,12 @@ class Gateway:
         self.metrics.requests += 1
         exchange = GatewayExchange(self, request, where, next(self._numbers))
         self.active.add(exchange)
-        try:
-            await exchange.run()
-        finally:
-            self.active.discard(exchange)
-            if self.draining and not self.active:
-                self.idle.set()
+        await exchange.run()
+
+    def over(self, exchange: GatewayExchange) -> None:
+        self.active.discard(exchange)
+        if self.draining and not self.active:
+            self.idle.set()
 
     def _by_token(self, route: ToTunnel) -> Addressed:
         """To the first candidate that is known; else to the first, so that it waits or fails under its name."""

@@ -72,6 +72,7 @@ class GatewayExchange:
         self._sent_bytes = 0
         self._attempt = 0
         self._done = False
+        self._left = False
 
     # -- the task ------------------------------------------------------------------------------
 
@@ -114,7 +115,11 @@ class GatewayExchange:
         self._received_bytes, self._sent_bytes = splice.received, splice.delivered
 
     def _leave(self) -> None:
+        if self._left:
+            return
+        self._left = True
         gateway = self._gateway
+        gateway.over(self)
         gateway.heads.stop(self)
         self._withdraw_or_reset(ResetCode.CANCEL)
         now = gateway.now()
@@ -405,8 +410,12 @@ class GatewayExchange:
         self._finish()
 
     def _finish(self) -> None:
+        """What is left to do is done here where the task has nothing else to wake for: that costs more than it."""
         self._done = True
-        self.request.wake()
+        if self.request.rest():
+            self._leave()
+        else:
+            self.request.wake()
 
     # -- failures ------------------------------------------------------------------------------
 

@@ -949,3 +949,104 @@ async def test_cancelling_breaks_the_connection_off() -> None:
         await anyio.wait_all_tasks_blocked()
     assert await read_until(caller) == b"<reset>"
     assert not served.front.connections
+
+
+# -- answers that wake nobody ------------------------------------------------------------------------
+
+
+class Resting:
+    """Its requests are answered by whoever holds it, while the task of each waits."""
+
+    def __init__(self) -> None:
+        self.requests: list[FrontRequest] = []
+        self.woken = 0
+        self.came = anyio.Event()
+
+    async def handle(self, request: FrontRequest) -> None:
+        self.requests.append(request)
+        self.came.set()
+        await request.wait(readable=True)
+        self.woken += 1
+
+    async def next(self) -> FrontRequest:
+        """The next request, whose task waits by now."""
+        with anyio.fail_after(10):
+            await self.came.wait()
+            await anyio.wait_all_tasks_blocked()
+        self.came = anyio.Event()
+        return self.requests[-1]
+
+
+async def test_a_caller_that_has_its_answer_wakes_nobody_before_it_asks_again() -> None:
+    resting = Resting()
+    async with serving(resting.handle) as served:
+        caller = served.connect()
+        for number in range(3):
+            await caller.send(GET % number)
+            request = await resting.next()
+            assert resting.woken == number
+            answer(request, b"%d" % number)
+            assert request.rest()
+            assert await read_until(caller, sized(b"%d" % number)) == sized(b"%d" % number)
+        await anyio.wait_all_tasks_blocked()
+        assert resting.woken == 2
+        await caller.send_eof()
+        assert await read_until(caller, b"") == b""
+
+
+@pytest.mark.parametrize("ended_by", ["the clock", "a drain", "the caller"])
+async def test_what_ends_a_connection_that_rests(ended_by: str) -> None:
+    resting = Resting()
+    limits = Limits(keep_alive_idle=0.05 if ended_by == "the clock" else 60)
+    async with serving(resting.handle, limits=limits) as served:
+        caller = served.connect()
+        await caller.send(GET % 1)
+        request = await resting.next()
+        answer(request, b"1")
+        assert request.rest()
+        assert await read_until(caller, sized(b"1")) == sized(b"1")
+        if ended_by == "a drain":
+            served.front.drain()
+        with anyio.fail_after(10):
+            if ended_by == "the caller":
+                await caller.aclose()
+            else:
+                assert await read_until(caller) == b""
+            await anyio.wait_all_tasks_blocked()
+        assert resting.woken == 1
+        assert not served.front.connections
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        GET % 1 + GET % 2,
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+    ],
+)
+async def test_a_connection_on_which_there_is_more_to_do_does_not_rest(wire: bytes) -> None:
+    resting = Resting()
+    async with serving(resting.handle) as served:
+        caller = served.connect()
+        await caller.send(wire)
+        request = await resting.next()
+        answer(request, b"1")
+        assert not request.rest()
+        request.wake()
+        assert await read_until(caller, b"1") != b""
+        caller.abort()
+
+
+async def test_nobody_rests_who_does_not_wait() -> None:
+    rested: list[bool] = []
+
+    async def at_once(request: FrontRequest) -> None:
+        answer(request, b"1")
+        rested.append(request.rest())
+
+    async with serving(at_once) as served:
+        caller = served.connect()
+        await caller.send(GET % 1)
+        assert await read_until(caller, sized(b"1")) == sized(b"1")
+        assert rested == [False]

@@ -301,3 +301,14 @@ async def test_a_server_that_drains() -> None:
             go.set()
             assert (await caller.answer())[0] == 200
         assert drained.is_set()
+
+
+async def test_a_caller_that_has_its_answer_is_no_request_any_more() -> None:
+    """Though its connection is kept, and the task of it sleeps on until the caller asks again."""
+    async with tunnel() as there, there.client(named(b"one")) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        for _ in range(3):
+            await caller.send("GET", PATH)
+            assert await caller.answer() == (200, b"one")
+            await there.clean()

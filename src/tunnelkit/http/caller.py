@@ -80,6 +80,12 @@ class CallerConnection:
         return not (self.upgraded or self.may_ask or self.is_link)
 
     @property
+    def may_idle(self) -> bool:
+        """Nothing is left to do on it before its next request."""
+        idle = not (self.closing or self.gone or self._out.size)
+        return idle and self.codec.keep_alive and not (self.codec.eof or self.codec.buffered)
+
+    @property
     def blocked(self) -> bool:
         """What was flushed last is not all taken: nothing more may be added."""
         return self._out.blocked
@@ -186,6 +192,7 @@ class FrontRequest(CallerRequest):
         self._held = 0  # bytes in _body
         self._failure: HeadError | None = None
         self._pace: Pace | None = None
+        self._reads = False  # a task waits for bytes
         self._decode()
         self._news = self.has_body  # since the last wait for reading
 
@@ -365,9 +372,11 @@ class FrontRequest(CallerRequest):
         expects_body = reads and not self._settled
         if expects_body:
             self._expect_body()
+        self._reads = reads
         try:
             await connection.stream.wait(readable=reads, writable=writable)
         finally:
+            self._reads = False
             connection.read_clock.clear()
         if reads and not self.complete:  # once it is, what comes next is not this request's
             self._read_ahead()
@@ -399,6 +408,13 @@ class FrontRequest(CallerRequest):
 
     def wake(self) -> None:
         self._connection.stream.wake()
+
+    def rest(self) -> bool:
+        connection = self._connection
+        rests = self._reads and connection.may_idle
+        if rests:
+            connection.read_clock.set(connection.now() + connection.limits.keep_alive_idle)
+        return rests
 
     # -- upgrade -------------------------------------------------------------------------------
 

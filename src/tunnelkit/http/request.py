@@ -91,6 +91,11 @@ class CallerRequest(ABC):
     @abstractmethod
     def wake(self) -> None: ...
 
+    def rest(self) -> bool:
+        """The caller has its answer. True: a task that waits need not be woken for that, and stays in ``wait`` until
+        the caller asks again or its connection is over."""
+        return False
+
     @abstractmethod
     async def upgrade(self, head: ResponseHead) -> ByteStream:
         """Write ``head`` (101 and its fields) and hand over the byte stream, with the bytes that came early."""
