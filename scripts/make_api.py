@@ -298,12 +298,16 @@ class _Document:
         self, found: Found, node: ast.ClassDef, members: Sequence[ast.stmt], made: Function | None
     ) -> Iterator[str]:
         """With a table for those that anything is said of; a constructor that is shown has the types of others."""
-        rows = dict(_assigned(found, members)) | dict(_assigned(found, made.body if made else (), of_self=True))
+        rows: dict[str, tuple[str, str]] = {}
+        inside = _assigned(found, made.body if made else (), of_self=True)
+        for name, (kind, words) in [*_assigned(found, members), *inside]:
+            before = rows.get(name, ("", ""))
+            rows[name] = (kind or before[0], words or before[1])
         for each in members:
             if _is_function(each) and _is_property(each) and not self._inherited(found, node, each):
                 words = self._need(_plain(ast.get_docstring(each) or ""), f"{node.name}.{each.name}")
                 rows[each.name] = (ast.unparse(each.returns) if each.returns is not None else "", words)
-        rows = {name: row for name, row in rows.items() if not {name, f"{node.name}.{name}"} & HIDDEN}
+        rows = {name: row for name, row in rows.items() if _is_shown(node, name)}
         told = {name: row for name, row in rows.items() if row[1] or (found.given and made is None)}
         bare = [f"`{name}`" for name in rows if name not in told]
         if bare and (made is not None or not found.given) and node.name not in TERSE and not _is_dataclass(node):
@@ -369,11 +373,15 @@ def _made(found: Found, node: ast.ClassDef, made: Function | None) -> str:
         return plain
     if made is not None:
         return _called(node.name, _arguments(made.args))
-    fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and not _target(each).startswith("_")]
+    fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and _is_shown(node, _target(each))]
     if _is_dataclass(node) and fields and node.name not in ELSEWHERE:
         keywords = ["*"] if any("kw_only=True" in ast.unparse(each) for each in node.decorator_list) else []
         return _called(node.name, [*keywords, *map(_field, fields)])
     return plain
+
+
+def _is_shown(node: ast.ClassDef, name: str) -> bool:
+    return not (name.startswith("_") or {name, f"{node.name}.{name}"} & HIDDEN)
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
@@ -454,6 +462,9 @@ def _plain(docstring: str) -> str:
             lines.append(line)
     text = re.sub(r"``(.+?)``", r"`\1`", "\n".join(lines), flags=re.DOTALL)
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^>>> (?:.+\n?)+", lambda match: f"```python\n{match[0].rstrip()}\n```\n", text, flags=re.MULTILINE
+    )
     return re.sub(r"\n((?:    .*\n?|\n)+)", _fenced, text).strip()
 
 

@@ -35,7 +35,8 @@ class Missed(TunnelEvent):
 
 
 class EventStream:
-    """One listener's events, from the moment it was made: ``async for event in stream``. Ends after the last one."""
+    """One listener's events, from the moment it was made: ``async for event in stream``. It ends after the last one,
+    or by being dropped. Cancelling a wait loses no event."""
 
     __slots__ = ("__weakref__", "_bell", "_ended", "_missed", "_waiting")
 

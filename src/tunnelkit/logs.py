@@ -109,8 +109,8 @@ def _escape(char: str) -> str:
 def mask_target(target: str | bytes) -> str:
     """A request target with the token in its path masked: its first 8 characters, never more than half of it.
 
-        >>> mask_target("/_token/a-secret-of-16-letters/page?x=1")
-        '/_token/a-secret.../page?x=1'
+    >>> mask_target("/_token/a-secret-of-16-letters/page?x=1")
+    '/_token/a-secret.../page?x=1'
     """
     text = target.decode("latin-1") if isinstance(target, bytes) else target
     if "token" not in text:
@@ -121,8 +121,8 @@ def mask_target(target: str | bytes) -> str:
 def mask_userinfo(url: str | bytes) -> str | bytes:
     """A URL, or what somebody gave for one, without what stands before "@": there may be a password in it.
 
-        >>> mask_userinfo("http://user:password@proxy.example:3128")
-        'http://...@proxy.example:3128'
+    >>> mask_userinfo("http://user:password@proxy.example:3128")
+    'http://...@proxy.example:3128'
     """
     text = url.decode("latin-1") if isinstance(url, bytes) else url
     before, at, rest = text.rpartition("@")

@@ -29,14 +29,14 @@ __all__ = ["Authorise", "Granted", "Permit", "Refusal", "Registration", "checked
 class Registration:
     """Who wants to register, or to resume a session."""
 
-    token: str = field(repr=False)
+    token: str = field(repr=False)  # in the clear: what a directory looks it up by
     address: str  # the client's, after trusted proxies
     certificate: Mapping[str, object] | None = field(default=None, repr=False)  # as ``ssl.SSLSocket.getpeercert()``
     instance: str = ""  # of the ``TunnelClient`` object, or as it was configured
     name: str | None = None  # the public name that it asks for
     policy: str | None = None  # how it would share its token
-    client_version: str = ""
-    resumes: bool = False
+    client_version: str = ""  # what it calls itself, as "tunnelkit/1.0"
+    resumes: bool = False  # it was granted before, and only its connection is new
 
     @classmethod
     def of(cls, handshake: Handshake, peer: Peer) -> Registration:

@@ -31,8 +31,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """Regular expressions for the method, the URL (``scheme://host[:port]/path?query``) and fields by name; what is
-    left out matches anything. A field that a request does not have counts as ""."""
+    """Regular expressions for the method, the URL (``scheme://host[:port]/path?query``) and fields by name. Each must
+    match whole; what is left out matches anything. A field that a request does not have counts as "". Whoever is
+    given rules raises ConfigError for a pattern that is none.
+
+        >>> rule = Rule(method="GET|HEAD", url=r"http://wiki\\.internal(:80)?/.*", headers={"X-Team": "docs"})
+    """
 
     method: str | None = None
     url: str | None = None

@@ -51,7 +51,9 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """The server's no, given before anything is upgraded. ``code`` is tunnelkit's own (errors.TERMINAL_CODES)."""
+    """The server's no, given before anything is upgraded. ``code`` is tunnelkit's own, lower case letters and ``_``:
+    bad_request, unauthorized, forbidden, version, superseded and name_taken end a client; it tries again for others.
+    """
 
     status: int
     code: str

@@ -23,7 +23,8 @@ _CLOSE_TIMEOUT: Final = 1.0
 
 
 class StreamConnection(Connection):
-    """A subclass gives ``transport``, ``max_message``, ``encode``, ``encode_close`` and ``decode``."""
+    """Made of a ``stream``, which ends with it. A subclass gives ``transport``, ``max_message``, ``encode``,
+    ``encode_close`` and ``decode``."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
