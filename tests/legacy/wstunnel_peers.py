@@ -67,6 +67,7 @@ class WStunnelClient:
         self._stream = stream
         self._frames = Connection(ConnectionType.CLIENT, trailing_data=early)
         self._respond = respond
+        self._muted = False
         self._writing = anyio.Lock()
         self._news = anyio.Event()
 
@@ -110,6 +111,14 @@ class WStunnelClient:
         async with self._writing:
             await self._stream.send(self._frames.send(BytesMessage(data)))
 
+    async def wire(self, data: bytes) -> None:
+        """Bytes of whatever frames."""
+        await self._stream.send(data)
+
+    def mute(self) -> None:
+        """Answer no ping."""
+        self._muted = True
+
     async def reply(self, asked: Asked, message: bytes, *, fragment: int = FRAGMENT) -> None:
         """A response in fragments, as theirs goes out."""
         data = asked.number + message
@@ -147,7 +156,8 @@ class WStunnelClient:
                 elif isinstance(event, Pong):
                     self.pongs += 1
                 elif isinstance(event, Ping):
-                    await self._stream.send(self._frames.send(Pong(event.payload)))
+                    if not self._muted:
+                        await self._stream.send(self._frames.send(Pong(event.payload)))
                 elif isinstance(event, CloseConnection):
                     self.closed = int(event.code)
                     self._ring()
@@ -200,6 +210,7 @@ class WStunnelServer:
         self.others: list[dict[str, str]] = []  # whatever else came
         self.without_origin = _refusal("Origin header with rendez-vous token required")
         self.pings = 0
+        self.muted = False
         self.refuse: bytes | None = None
         self.closed = 0
         self._answers: dict[bytes, Answered] = {}
@@ -248,6 +259,12 @@ class WStunnelServer:
     async def raw(self, data: bytes) -> None:
         assert self._stream is not None
         await self._stream.send(self._frames.send(BytesMessage(data)))
+
+    async def wire(self, data: bytes) -> None:
+        """Bytes of whatever frames."""
+        await self.until(lambda: self._stream is not None)
+        assert self._stream is not None
+        await self._stream.send(data)
 
     def drop(self) -> None:
         assert self._stream is not None
@@ -310,7 +327,8 @@ class WStunnelServer:
                         message, fragments = b"", [0]
                 elif isinstance(event, Ping):
                     self.pings += 1
-                    await stream.send(self._frames.send(Pong(event.payload)))
+                    if not self.muted:
+                        await stream.send(self._frames.send(Pong(event.payload)))
                 elif isinstance(event, CloseConnection):
                     return
                 self._ring()
