@@ -86,6 +86,22 @@ async def test_a_connection_that_is_gone_is_told() -> None:
         await socket.send_fragment(b"a", last=True)
 
 
+async def test_nothing_is_sent_to_a_peer_that_closes() -> None:
+    near, far = memory_pair()
+    socket = FragmentSocket(near, client=False)
+    await far.send(b"\x88\x82" + MASK + b"\x03\xe8")
+    with pytest.raises(ConnectionLost, match="closed with code 1000"):
+        await socket.receive()
+    with pytest.raises(ConnectionLost, match="closes"):
+        await socket.send_text(b"{}")
+    with pytest.raises(ConnectionLost, match="closes"):
+        await socket.send_fragment(b"abc", last=False)
+    with pytest.raises(ConnectionLost, match="closes"):
+        await socket.send([b"abc"], wanted=lambda: True)
+    await socket.aclose(1000)
+    assert await read_exactly(far, 4) == b"\x88\x02\x03\xe8"
+
+
 async def test_pings_are_answered_between_fragments() -> None:
     near, far = memory_pair()
     socket = FragmentSocket(near, client=False)

@@ -141,24 +141,29 @@ class FragmentSocket:
             held: bytes | None = None
             for piece in pieces:
                 if held is not None:
-                    await self._write(self._frames.send(BytesMessage(held, message_finished=False)))
+                    await self._send(BytesMessage(held, message_finished=False))
                     await self._send_control()
                 held = piece
-            await self._write(self._frames.send(BytesMessage(held or b"")))
+            await self._send(BytesMessage(held or b""))
             await self._send_control()
             return True
 
     async def send_text(self, text: bytes) -> None:
         """One text message. Raises ``ConnectionLost``. Cancelled, the connection is of no more use."""
         async with self._turn:
-            await self._write(self._frames.send(TextMessage(text.decode())))
+            await self._send(TextMessage(text.decode()))
 
     async def send_fragment(self, data: Buffer, *, last: bool) -> None:
         """A piece of a binary message that comes as it comes, by the one task that sends messages here. Raises
         ``ConnectionLost``. Cancelled, the connection is of no more use."""
         async with self._turn:
-            await self._write(self._frames.send(BytesMessage(bytes(data), message_finished=last)))
+            await self._send(BytesMessage(bytes(data), message_finished=last))
             await self._send_control()
+
+    async def _send(self, event: BytesMessage | TextMessage) -> None:
+        if self._frames.state is not ConnectionState.OPEN:
+            raise ConnectionLost("the peer closes the connection")
+        await self._write(self._frames.send(event))
 
     async def _write(self, data: bytes) -> None:
         try:
