@@ -74,6 +74,10 @@ class InspectedBody:
         self._kept += data[:room]
         return min(room, len(data))
 
+    def forget(self) -> None:
+        """Keep its size alone."""
+        self._kept = bytearray()
+
     def __repr__(self) -> str:
         return f"<InspectedBody {self.size} bytes>"
 
@@ -112,6 +116,13 @@ class Inspected:
         self.size = _OVERHEAD + sum(len(name) + len(value) for name, value in head.fields) + len(target)
         self._head = RequestHead(head.method, target, list(head.fields), head.version)  # with its secrets: to replay
         self._send = send
+
+    def forget(self) -> None:
+        """Let go of its bodies and of what a replay needs: whoever still holds it, a listener that lags say, is not
+        to hold more than the inspector may."""
+        self.body.forget()
+        self.answer_body.forget()
+        self._head.fields = []
 
     def __repr__(self) -> str:
         return f"<Inspected {self.number} {self.method} {self.status or '...'} {self.outcome}>"
@@ -186,8 +197,8 @@ class Inspector:
 
     def clear(self) -> None:
         """Forget all of them."""
-        self._kept.clear()
-        self._size = 0
+        while self._kept:
+            self._forget_oldest()
 
     def __aiter__(self) -> _News:
         news = _News()
@@ -224,7 +235,8 @@ class Inspector:
         return Watch(self, exchange)
 
     def _keep(self, exchange: Inspected, body: InspectedBody, data: bytes | bytearray | memoryview) -> None:
-        if kept := body.add(data, self._body_bytes):
+        most = self._body_bytes if exchange.number in self._kept else 0
+        if kept := body.add(data, most):
             self._grow(exchange, kept)
 
     def _grow(self, exchange: Inspected, count: int) -> None:
@@ -235,8 +247,12 @@ class Inspector:
 
     def _trim(self) -> None:
         while self._kept and (len(self._kept) > self._most or self._size > self._total_bytes):
-            _, oldest = self._kept.popitem(last=False)
-            self._size -= oldest.size
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, oldest = self._kept.popitem(last=False)
+        self._size -= oldest.size
+        oldest.forget()
 
     def _tell(self, exchange: Inspected) -> None:
         for listener in self._listeners:

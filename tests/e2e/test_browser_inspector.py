@@ -59,6 +59,10 @@ async def test_chromium_sees_a_request_arrive_live_opens_it_and_replays_it() -> 
             await page.evaluate("document.getElementById('replay').click()")
             await page.until("document.getElementById('row-2')?.textContent.includes('200')")
             await until(lambda: len(asked) == 2)
+            for number in (90, 70, 80):  # as after a time without a connection
+                await page.evaluate(f"show({{...kept.get(1), number: {number}}})")
+            order = "[...document.getElementById('rows').children].map((line) => line.id).join()"
+            assert await page.evaluate(order) == "row-90,row-80,row-70,row-2,row-1"
             await page.evaluate(
                 "const box = document.getElementById('filter'); box.value = 'nothing like it';"
                 " box.dispatchEvent(new Event('input'))"

@@ -103,6 +103,23 @@ async def test_it_is_bounded_by_count_and_bytes(opened: Open) -> None:
         assert small._size <= 20_000
 
 
+async def test_what_it_does_not_keep_any_more_holds_no_bodies(opened: Open) -> None:
+    """Neither those that run on, nor those that a listener was not told of yet."""
+    inspector = Inspector(exchanges=1)
+    async with opened(inspector) as ends, anyio.create_task_group() as group:
+        news = aiter(inspector)
+        held = ends.call(group, "/hold/x", method="POST", body=b"x" * 1000)
+        await until(lambda: inspector.exchanges and inspector.exchanges[0].body.kept == 1000)
+        [running] = inspector.exchanges
+        await ends.get("/bytes/5000")
+        ends.origin.release("x")
+        assert (await held.answer())[0] == 200
+        await until(lambda: running.outcome)
+        assert (running.body.size, running.body.kept, running.answer_body.kept) == (1000, 0, 0)
+        assert not running._head.fields
+        assert await anext(news) is running
+
+
 async def test_it_is_an_async_iterator(opened: Open) -> None:
     inspector = Inspector()
     async with opened(inspector) as ends:
