@@ -18,6 +18,8 @@ import custom_authorisation
 import embedded
 import several_tunnels
 
+from ..e2e.peers import program
+
 pytestmark = pytest.mark.anyio
 
 EXAMPLES = Path(embedded.__file__).parent
@@ -104,6 +106,7 @@ async def test_client_certificates(
 
 
 def test_the_openssl_commands_of_client_certificates_make_its_folder(tmp_path: Path) -> None:
+    program("openssl")
     _, _, commands = (client_certificates.__doc__ or "").partition("by openssl:\n")
     subprocess.run(
         ["bash", "-eu"], input=commands, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
