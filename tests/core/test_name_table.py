@@ -73,12 +73,46 @@ def test_names_that_were_left_are_forgotten_in_time() -> None:
 
 
 def test_of_names_that_were_left_only_so_many_are_kept() -> None:
-    names = NameTable(replace(DEFAULT_LIMITS, known_tokens=2))
-    for name in ("one", "two", "three"):
+    names, three = NameTable(replace(DEFAULT_LIMITS, known_tokens=2)), b"3" * 32
+    for name, token in (("one", ONE), ("two", TWO), ("three", three)):
+        names.claim(name, token, 0)
+        names.serve(name)
+        names.release(name, 0)
+    assert [names.owner(name, 0) for name in ("one", "two", "three")] == [None, TWO, three]
+
+
+def test_of_the_names_that_a_token_had_the_last_is_kept() -> None:
+    names = NameTable(DEFAULT_LIMITS)
+    for name in ("one", "two"):
         names.claim(name, ONE, 0)
         names.serve(name)
         names.release(name, 0)
-    assert [names.owner(name, 0) for name in ("one", "two", "three")] == [None, ONE, ONE]
+    assert [names.owner(name, 0) for name in ("one", "two")] == [None, ONE]
+    names.claim("three", ONE, 0)
+    assert names.owner("two", 0) == ONE  # this one may come to nothing
+    names.release("three", 0)
+    assert names.owner("two", 0) == ONE
+    assert names.claim("one", TWO, 0)
+
+
+def test_a_name_whose_session_is_in_grace_while_its_token_took_another_is_not_kept() -> None:
+    names = NameTable(DEFAULT_LIMITS)
+    for name in ("one", "two"):
+        names.claim(name, ONE, 0)
+        names.serve(name)
+    assert [names.owner(name, 0) for name in ("one", "two")] == [ONE, ONE]
+    names.release("one", 0)
+    names.release("two", 0)
+    assert [names.owner(name, 0) for name in ("one", "two")] == [None, ONE]
+
+
+def test_a_name_made_from_a_token_costs_it_no_other() -> None:
+    names, made = NameTable(DEFAULT_LIMITS), "t-" + "a" * 16
+    for name in ("one", made):
+        names.claim(name, ONE, 0)
+        names.serve(name)
+        names.release(name, 0)
+    assert [names.owner(name, 0) for name in ("one", made)] == [ONE, ONE]
 
 
 def test_a_bound_name_is_never_anothers() -> None:
@@ -159,6 +193,12 @@ class Names(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, HOUR]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
+
+    @invariant()
+    def of_each_token_one_is_kept(self) -> None:
+        for token in (ONE, TWO):
+            kept = {name for name in "abc" if self.names.owner(name, self.now) == token}
+            assert len(kept - {name for name, owner in self.claims if owner == token}) <= 1
 
     @invariant()
     def whoever_claims_owns(self) -> None:

@@ -283,6 +283,15 @@ async def test_a_client_of_the_same_token_with_another_name_is_refused() -> None
         assert (await get(ends))[0] == 200
 
 
+async def test_with_another_name_a_token_gives_up_the_one_before() -> None:
+    async with named_ends() as ends:
+        for name in ("first", "second"):
+            async with ends.join(name=name):
+                pass
+        async with ends.join(name="first", token=OTHER_TOKEN):
+            assert (await refusal(ends, name="second", token="yet-another-token-for-tests")).code == "name_taken"
+
+
 @ONE_WAY
 async def test_a_derived_name_can_be_claimed_by_its_token_alone() -> None:
     name = derived_name(TOKEN, DOMAIN)

@@ -9,6 +9,7 @@ from typing import Final
 
 from ..config import Limits
 from ..errors import LocalProtocolError
+from .naming import is_derived
 
 __all__ = ["NameTable"]
 
@@ -27,7 +28,8 @@ class NameTable:
     """Synchronous, without clock. A claim is made before a session comes to life, and released once.
 
     A name outlives its claims by ``Limits.known_token_time`` if it was ever served, so that nobody takes it over
-    while its client restarts; of such names ``Limits.known_tokens`` are kept, and the one left first goes first.
+    while its client restarts; of such names ``Limits.known_tokens`` are kept, and the one left first goes first. Of
+    each token only the one that was served last is kept: nobody holds names back by claiming one after the other.
     """
 
     def __init__(self, limits: Limits, *, bound: Mapping[str, bytes] = _NONE) -> None:
@@ -36,6 +38,7 @@ class NameTable:
         self._bound = bound
         self._holders: dict[str, _Holder] = {}
         self._left: dict[str, None] = {}  # names without claims, in the order in which they were left
+        self._last: dict[bytes, str] = {}  # by token, the name that was served last; none that is made from a token
 
     def __repr__(self) -> str:
         return f"<NameTable names={len(self._holders)} bound={len(self._bound)}>"
@@ -60,6 +63,8 @@ class NameTable:
         if holder is None or holder.token != token:
             if holder is not None and holder.claims:
                 return False
+            if holder is not None:
+                self._drop(name)
             holder = self._holders[name] = _Holder(token)
         self._left.pop(name, None)
         holder.claims += 1
@@ -67,7 +72,12 @@ class NameTable:
 
     def serve(self, name: str) -> None:
         """A session that claimed ``name`` is attached."""
-        self._claimed(name).served = True
+        holder = self._claimed(name)
+        holder.served = True
+        if not is_derived(name):
+            before, self._last[holder.token] = self._last.get(holder.token, name), name
+            if before != name and before in self._left:
+                self._drop(before)
 
     def release(self, name: str, now: float) -> None:
         """A session or opening that claimed ``name`` is over."""
@@ -75,8 +85,8 @@ class NameTable:
         holder.claims -= 1
         if holder.claims:
             return
-        if not holder.served:
-            del self._holders[name]
+        if not holder.served or not (is_derived(name) or self._last.get(holder.token) == name):
+            self._drop(name)
             return
         holder.until = now + self._limits.known_token_time
         self._left[name] = None
@@ -106,5 +116,7 @@ class NameTable:
         return len(self._left) > self._limits.known_tokens or self._holders[name].until <= now
 
     def _drop(self, name: str) -> None:
-        del self._left[name]
-        del self._holders[name]
+        self._left.pop(name, None)
+        token = self._holders.pop(name).token
+        if self._last.get(token) == name:
+            del self._last[token]
