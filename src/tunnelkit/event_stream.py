@@ -57,10 +57,11 @@ class EventStream:
 
     async def __anext__(self) -> TunnelEvent:
         """Cancelling loses no event."""
-        if self._ended:
-            raise StopAsyncIteration
-        while not self._waiting:
-            self._bell = anyio.Event()
+        while self._ended or not self._waiting:
+            if self._ended:
+                raise StopAsyncIteration
+            if self._bell.is_set():  # others may wait for the one that is not
+                self._bell = anyio.Event()
             await self._bell.wait()
         if self._missed:
             missed, self._missed = self._missed, 0

@@ -278,6 +278,7 @@ class _News:
     async def __anext__(self) -> Inspected:
         """Cancelling loses nothing."""
         while not self._waiting:
-            self._bell = anyio.Event()
+            if self._bell.is_set():  # others may wait for the one that is not
+                self._bell = anyio.Event()
             await self._bell.wait()
         return self._waiting.popleft()

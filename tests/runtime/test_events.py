@@ -46,6 +46,26 @@ async def test_waiting_and_cancelling_lose_nothing() -> None:
     assert seen == [Lost(reason="cut")]
 
 
+async def test_two_tasks_may_share_a_listener() -> None:
+    """Each event goes to one of them, and the end to both."""
+    events = Events()
+    listener = events.listen()
+    seen: list[object] = []
+
+    async def listen() -> None:
+        seen.extend([event async for event in listener])
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(listen)
+            group.start_soon(listen)
+            await anyio.wait_all_tasks_blocked()
+            for event in (Lost(reason="one"), Lost(reason="two"), Closed(reason="done")):
+                events.tell(event)
+                await anyio.wait_all_tasks_blocked()
+    assert len(seen) == 3
+
+
 async def test_a_listener_that_lags_loses_the_oldest() -> None:
     events = Events()
     listener = events.listen()
