@@ -173,6 +173,13 @@ async def test_refusals_are_theirs(case: dict[str, Any]) -> None:
     assert fields.get("www-authenticate") == ('Basic realm="wstunnel"' if status == 401 else None)
 
 
+async def test_a_server_for_their_wire_alone_is_known_as_one_of_theirs() -> None:
+    without = text("handshake", "request").replace(b"Origin: " + TOKEN.encode() + b"\r\n", b"")
+    async with TunnelServer("127.0.0.1:0", transports="wstunnel") as server:
+        status, fields, body = await refusal(int(server.url.rpartition(":")[2]), without)
+    assert is_theirs(status, [(name.encode(), value.encode()) for name, value in fields.items()], body)
+
+
 async def test_a_full_token_is_told_as_theirs_tells_it() -> None:
     async with TunnelServer("127.0.0.1:0", limits=Limits(max_clients_per_token=1)) as server:
         port = int(server.url.rpartition(":")[2])

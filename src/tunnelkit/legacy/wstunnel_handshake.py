@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_NO_TOKEN: Final = b"Origin header with rendez-vous token required"
+
+
 # -- their client asks -------------------------------------------------------------------------------
 
 
@@ -42,7 +45,10 @@ def is_handshake(fields: Fields) -> bool:
 
 def read_handshake(fields: Fields) -> Handshake | Answer:
     """Their handshake as one of ours, or the answer that their server gives."""
-    token = field_values(fields, b"origin")[0].decode("latin-1")
+    origins = field_values(fields, b"origin")
+    if len(origins) != 1:
+        return _plain(400, _NO_TOKEN.decode())
+    token = origins[0].decode("latin-1")
     if len(token) < TOKEN_MIN:
         return _plain(400, f"Rendez-vous token is too short (must be {TOKEN_MIN} chars)")
     if not is_token(token):
@@ -104,8 +110,6 @@ def _plain(status: int, text: str, extra: Fields | None = None) -> Answer:
 
 
 # -- their server answers ----------------------------------------------------------------------------
-
-_NO_TOKEN: Final = b"Origin header with rendez-vous token required"
 
 
 def probe_fields(target: Target, key: bytes, user_agent: str) -> Fields:
