@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -73,37 +70,3 @@ async def test_the_fixture_gives_an_apps_url(tunnelkit_url: PublicUrl) -> None:
     first, second = await tunnelkit_url(app), await tunnelkit_url(hello)
     assert (await get(first, "/"))[1] == b"an app"
     assert (await get(second, "/"))[1] == b"hello /"
-
-
-FRESH = """
-import urllib.request
-import anyio.to_thread
-import pytest
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    return request.param
-
-async def app(scope, receive, send):
-    if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"mine"})
-
-def fetch(url):
-    with urllib.request.urlopen(url + "/") as answer:
-        return answer.read()
-
-@pytest.mark.anyio
-async def test_my_app(tunnelkit_url, tunnelkit_pair):
-    assert await anyio.to_thread.run_sync(fetch, await tunnelkit_url(app)) == b"mine"
-    async with tunnelkit_pair(app) as pair:
-        pair.link.cut()
-        assert await anyio.to_thread.run_sync(fetch, pair.url) == b"mine"
-"""
-
-
-def test_a_fresh_project_finds_the_fixtures(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text(FRESH)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", "."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
