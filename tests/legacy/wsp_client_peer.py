@@ -235,6 +235,16 @@ class WspClient:
 
     async def _dial(self) -> WspConnection | None:
         stream = await connect_tcp("127.0.0.1", self._port, timeout=5)
+        try:
+            connection = await self._register(stream)
+        except BaseException:
+            stream.abort()
+            raise
+        if connection is None:
+            stream.abort()
+        return connection
+
+    async def _register(self, stream: ByteStream) -> WspConnection | None:
         nonce = base64.b64encode(os.urandom(16)).decode()
         await stream.send(
             f"GET {self._path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nUser-Agent: Go-http-client/1.1\r\n"
@@ -247,7 +257,6 @@ class WspClient:
             while len(early) < length:
                 early += await stream.receive()
             self.refused.append((status, early))
-            stream.abort()
             return None
         connection = WspConnection(stream, early, self.ring)
         await connection.text(self.greeting)
