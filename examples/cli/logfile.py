@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -54,7 +54,8 @@ class LogFile(logging.Handler):
         """As logging's own does, in fewer calls: it comes for every line of every request."""
         passes = not self.filters or bool(self.filter(record))
         if passes:
-            with self._own_lock():
+            assert self.lock is not None  # logging made it
+            with self.lock:
                 self.emit(record)
         return passes
 
@@ -71,7 +72,8 @@ class LogFile(logging.Handler):
 
     def flush(self) -> None:
         """Write what there is."""
-        with self._own_lock():
+        assert self.lock is not None
+        with self.lock:
             lines, self._lines = self._lines, []
             self._unwritten = len(lines)
             try:
@@ -81,10 +83,6 @@ class LogFile(logging.Handler):
                     self._write(lines)
             except OSError as error:
                 self._lose(error)
-
-    def _own_lock(self) -> AbstractContextManager[object]:
-        assert self.lock is not None  # logging made it
-        return self.lock
 
     def _follow(self) -> None:
         """To the file that has the name now."""

@@ -52,7 +52,7 @@ class Dispatcher:
         where = request.plan(route, lambda: route(request.head, self._routing))
         if isinstance(where, ToDestination):
             where = through_tunnel(where, request.head, self._rules())
-        elif isinstance(where, (ToTunnel, ToName)):
+        elif isinstance(where, (ToTunnel, ToName)) and where.x_host is not None:
             check_x_host(where, request.head, self._rules())
         if isinstance(where, (ToTunnel, ToName)):
             await self.to_tunnel(request, where)

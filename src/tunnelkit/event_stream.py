@@ -77,6 +77,7 @@ class Events:
     def __init__(self) -> None:
         self._listeners: WeakSet[EventStream] = WeakSet()
         self._to_requests: WeakSet[EventStream] = WeakSet()
+        self._asked_for_requests = False  # ever: asking a WeakSet takes longer, and comes with every request
         self._last: TunnelEvent | None = None
 
     def tell(self, event: TunnelEvent) -> None:
@@ -93,7 +94,7 @@ class Events:
     @property
     def of_requests(self) -> bool:
         """Whether anybody listens to requests: no event of one is made otherwise."""
-        return bool(self._to_requests)
+        return self._asked_for_requests and bool(self._to_requests)
 
     def tell_request(self, event: TunnelEvent) -> None:
         for listener in self._to_requests:
@@ -107,6 +108,7 @@ class Events:
             listener._add(self._last)
         self._listeners.add(listener)
         if requests:
+            self._asked_for_requests = True
             self._to_requests.add(listener)
         return listener
 

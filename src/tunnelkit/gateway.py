@@ -202,6 +202,11 @@ class Gateway:
         users = self._callers.credentials.users
         return users(exchange.digest, exchange.name) is None and users(session.digest, None) is not None
 
+    @property
+    def alarm_is_set(self) -> bool:
+        """The registry is looked at no later than ``queue_timeout`` from now."""
+        return self._alarm is not None and self._alarm.active
+
     def set_alarm(self) -> None:
         """Be called back when the registry's next deadline is due; one timer serves all that waits."""
         due = self.registry.next_timer()

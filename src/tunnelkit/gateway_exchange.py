@@ -158,7 +158,8 @@ class GatewayExchange:
             return
         if isinstance(decision, Dispatch):
             self.dispatch(decision.session)
-        gateway.set_alarm()
+        if wait is not None or not gateway.alarm_is_set:  # else the alarm comes before this one's own deadline
+            gateway.set_alarm()
         if self._stream is not None:
             self._stream.flush()
 

@@ -336,7 +336,10 @@ class Link:
             for event in self.mux.receive_data(piece, now):
                 self._deliver(event, touched)
         for stream, handler in touched.items():
-            self._call(stream, handler.on_settled)
+            try:
+                handler.on_settled()
+            except Exception:
+                self._handler_failed(stream)
         if session.state is _GONE:
             code = session.peer_bye or "closed"
             self._ended(code)
@@ -416,38 +419,44 @@ class Link:
     # -- events --------------------------------------------------------------------------------
 
     def _deliver(self, event: Event, touched: dict[Stream, StreamHandler]) -> None:
-        if isinstance(event, Opened):
-            self._open_by_peer(event)
-            return
         if isinstance(event, GoAway):
             if self._going_away is not None:
                 self._going_away()
+            return
+        if isinstance(event, Opened):
+            self._open_by_peer(event)
             return
         stream = self.streams.get(event.stream_id)
         if stream is None:
             self._drop(event)
             return
         handler = touched[stream] = stream.handler
-        if isinstance(event, Data):
-            self._call(stream, handler.on_data, event.data, event.fin)
-        elif isinstance(event, HeadBlock):
-            self._call(stream, handler.on_head, event.block, event.fin)
-        elif isinstance(event, Progress):
-            self._call(stream, handler.on_progress, event.limit)
-        elif isinstance(event, Reset):
-            stream.forget()
-            self._call(stream, handler.on_reset, event.code)
+        try:
+            if isinstance(event, Data):
+                handler.on_data(event.data, event.fin)
+            elif isinstance(event, HeadBlock):
+                handler.on_head(event.block, event.fin)
+            elif isinstance(event, Progress):
+                handler.on_progress(event.limit)
+            elif isinstance(event, Reset):
+                stream.forget()
+                handler.on_reset(event.code)
+        except Exception:
+            self._handler_failed(stream)
 
     def _call(self, stream: Stream, method: Callable[..., None], *args: object) -> None:
-        """Call into a handler. One that fails costs its own stream, and is told that it is over."""
         try:
             method(*args)
         except Exception:
-            self._logger.exception("a stream's handler failed")
-            if stream.open:
-                handler = stream.handler
-                stream.reset(stream.fault_code)
-                self._call(stream, handler.on_reset, ResetCode.INTERNAL)
+            self._handler_failed(stream)
+
+    def _handler_failed(self, stream: Stream) -> None:
+        """A handler that fails costs its own stream, and is told that it is over."""
+        self._logger.exception("a stream's handler failed")
+        if stream.open:
+            handler = stream.handler
+            stream.reset(stream.fault_code)
+            self._call(stream, handler.on_reset, ResetCode.INTERNAL)
 
     def _drop(self, event: Event) -> None:
         """Late bytes of a stream that its handler has finished with."""

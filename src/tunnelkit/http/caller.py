@@ -350,7 +350,8 @@ class FrontRequest(CallerRequest):
     def send_end(self, trailers: Fields | None = None) -> None:
         connection = self._connection
         if not connection.gone:
-            connection.add(connection.codec.encode_end(trailers))
+            if end := connection.codec.encode_end(trailers):
+                connection.add(end)
             connection.flush()
 
     def flush(self) -> bool:

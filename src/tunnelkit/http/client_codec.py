@@ -153,4 +153,4 @@ class ClientCodec(Codec[ResponseHead]):
     def keep_alive(self) -> bool:
         """Bytes after the end of a response belong to nothing: such a connection is not used again."""
         done = self._persists and self.reading is _DONE and self.writing is _DONE
-        return done and not self.eof and not self._input
+        return done and not self.eof and not self._input.size

@@ -150,12 +150,12 @@ class Codec(ABC, Generic[HeadT]):
     @property
     def buffered(self) -> int:
         """Bytes received and not yet given out."""
-        return len(self._input)
+        return self._input.size
 
     @property
     def mid_head(self) -> bool:
         """Part of a head is here, and the rest is not."""
-        return self.reading is _HEAD and len(self._input) > 0
+        return self.reading is _HEAD and self._input.size > 0
 
     @property
     def body_left(self) -> int | None:
@@ -196,7 +196,7 @@ class Codec(ABC, Generic[HeadT]):
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def _next_head(self) -> HeadT | Signal:
-        held = len(self._input)
+        held = self._input.size
         block = self._scanner.scan(self._input, self._repeats.block) if held else None
         if block is not None:
             return self._begin(block)

@@ -34,24 +34,27 @@ _FOLD = re.compile(rb"\n[ \t]")
 class Input:
     """Bytes received and not yet understood. Its bound is the driver's: it reads no more while this is full."""
 
-    __slots__ = ("_data", "_start")
+    __slots__ = ("_data", "_start", "size")
 
     def __init__(self) -> None:
         self._data = b""
         self._start = 0
+        self.size = 0  # an attribute, because it is asked for several times a head
 
     def __len__(self) -> int:
-        return len(self._data) - self._start
+        return self.size
 
     def feed(self, data: bytes) -> None:
-        self._data = self._data[self._start :] + data if self._start < len(self._data) else data
+        self._data = self._data[self._start :] + data if self.size else data
         self._start = 0
+        self.size += len(data)
 
     def take(self, count: int) -> bytes:
         """The first ``count`` bytes, or all when there are fewer."""
         start = self._start
         data = self._data[start : start + count]  # the whole of a bytes object is itself, not a copy
         self._start = start + len(data)
+        self.size -= len(data)
         return data
 
     def take_through(self, piece: bytes, start: int) -> bytes | None:
@@ -60,6 +63,7 @@ class Input:
         if found < 0:
             return None
         begin, self._start = self._start, found + len(piece)
+        self.size -= self._start - begin
         return self._data[begin : self._start]
 
     def take_piece(self, piece: bytes) -> bool:
@@ -67,6 +71,7 @@ class Input:
         if not self._data.startswith(piece, self._start):
             return False
         self._start += len(piece)
+        self.size -= len(piece)
         return True
 
     def peek(self) -> bytes:

@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import StreamBroken
 from .buffer import ReadBuffer
 from .failures import stream_broken
+from .loop import loop_clock
 from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream
 
 __all__ = ["AioStream"]
@@ -78,6 +79,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         "_local_address",
         "_loop",
         "_lost",
+        "_now",
         "_over",
         "_paused",
         "_peer_address",
@@ -96,6 +98,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._socket = sock
         self._local_address, self._peer_address = addresses
         self._loop = asyncio.get_running_loop()
+        self._now = loop_clock()
         self._buffer = _shared_buffer()
         self._held = ReadBuffer()
         self._waiters: list[_Waiter] = []
@@ -107,7 +110,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
             self._loop, asyncio.SelectorEventLoop
         )  # uvloop has closed the socket then
         self._turn = _DIRECT_READS
-        self._last_received = self._loop.time()
+        self._last_received = self._now()
 
     @classmethod
     async def open(
@@ -142,7 +145,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         return self._buffer[: READ_AHEAD - held] if held else self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._last_received = self._loop.time()
+        self._last_received = self._now()
         held = self._held
         held.append(self._buffer[:nbytes])
         if held.size >= READ_AHEAD:
@@ -206,7 +209,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
             raise stream_broken(exc) from exc
         self._eof_received = not data  # for good, so reading stays paused then
         if data:
-            self._last_received = self._loop.time()
+            self._last_received = self._now()
         return data
 
     def _resume_reading(self) -> None:
@@ -218,13 +221,14 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
     # -- writing -------------------------------------------------------------------------------
 
     def try_send(self, data: Buffer) -> int:
-        self._check_open()
+        transport = self._transport
+        if self._closed or transport.is_closing():
+            raise stream_broken(self._failure)
         if self._eof_sent:
             raise StreamBroken("the sending half is closed")
-        transport = self._transport
         room = WRITE_BUFFER - transport.get_write_buffer_size()
         if len(data) <= room:
-            transport.write(_unchanging(data))
+            transport.write(data if type(data) is bytes else _unchanging(data))
             return len(data)
         taken = 0
         view = memoryview(data)
@@ -236,17 +240,14 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         return taken
 
     async def send_eof(self) -> None:
-        self._check_open()
+        if self._closed or self._transport.is_closing():
+            raise stream_broken(self._failure)
         self._eof_sent = True
         try:
             self._transport.write_eof()  # idempotent too
         except OSError as exc:  # reset a moment ago: the loop does not know yet
             raise stream_broken(exc) from exc
         await checkpoint()
-
-    def _check_open(self) -> None:
-        if self._closed or self._transport.is_closing():
-            raise stream_broken(self._failure)
 
     # -- waiting -------------------------------------------------------------------------------
 
