@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -24,6 +25,7 @@ from tunnelkit.handshake import Handshake
 from tunnelkit.heads import Fields
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.transports.longpoll import client_connection as longpoll_client_connection
+from tunnelkit.transports.longpoll import client_probe
 from tunnelkit.transports.longpoll.client import Lessons, dial_longpoll
 from tunnelkit.transports.longpoll.client_call import PAGE_LIMIT
 from tunnelkit.transports.longpoll.wire import POST_WINDOW, Op, answer_fields, closed_answer, opened_fields
@@ -35,6 +37,11 @@ from .stubs import dial_request
 pytestmark = pytest.mark.anyio
 
 HTML: Fields = [(b"Content-Type", b"text/html")]
+
+# Where a repeat has to come in time, on a machine that pauses now and then.
+PATIENT = replace(QUICK, poll_answer_timeout=0.6)
+# For posts that are given up soon beside polls that are not.
+LONG_POLLS = replace(QUICK, poll_hold_idle=2.0, poll_hold_active=2.0)
 
 
 class Taken:
@@ -428,7 +435,7 @@ async def turns_until(taken: Taken) -> int:
 
 
 async def test_interim_answers_are_no_sign_of_life() -> None:
-    async with client_of(limits=QUICK) as client:
+    async with client_of(limits=PATIENT) as client:
         client.connection.active = True
         client.tasks.start_soon(lost, client.connection.receive())
         poll = await client.peer.poll()
@@ -496,7 +503,7 @@ async def test_a_proxy_that_keeps_no_connection_costs_a_dial_a_poll() -> None:
 
 
 async def test_a_poll_that_the_network_swallowed_is_repeated_in_time() -> None:
-    async with client_of(limits=QUICK) as client:
+    async with client_of(limits=PATIENT) as client:
         taken = Taken(client)
         await client.peer.poll()
         again = await client.peer.poll()
@@ -605,7 +612,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing() -> No
 
 
 async def test_a_post_that_nobody_answers_is_repeated_on_another_connection_and_then_loses_all() -> None:
-    async with client_of(limits=QUICK) as client:
+    async with client_of(limits=LONG_POLLS) as client:
         taken = Taken(client)
         client.tasks.start_soon(answer_polls, client)
         streams = {id((await client.post(b"one")).stream)}
@@ -618,10 +625,10 @@ async def test_a_post_that_nobody_answers_is_repeated_on_another_connection_and_
 
 
 async def test_a_post_that_is_stuck_in_the_middle_is_repeated_whole() -> None:
-    async with client_of(limits=QUICK, capacity=1000) as client:
+    async with client_of(limits=replace(PATIENT, poll_hold_idle=2.0, poll_hold_active=2.0), capacity=1000) as client:
         Taken(client)
         client.tasks.start_soon(answer_polls, client)
-        message = b"x" * 100_000
+        message = b"x" * 20_000
         client.peer.deaf = True
         await client.connection.send(message)
         await client.peer.dialled(3)  # the poll's, the post's, and the repeat's
@@ -834,7 +841,7 @@ async def answer_posts(client: Client) -> None:
 
 
 async def test_beside_a_streamed_answer_an_empty_post_tells_that_the_client_is_there() -> None:
-    async with client_of(mode="streamed", limits=QUICK) as client:
+    async with client_of(mode="streamed", limits=PATIENT) as client:
         Taken(client)
         poll = await client.peer.poll()
         await poll.start_stream()
@@ -864,7 +871,8 @@ async def answer_probe(client: Client, gap: float) -> Arrived:
     return probe
 
 
-async def test_answers_are_streamed_once_a_probe_showed_that_they_pass() -> None:
+async def test_answers_are_streamed_once_a_probe_showed_that_they_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_probe, "_APART", 0.02)
     lessons = Lessons()
     async with client_of(mode="auto", lessons=lessons) as client:
         Taken(client)
@@ -872,7 +880,7 @@ async def test_answers_are_streamed_once_a_probe_showed_that_they_pass() -> None
         assert not first.streamed
         await first.answer()
         second = await client.peer.poll()
-        await answer_probe(client, 0.4)
+        await answer_probe(client, 0.3)
         await second.answer()
         assert (await client.peer.poll()).streamed
     assert lessons.may_stream(anyio.current_time())
