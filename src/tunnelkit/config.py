@@ -39,91 +39,91 @@ class Limits:
     control_reserve: int = 64 * KIB  # frames of control that get out though R is full
     ack_delay: float = 0.020  # an ack goes alone after this, or after replay_limit / 8
     gap_timeout: float = 10.0  # an unfilled gap fails the connection
-    ping_payload_limit: int = 16 * KIB
-    ping_active_silence: float = 5.0  # while an exchange runs: ping after this silence,
-    ping_active_timeout: float = 5.0  # and this long to answer
-    ping_idle_silence: float = 20.0
-    ping_idle_timeout: float = 10.0
-    opening_timeout: float = 10.0  # a connection that never attaches
-    grace: float = 30.0  # a detached session
-    min_message: int = 4 * KIB
+    ping_payload_limit: int = 16 * KIB  # of a PING
+    ping_active_silence: float = 5.0  # while an exchange runs: ping after this silence
+    ping_active_timeout: float = 5.0  # while an exchange runs: it has this long to answer
+    ping_idle_silence: float = 20.0  # while none runs: ping after this silence
+    ping_idle_timeout: float = 10.0  # while none runs: it has this long to answer
+    opening_timeout: float = 10.0  # a connection that never attaches is closed after this
+    grace: float = 30.0  # a detached session is kept this long
+    min_message: int = 4 * KIB  # the smallest that is made on a slow link
     message_time: float = 0.100  # a message holds about what passes in this time
 
     # -- multiplexer (core/multiplexer.py) -----------------------------------------------------
     max_streams: int = 1000  # open at once, a session
     receive_budget: int = 24 * MIB  # B: what a session grants in sum
     stream_floor: int = 16 * KIB  # what every permitted stream owns
-    stream_first_window: int = 256 * KIB
-    stream_max_window: int = 4 * MIB
+    stream_first_window: int = 256 * KIB  # what may come of a new stream before its first credit, at most
+    stream_max_window: int = 4 * MIB  # a stream's credit, at most
     send_buffer: int = 64 * KIB  # a stream
     send_share: int = MIB  # a session: what its streams may buffer in sum, so that few of them fill a message
     frame_payload: int = 16 * KIB  # a turn of one stream
     head_block_limit: int = 80 * KIB  # one encoded head, trailer section or 1xx
     resets_before_answer: int = 1000  # within resets_window: ends the session
-    resets_window: float = 10.0
+    resets_window: float = 10.0  # see resets_before_answer
     max_buffered_bytes: int = 256 * MIB  # receive, replay, send and queue bytes of the whole process end
 
     # -- HTTP (heads.py, http/) ----------------------------------------------------------------
-    head_limit: int = 64 * KIB
-    field_limit: int = 100
-    request_line_limit: int = 16 * KIB
-    head_timeout: float = 15.0
-    keep_alive_idle: float = 75.0
-    body_idle_timeout: float = 300.0
+    head_limit: int = 64 * KIB  # a head's bytes
+    field_limit: int = 100  # a head's lines
+    request_line_limit: int = 16 * KIB  # its first line
+    head_timeout: float = 15.0  # for a request's head to be whole
+    keep_alive_idle: float = 75.0  # a caller's connection between requests
+    body_idle_timeout: float = 300.0  # a body of which no byte comes
     min_rate: float = 100.0  # averaged over min_rate_period while the peer is what is waited for
-    min_rate_period: float = 30.0
-    write_timeout: float = 60.0  # without progress
+    min_rate_period: float = 30.0  # see min_rate
+    write_timeout: float = 60.0  # a peer that takes no byte
     read_ahead: int = 64 * KIB  # of a caller's body (what a socket reads and writes ahead: net/stream.py)
-    linger_time: float = 1.0  # after an early final answer
-    linger_bytes: int = 64 * KIB
+    linger_time: float = 1.0  # after an early final answer, the rest of the request is read for so long
+    linger_bytes: int = 64 * KIB  # or up to so much
 
     # -- dialling ------------------------------------------------------------------------------
-    dial_timeout: float = 10.0
-    retry_first: float = 0.100  # dials at least this apart
-    retry_cap_resumable: float = 2.0
-    retry_cap: float = 15.0
-    retry_tls: float = 60.0  # a TLS failure is retried slowly
+    dial_timeout: float = 10.0  # for a connection with all its handshakes
+    retry_first: float = 0.100  # dials are at least this apart
+    retry_cap_resumable: float = 2.0  # and at most this, while the session can still be resumed
+    retry_cap: float = 15.0  # and at most this afterwards
+    retry_tls: float = 60.0  # after a TLS failure, which seldom mends itself
 
     # -- long-poll, and the choice of a transport (transports/longpoll.py, core/choice.py) -------
     poll_hold_idle: float = 25.0  # a poll waits this long for something to answer,
     poll_hold_active: float = 5.0  # and this long while an exchange runs
-    poll_answer_timeout: float = 5.0  # beyond the hold: the client's patience
-    poll_absence: float = 10.0  # the server's, while no poll is open
-    poll_posts: int = 4  # in flight
+    poll_answer_timeout: float = 5.0  # beyond the hold: how long the client waits for an answer
+    poll_absence: float = 10.0  # the server gives a connection up when no poll was open for so long
+    poll_posts: int = 4  # in flight at a time
     poll_body: int = MIB  # the largest message, either way
     first_answer_timeout: float = 4.0  # for the first message of a connection, with another way left
     probe_first: float = 10.0  # a better transport is tried after this, doubling
-    probe_cap: float = 600.0
-    probe_timeout: float = 10.0
+    probe_cap: float = 600.0  # up to this
+    probe_timeout: float = 10.0  # for such a try
 
     # -- server (gateway.py, sessions.py, core/registry.py) ------------------------------------
     max_requests_per_tunnel: int = 20  # queued
     max_clients_per_token: int = 0  # 0: unlimited
-    queue_timeout: float = 60.0
-    response_head_timeout: float = 60.0
-    known_token_time: float = 3600.0
-    known_tokens: int = 10_000
-    startup_wait: float = 30.0
-    startup_waiting: int = 1000
-    max_sessions: int = 20_000
+    queue_timeout: float = 60.0  # a request's longest wait for a client
+    response_head_timeout: float = 60.0  # and then for its answer's head, while the origin takes no byte
+    known_token_time: float = 3600.0  # a token is known for so long after its last client left
+    known_tokens: int = 10_000  # of those, the most that are kept
+    startup_wait: float = 30.0  # after its start, the server lets requests for unknown tokens wait for so long
+    startup_waiting: int = 1000  # so many of them
+    max_sessions: int = 20_000  # of the whole server
     connections_per_address: int = 0  # callers and clients; loopback and trusted proxies not counted. 0: unlimited
-    failed_registrations_per_minute: int = 20
-    silent_client_ping: float = 2.0  # before a newcomer is refused
-    drain_timeout: float = 25.0
-    early_post_limit: int = 4 * MIB
+    failed_registrations_per_minute: int = 20  # an address, or a token where all come from loopback
+    silent_client_ping: float = 2.0  # a silent client has this long to answer before a newcomer is refused
+    drain_timeout: float = 25.0  # what runs may finish, and is broken off then
+    early_post_limit: int = 4 * MIB  # a session: posts that came before the one whose turn it is
 
     # -- origin (origins/) ---------------------------------------------------------------------
     origin_wait: float = 5.0  # for one that was there, while it starts again: requests never sent. 0: none
     origin_idle: float = 60.0  # a kept-alive connection to an origin
-    origin_connections_idle: int = 100
+    origin_connections_idle: int = 100  # that are kept for an origin
     origins_named: int = 100  # by X-Host, whose connections are kept; the one used longest ago is let go
 
     # -- apps in the client's own process (origins/) --------------------------------------------
     app_calls: int = 1000  # that run at once, those whose callers left included
     app_websocket_message: int = MIB  # received; characters of a text message
     app_startup_timeout: float = 60.0  # ASGI's lifespan
-    app_shutdown_timeout: float = 10.0
-    wsgi_threads: int = 40
+    app_shutdown_timeout: float = 10.0  # ASGI's lifespan
+    wsgi_threads: int = 40  # WSGI calls that run at once
 
     def __post_init__(self) -> None:
         for field in fields(self):
