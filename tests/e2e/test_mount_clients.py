@@ -78,8 +78,13 @@ async def test_curl_by_http_2(host: str) -> None:
         return Response(200, [("Trailer", "X-Sum")], body(), trailers=trailers)
 
     http_2 = ("--http2-prior-knowledge", "-i")
+    wanted = ("-H", "TE: trailers")  # as Firefox says with every request
+    async with mounted(host) as ends, ends.join():
+        assert len(await curl(ends, "/bytes/300000", http_2[0], *wanted)) == 300_000
+        for path in ("/bytes/10", "/status/204", "/status/304"):
+            assert (await curl(ends, path, *http_2, *wanted, "--head")).startswith(b"HTTP/2 ")
     async with mounted(host) as ends, ends.join(origin=app):
-        said = await curl(ends, "/", *http_2, "-H", "TE: trailers")
+        said = await curl(ends, "/", *http_2, *wanted)
         assert said.startswith(b"HTTP/2 103 \r\nlink: </a.css>; rel=preload\r\n")
         assert said.endswith(b"\r\n\r\n0 bytes, TE: trailersx-sum: 7\r\n")
         said = await curl(ends, "/", *http_2, "-d", "x" * 100_000)

@@ -167,10 +167,13 @@ async def test_an_answer_goes_out_in_order_with_the_hosts_own_fields_left_out() 
     ]
 
 
+ANNOUNCED = ResponseHead(200, [(b"Trailer", b"X-Sum")])
+
+
 async def test_trailers_go_out_where_the_host_has_them() -> None:
     host = Host()
     async with requested(host, has_body=False, extensions={"http.response.trailers": {}}) as request:
-        request.send_head(OK)
+        request.send_head(ANNOUNCED)
         request.send_end([(b"X-Sum", b"1")])
         await flushed(request)
     assert host.sent[0]["trailers"] is True
@@ -179,6 +182,21 @@ async def test_trailers_go_out_where_the_host_has_them() -> None:
         "headers": [(b"x-sum", b"1")],
         "more_trailers": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [(b"POST", OK), (b"HEAD", ANNOUNCED), (b"POST", ResponseHead(304, [(b"Trailer", b"X-Sum")]))],
+)
+async def test_a_host_is_told_of_no_trailers_that_may_not_come(method: bytes, head: ResponseHead) -> None:
+    host = Host()
+    async with requested(host, has_body=False, extensions={"http.response.trailers": {}}) as request:
+        request.head = RequestHead(method, b"/", HEAD.fields)
+        request.send_head(head)
+        request.send_end()
+        await flushed(request)
+    assert "trailers" not in host.sent[0]
+    assert host.types()[-1] == "http.response.body"
 
 
 async def test_early_hints_go_out_where_the_host_has_them_and_takes_them() -> None:

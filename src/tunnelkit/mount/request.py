@@ -16,7 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..errors import HeadError, LocalProtocolError
-from ..heads import Fields, RequestHead, ResponseHead, field_values
+from ..heads import Fields, RequestHead, ResponseHead, body_length, field_values
 from ..http.request import CallerRequest
 from ..net.peer import Peer
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
@@ -249,6 +249,10 @@ class HttpRequest(ScopeRequest):
 
     def send_head(self, head: ResponseHead) -> None:
         self.answered = True
+        # ASGI wants to know it now, and a host that was told of trailers may not stand their absence: hypercorn breaks
+        # the stream off. So those count that the origin announces (RFC 9110 6.6.2).
+        announced = bool(field_values(head.fields, b"trailer")) and body_length(head, self.head.method) != 0
+        self._with_trailers = self._with_trailers and announced
         message: Message = {
             "type": "http.response.start",
             "status": head.status,
