@@ -249,8 +249,8 @@ class HttpRequest(ScopeRequest):
 
     def send_head(self, head: ResponseHead) -> None:
         self.answered = True
-        # ASGI wants to know it now, and a host that was told of trailers may not stand their absence: hypercorn breaks
-        # the stream off. So those count that the origin announces (RFC 9110 6.6.2).
+        # ASGI wants to know it now, and a host that was told of trailers may not stand their absence: hypercorn
+        # breaks the stream off. So those count that the origin announces (RFC 9110 6.6.2).
         announced = bool(field_values(head.fields, b"trailer")) and body_length(head, self.head.method) != 0
         self._with_trailers = self._with_trailers and announced
         message: Message = {
