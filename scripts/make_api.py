@@ -85,7 +85,7 @@ EVENTS = ("tunnelkit.event_stream", "tunnelkit.events", "tunnelkit.server_events
 # What ends and pages call on objects that a program is given, or gives them.
 HIDDEN = {
     *("is_last", "Inspector.begin", "HttpAnswer.of", "HttpAnswer.head", "Registration.of", "InspectedBody.add"),
-    *("Inspected.size", "ContractBroken.of"),
+    *("Inspected.size", "Inspected.forget", "InspectedBody.forget", "ContractBroken.of"),
     *(f"ServerSession.{name}" for name in ("attachments", "idle", "label", "replaces", "whose")),
 }
 # Much of what these have is their owner's.

@@ -173,6 +173,44 @@ async def test_a_grant_that_does_not_get_out_is_abandoned() -> None:
     assert (granted.served, granted.abandoned) == ([], 1)
 
 
+async def test_an_offer_is_cancelled_when_the_client_goes() -> None:
+    near, far = memory_pair()
+    asked, cancelled = anyio.Event(), anyio.Event()
+
+    async def offer(handshake: Handshake, peer: Peer) -> Accepted:
+        asked.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+        raise AssertionError("unreachable")
+
+    await near.send(to_bytes(HANDSHAKE))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(greet_client, far, PEER, offer)
+        await asked.wait()
+        near.abort()
+        await cancelled.wait()
+
+
+async def test_a_client_that_speaks_before_it_was_answered_is_dropped() -> None:
+    near, far = memory_pair()
+    asked = anyio.Event()
+
+    async def offer(handshake: Handshake, peer: Peer) -> Accepted:
+        asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    await near.send(to_bytes(HANDSHAKE))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(greet_client, far, PEER, offer)
+        await asked.wait()
+        await near.send(b"too early")
+    with pytest.raises(ConnectionLost):
+        await near.receive()
+
+
 async def test_a_client_that_takes_no_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = memory_pair()
     granted = Granted()

@@ -6,6 +6,7 @@ already: ``greet_server`` at the end that dialled, ``greet_client`` at the one t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -46,8 +47,9 @@ async def greet_server(connection: Connection, request: DialRequest) -> Grant:
 async def greet_client(connection: Connection, peer: Peer, offer: Offer) -> None:
     """The server half: receive a handshake, make the ``offer``, send the answer, and serve the connection to its end.
 
-    Returns when the connection has ended, however it did; a client that says nothing for ``GREETING_TIMEOUT`` seconds
-    is dropped. Raises what ``offer`` raises. With that, and cancelled, the connection is aborted.
+    Returns when the connection has ended, however it did. A client that says nothing for ``GREETING_TIMEOUT``
+    seconds, or speaks before it was answered, is dropped; ``offer`` is cancelled when the client goes. Raises what
+    ``offer`` raises. With that, and cancelled, the connection is aborted.
     """
     try:
         answer = await _answer(connection, peer, offer)
@@ -71,7 +73,34 @@ async def _answer(connection: Connection, peer: Peer, offer: Offer) -> Accepted 
         return refusal_of(exc)
     if not isinstance(handshake, Handshake):
         return Refusal(status=400, code="bad_request", detail="this is no handshake")
-    return await offer(handshake, peer)
+    return await _decided(connection, lambda: offer(handshake, peer))
+
+
+async def _decided(connection: Connection, ask: Callable[[], Awaitable[Accepted | Refusal]]) -> Accepted | Refusal:
+    """The server's word, which is not waited for any more when the client is gone."""
+    answers: list[Accepted | Refusal] = []
+    failures: list[Exception] = []
+
+    async def watch() -> None:
+        try:
+            await connection.receive()
+            failures.append(ConnectionLost("the client spoke before it was answered"))
+        except ConnectionLost as lost:
+            failures.append(lost)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        try:
+            answers.append(await ask())
+        except Exception as error:  # to come out as it is, not in a group
+            failures.append(error)
+        tasks.cancel_scope.cancel()
+    if failures:
+        for answer in answers:
+            _abandon(answer)
+        raise failures[0]
+    return answers[0]
 
 
 async def _tell(connection: Connection, answer: Accepted | Refusal) -> None:
@@ -82,7 +111,12 @@ async def _tell(connection: Connection, answer: Accepted | Refusal) -> None:
             await connection.send(to_bytes(answer if isinstance(answer, Refusal) else answer.grant))
             told = True
     finally:
-        if not told and not isinstance(answer, Refusal):
-            answer.abandon()
+        if not told:
+            _abandon(answer)
     if not told:
         raise ConnectionLost("the answer was not taken in time")
+
+
+def _abandon(answer: Accepted | Refusal) -> None:
+    if not isinstance(answer, Refusal):
+        answer.abandon()
