@@ -17,7 +17,7 @@ from .base import Accepted, Connection, DialRequest, Offer, Peer
 
 __all__ = ["GREETING_TIMEOUT", "greet_client", "greet_server"]
 
-# Seconds that a client has for its handshake to come, and for taking the answer.
+# Seconds that a client has for its handshake to come, and again for taking the answer.
 GREETING_TIMEOUT: Final = 10.0
 
 
