@@ -62,8 +62,8 @@ def find_transports(
 
 
 def own_paths(transports: Mapping[str, Transport]) -> dict[str, str]:
-    """The paths beside /_tunnel, with the mount paths of the transports whose they are. Raises ``ConfigError`` for one
-    that two of them want."""
+    """The paths beside /_tunnel, with the mount paths of the transports whose they are. Raises ``ConfigError`` for
+    one that two of them want."""
     found: dict[str, str] = {}
     for transport in transports.values():
         path = transport.own_path()
