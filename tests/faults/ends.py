@@ -207,7 +207,7 @@ class Tunnel:
 
     async def changed_from(self, start: Mapping[str, Figures]) -> None:
         """Wait until an end has other numbers of files or tasks: it has seen what was done to it."""
-        while _counts(await run_sync(self.figures)) == _counts(start):
+        while _counts(await run_sync(self.figures)) == _counts(start):  # noqa: ASYNC110
             await anyio.sleep(0.1)  # between two looks
 
     async def back_at(self, start: Mapping[str, Figures], timeout: float = 30) -> dict[str, Figures]:
