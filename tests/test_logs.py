@@ -300,3 +300,17 @@ def test_a_traceback_is_printable_and_bounded(kept: Kept, formatter: logging.For
 def test_the_package_says_nothing_by_itself() -> None:
     handlers = logging.getLogger("tunnelkit").handlers
     assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
+
+
+@pytest.mark.parametrize("query", ["", "x" * 1000])
+def test_what_is_asked_again_is_shown_again(kept: Kept, query: str) -> None:
+    """What is remembered of a request is what is shown of it: never its token, nor the user of an X-Host."""
+    access = AccessLog()
+    for number in range(3):
+        url = f"/_token/my_b!g_$secret!!/?{query}".encode()
+        access.received(id=number, token="t", verb=b"GET", url=url, addr="a", x_host=b"http://user:s3cret@a.test")
+        access.sent(id=number, token="t", info=b"GET " + url)
+    texts = [record.getMessage().replace(f"id={record.__dict__['fields']['id']}", "id=0") for record in kept.records]
+    assert texts[:2] * 3 == texts
+    assert not any("secret" in text or "s3cret" in text for text in texts)
+    assert all("secret" not in str(record.__dict__["fields"]) for record in kept.records)

@@ -90,8 +90,10 @@ class GatewayExchange:
             self._outcome = "caller_gone"
             self._done = True
             return
-        self._pump_up()
-        self._pump_down()
+        if not self._body_done:
+            self._pump_up()
+        if self._inbox or self._answer_ended:
+            self._pump_down()
         if self._switching is not None:
             await self._splice(self._switching)
         elif not self._done:

@@ -51,6 +51,7 @@ _QUOTED = {"\\": "\\\\", '"': '\\"'}
 _TOKEN_PATH = re.compile(r"((?:/|%2[Ff])(?:_|%5[Ff])token(?:/|%2[Ff]))([^/?#\s]*)")
 _EVENT_WIDTH = 13  # of WStunnel's lines: "HTTP RCV     "
 _TOKENS_KEPT = 256  # whose text is remembered: most requests have the same few
+_TARGETS_KEPT, _TARGET_KEPT = 256, 256  # requests whose text is, and the size of the longest
 
 
 # -- text that peers sent ---------------------------------------------------------------------
@@ -215,11 +216,9 @@ class AccessLog:
     ) -> None:
         """HTTP RCV: a request came and has its place. ``attempt`` is given from the second on."""
         if self._logger.isEnabledFor(logging.INFO):
-            url, x_host = mask_target(url), mask_userinfo(x_host) if x_host else ""
-            text = (
-                f"HTTP RCV     {self._whose(token)}{id} verb={quoted(verb)} url={quoted(url)} addr={quoted(addr)}"
-                f" x-host={quoted(x_host) if x_host else x_host} try={'' if attempt is None else attempt}"
-            )
+            asked = _asked_once if len(url) + len(x_host) > _TARGET_KEPT else _asked
+            url, x_host, shown = asked(verb, url, addr, x_host)
+            text = f"HTTP RCV     {self._whose(token)}{id} {shown} try={'' if attempt is None else attempt}"
             fields: Fields = {
                 "pkg": self._pkg,
                 "token": token,
@@ -235,8 +234,9 @@ class AccessLog:
     def sent(self, *, id: int, token: str, info: str | bytes, ws: str = "", attempt: int | None = None) -> None:
         """WS SND: the request goes to the session ``ws``. ``info`` is its method and target."""
         if self._logger.isEnabledFor(logging.DEBUG):
-            info, shown = mask_target(info), "" if attempt is None else attempt
-            text = f"WS   SND     {self._whose(token)}{id} info={quoted(info)} ws={quoted(ws)} try={shown}"
+            info, shown = (_info_once if len(info) > _TARGET_KEPT else _info)(info)
+            again = "" if attempt is None else attempt
+            text = f"WS   SND     {self._whose(token)}{id} info={shown} ws={quoted(ws)} try={again}"
             fields: Fields = {"pkg": self._pkg, "token": token, "id": id, "info": info, "ws": ws, "try": attempt}
             self._write(logging.DEBUG, "WS   SND", text, fields)
 
@@ -266,6 +266,27 @@ class AccessLog:
 
     def _write(self, level: int, event: str, text: str, fields: Fields) -> None:
         self._logger.handle(_AccessRecord(self._always[level], self._started, event, text, fields))
+
+
+# Callers ask the same again and again: what is shown of it is made once, where it is short.
+
+
+def _asked_once(
+    verb: str | bytes, url: str | bytes, addr: str, x_host: str | bytes
+) -> tuple[str, str | bytes, str]:
+    """The target and X-Host without their secrets, and all of it as it stands on the line."""
+    url, x_host = mask_target(url), mask_userinfo(x_host)
+    return url, x_host, f"verb={quoted(verb)} url={quoted(url)} addr={quoted(addr)} x-host={quoted(x_host)}"
+
+
+def _info_once(info: str | bytes) -> tuple[str, str]:
+    """Method and target without secrets, and as they stand on the line."""
+    masked = mask_target(info)
+    return masked, quoted(masked)
+
+
+_asked = lru_cache(maxsize=_TARGETS_KEPT)(_asked_once)
+_info = lru_cache(maxsize=_TARGETS_KEPT)(_info_once)
 
 
 def _always(name: str, level: int) -> dict[str, object]:

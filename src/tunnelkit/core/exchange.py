@@ -131,11 +131,17 @@ class _Half:
     def move(self, move: Move) -> None:
         state = self.table[self.state].get(move)
         if state is None:
-            raise self.error(f"{move.name} of a {self.name} that is {self.state.name}", code="bad_exchange")
+            raise self._illegal(move)
         self.state = state
 
+    def _illegal(self, move: Move) -> ProtocolError:
+        return self.error(f"{move.name} of a {self.name} that is {self.state.name}", code="bad_exchange")
+
     def data(self, size: int) -> None:
-        self.move(_DATA)
+        state = self.table[self.state].get(_DATA)
+        if state is None:
+            raise self._illegal(_DATA)
+        self.state = state
         self.seen += size
         if self.expected is not None and self.seen > self.expected:
             raise self.error(f"the {self.name}'s body is longer than its Content-Length", code="long_body")
@@ -143,7 +149,10 @@ class _Half:
     def end(self) -> None:
         if self.expected is not None and self.seen < self.expected:
             raise self.error(f"the {self.name}'s body is shorter than its Content-Length", code="short_body")
-        self.move(_FIN)
+        state = self.table[self.state].get(_FIN)
+        if state is None:
+            raise self._illegal(_FIN)
+        self.state = state
 
 
 # -- outcomes ----------------------------------------------------------------------------------

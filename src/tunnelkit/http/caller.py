@@ -193,6 +193,7 @@ class FrontRequest(CallerRequest):
         self._failure: HeadError | None = None
         self._pace: Pace | None = None
         self._reads = False  # a task waits for bytes
+        self.rested = False  # nothing is left to do but to wait for the next one
         self._decode()
         self._news = self.has_body  # since the last wait for reading
 
@@ -412,10 +413,10 @@ class FrontRequest(CallerRequest):
 
     def rest(self) -> bool:
         connection = self._connection
-        rests = self._reads and connection.may_idle
-        if rests:
+        self.rested = self._reads and connection.may_idle
+        if self.rested:
             connection.read_clock.set(connection.now() + connection.limits.keep_alive_idle)
-        return rests
+        return self.rested
 
     # -- upgrade -------------------------------------------------------------------------------
 

@@ -188,6 +188,8 @@ class Front:
             self._answer(connection, request.head, error)
 
     async def _finish(self, connection: CallerConnection, request: FrontRequest) -> bool:
+        if request.rested:
+            return not connection.gone
         if request.upgraded or connection.dead:
             return False
         if connection.gone and not request.complete:
