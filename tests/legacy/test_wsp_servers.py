@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -23,6 +26,7 @@ from tunnelkit.legacy.wsp import PoolSize, WspTransport
 
 from ..e2e.origin import TestOrigin, pattern_digest, serve_origin
 from ..e2e.processes import Process
+from ..e2e.proxies import PASSWORD, USER, serve_http_proxy
 from ..e2e.tunnel import SHORT, TOKEN, until
 from .wsp_server_peer import Joined, WspServer
 
@@ -87,6 +91,22 @@ async def test_a_wrong_key_ends_the_client() -> None:
                 await anyio.sleep_forever()
         assert (caught.value.status, caught.value.code) == (526, "unauthorized")
         assert "wrong" not in str(caught.value)
+
+
+async def test_the_way_there_is_that_of_all_transports(
+    server_ssl_context: ssl.SSLContext, tls_files: dict[str, Path]
+) -> None:
+    async with (
+        WspServer.running(tls=server_ssl_context) as server,
+        serve_origin() as origin,
+        serve_http_proxy(server.port) as proxy,
+    ):
+        options: dict[str, Any] = {"token": TOKEN, "transport": small(), "cafile": tls_files["ca"]}
+        way = f"http://{USER}:{quote(PASSWORD)}@127.0.0.1:{proxy.port}"
+        async with TunnelClient(server.url, origin=origin.url, proxy=way, **options):
+            assert (await server.ask("GET", f"{origin.url}/bytes/1")).status == 200
+            await server.until(lambda: len(server.joined) >= 2)
+            assert set(proxy.asked) == {f"127.0.0.1:{server.port}"}
 
 
 async def test_an_id_that_theirs_cannot_read_is_the_users_mistake() -> None:
@@ -244,6 +264,24 @@ async def test_a_destination_that_is_not_allowed_is_refused(length: int) -> None
 
 async def test_what_the_patterns_allow_is_reached() -> None:
     async with joined(origin=None, allow=("http://127[.]0[.]0[.]1:[0-9]+",)) as (server, origin, _):
+        assert (await server.ask("GET", f"{origin.url}/bytes/1")).status == 200
+
+
+async def test_an_origin_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.wsp_client_call.ANSWER_TIME", 0.1)
+    async with joined() as (server, origin, _):
+        answer = await server.ask("GET", f"{origin.url}/hold/x")
+        assert (answer.status, answer.body) == (527, b"Unable to execute request : no answer came in time\n")
+
+
+async def test_more_requests_than_the_client_has_room_for_are_told() -> None:
+    limits = replace(SHORT, max_streams=1)
+    async with joined(transport=WspTransport(size=PoolSize(poolidlesize=2), limits=limits)) as (server, origin, _):
+        (held,) = await hold(server, origin, 1)
+        answer = await server.ask("GET", f"{origin.url}/bytes/1")
+        assert answer.body == b"Unable to execute request : the tunnel client is busy, or ends\n"
+        origin.release("x")
+        await server.until(lambda: held.answer.complete)
         assert (await server.ask("GET", f"{origin.url}/bytes/1")).status == 200
 
 

@@ -7,6 +7,7 @@ an idle connection ends it; the connection that was idle longest is asked first.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -88,6 +89,7 @@ class Joined:
 
     async def close(self) -> None:
         """As theirs does: the TCP connection alone."""
+        self.closed = True
         await self._stream.aclose()
 
     # -- writing -------------------------------------------------------------------------------
@@ -170,9 +172,10 @@ class Joined:
 class WspServer:
     """``wsp_server``, without callers: a test asks."""
 
-    def __init__(self, key: str = "") -> None:
+    def __init__(self, key: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.key = key
+        self.tls = tls  # of what stands in front of theirs
         self.handshakes: list[dict[str, str]] = []
         self.joined: list[Joined] = []  # every connection that there was
         self.refuse: bytes | None = None  # the whole answer to each handshake
@@ -185,8 +188,8 @@ class WspServer:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, key: str = "") -> AsyncIterator[WspServer]:
-        server = cls(key)
+    async def running(cls, key: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator[WspServer]:
+        server = cls(key, tls)
         async with anyio.create_task_group() as server._tasks:
             await server.start()
             yield server
@@ -203,7 +206,7 @@ class WspServer:
         self._listening.cancel()
 
     async def _listen(self, *, task_status: Any) -> None:
-        listener = Listener.bind(f"127.0.0.1:{self.port}")
+        listener = Listener.bind(f"127.0.0.1:{self.port}", ssl_context=self.tls)
         self.port = listener.addresses[0][1]
         with anyio.CancelScope() as self._listening:
             async with anyio.create_task_group() as tasks:
@@ -213,7 +216,7 @@ class WspServer:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/register"
+        return f"{'ws' if self.tls is None else 'wss'}://127.0.0.1:{self.port}/register"
 
     # -- asking --------------------------------------------------------------------------------
 
