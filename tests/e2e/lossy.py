@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -95,8 +95,11 @@ class Lossy:
 
 @asynccontextmanager
 async def lossy(limits: Limits = SHORT, **options: Any) -> AsyncIterator[Lossy]:
-    """One transport alone: its cuts are not to be evaded by another."""
+    """One transport alone: its cuts are not to be evaded by another. Where it outlives them, a machine that pauses is
+    not to cost it more than they do."""
     assert current() is not Way.AUTO
+    if current().outlives_cuts:
+        limits = replace(limits, poll_answer_timeout=max(limits.poll_answer_timeout, 2.0), poll_absence=5.0)
     async with open_tunnel(relay=True, limits=limits, **options) as tunnel:
         assert tunnel.relay is not None
         link = Lossy(tunnel, tunnel.relay)

@@ -140,7 +140,7 @@ async def test_a_break_is_seen_at_the_other_end(who: str) -> None:
 
 
 async def test_a_destination_that_does_not_close_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "LINGER", 0.1)
+    monkeypatch.setattr(request, "LINGER", 1.0)
     heard = b""
 
     async def deaf(stream: SocketStream) -> None:

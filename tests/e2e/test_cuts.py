@@ -33,7 +33,7 @@ NOT_STREAMED = pytest.mark.ways("websocket", "longpoll")
 MB = 1_000_000
 
 # Where the link is dialled again and again without need to wait in between.
-EAGER = replace(SHORT, retry_first=0.001, retry_cap_resumable=0.02, retry_cap=0.02)
+EAGER = replace(SHORT, retry_first=0.001, retry_cap_resumable=0.02, retry_cap=0.02, grace=30.0)
 
 
 # -- bodies ------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ async def test_an_event_stream_survives_cuts() -> None:
         assert status == 200
         for number in range(5):
             link.tunnel.origin.release(f"event{number}")
-            with anyio.fail_after(10):
+            with anyio.fail_after(20):
                 while f"data: {number}\n\n".encode() not in data:
                     data += await receive_more(stream)
             link.relay.cut(*[End.FIN, End.RST][number % 2 :][:1] * 2)
@@ -107,7 +107,7 @@ async def test_an_upgraded_connection_survives_cuts() -> None:
                 link.relay.cut(End.RST, End.FIN)
                 await link.recovered(number)
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             await gather(send, receive, cut)
         assert bytes(received) == EARLY + sent + b"bye"
         link.check_one_session(losses=link.losses(4))
@@ -131,7 +131,7 @@ async def test_only_one_end_is_told_of_the_cut(near: End, far: End, kind: type[T
             await link.relay.until(lambda: link.relay.carried > 500_000)
             link.relay.cut(near, far)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             await gather(cut, transfer.run)
         link.check_one_session(losses=link.losses(1))
 
@@ -146,7 +146,7 @@ async def test_a_fin_on_one_side_while_the_other_goes_on(near: bool) -> None:
             await link.relay.until(lambda: link.relay.carried > 500_000)
             link.relay.half_close(near=near)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             await gather(half_close, *[transfer.run for transfer in transfers])
         link.check_one_session(losses=link.losses(1))
 
@@ -166,7 +166,7 @@ async def test_a_silent_link_is_noticed_and_replaced(kind: type[Transfer], way: 
             await link.relay.until(lambda: link.relay.carried > 500_000)
             link.relay.mute()
 
-        with anyio.fail_after(SHORT.detection_active + 5):
+        with anyio.fail_after(SHORT.detection_active + 15):
             await gather(fall_silent, transfer.run)
         link.check_one_session(losses=link.losses(1))
         assert all(event.reason.startswith(SILENCE[way]) for event in link.events if isinstance(event, Lost))
@@ -183,7 +183,7 @@ async def test_a_silence_shorter_than_the_detection_loses_nothing() -> None:
             await anyio.sleep(0.3)  # how long the link is silent
             link.relay.resume()
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             await gather(fall_silent, transfer.run)
         link.check_one_session(losses=0)
 
@@ -192,7 +192,7 @@ async def test_a_silence_shorter_than_the_detection_loses_nothing() -> None:
 async def test_an_idle_silent_link_is_noticed_too() -> None:
     async with lossy() as link:
         link.relay.mute()
-        await link.recovered(1, timeout=SHORT.ping_idle_silence + SHORT.ping_idle_timeout + 5)
+        await link.recovered(1, timeout=SHORT.ping_idle_silence + SHORT.ping_idle_timeout + 15)
         await link.check_alive()
         link.check_one_session(losses=link.losses(1))
 
@@ -241,7 +241,7 @@ async def test_a_resume_that_is_refused_by_the_way_is_tried_again(after: int) ->
             link.relay.cut_next.append(after)
             link.relay.refusing = False
 
-        with anyio.fail_after(15):
+        with anyio.fail_after(25):
             await gather(block, transfer.run)
         link.check_one_session(losses=1)
 
@@ -272,7 +272,7 @@ async def test_a_first_opening_cut_at_every_stage() -> None:
     async with open_ends(limits=EAGER) as ends, serve_relay(ends.port) as relay:
         relay.cut_next.extend(range(0, 1800, 60))
         async with ends.join(via=relay, ready=False):
-            with anyio.fail_after(15):
+            with anyio.fail_after(25):
                 status, _, _ = await ends.get("/status/200")
             assert status == 200
             assert relay.cuts > 10

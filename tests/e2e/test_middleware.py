@@ -93,12 +93,14 @@ async def test_middleware_replaces_an_answer_and_the_rest_is_cancelled(opened: O
 
 
 async def test_middleware_replaces_an_answer_that_broke_off(opened: Open) -> None:
+    begun = anyio.Event()
     broke = anyio.Event()
 
     async def app(request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             for piece in NOTHING:
                 yield piece
+            await begun.wait()
             broke.set()
             raise RuntimeError("not even one")
 
@@ -106,6 +108,7 @@ async def test_middleware_replaces_an_answer_that_broke_off(opened: Open) -> Non
 
     async def replace(exchange: HttpExchange, call_next: CallNext) -> HttpAnswer:
         answer = await call_next(exchange)
+        begun.set()
         await broke.wait()
         await anyio.wait_all_tasks_blocked()
         return answer if exchange.target == "/kept" else HttpAnswer(502, body=b"try again")
