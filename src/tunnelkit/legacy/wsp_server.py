@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..config import DEFAULT_LIMITS, Limits
+from ..core.budget import Budget
 from ..errors import ConfigError, ConnectionLost, RemoteProtocolError, StreamBroken
 from ..handshake import Handshake, Refusal
 from ..heads import field_values
@@ -42,6 +43,7 @@ class WspServer:
     def __init__(self, token: str | None, limits: Limits = DEFAULT_LIMITS) -> None:
         self._token = token
         self._limits = limits
+        self._budget = Budget(limits.max_buffered_bytes)
         self._salt = secrets.token_bytes(32)
         self._clients: dict[tuple[str, bytes], ServedClient] = {}
         self._offer: Offer | None = None
@@ -52,10 +54,13 @@ class WspServer:
         """Where the sessions live, which last longer than any one connection."""
         if self._token is None:
             raise ConfigError("transports", "wsp needs a token", 'give WspTransport(wsp_token="...")')
-        async with anyio.create_task_group() as self._tasks:
-            self._offer = offer
-            task_status.started()
-            await anyio.sleep_forever()
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._offer = offer
+                task_status.started()
+                await anyio.sleep_forever()
+        finally:
+            self._tasks = self._offer = None
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -113,10 +118,19 @@ class WspServer:
             await self._ask(opening, self._offer)
         if known in self._clients:
             return self._clients[known]
-        if opening.accepted is None or len(self._clients) >= CLIENTS_LIMIT or self._tasks is None:
+        if opening.accepted is None or self._tasks is None:
+            return None
+        if len(self._clients) >= CLIENTS_LIMIT:
+            logger.info("a wsp client is not served: there are %d of them", CLIENTS_LIMIT)
             return None
         self._tell(greeting, opening)
-        client = ServedClient(opening.take(), greeting.size, self._limits, left=lambda: self._forget(known, client))
+        client = ServedClient(
+            opening.take(),
+            greeting.size,
+            self._limits,
+            budget=self._budget,
+            left=lambda: self._forget(known, client),
+        )
         self._clients[known] = client
         self._tasks.start_soon(client.run)
         return client

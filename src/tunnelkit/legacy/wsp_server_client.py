@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 from ..agent import Agent, AgentExchange
 from ..config import Limits
 from ..core.allowlist import HostAllowlist, parse_x_host
+from ..core.budget import Budget
 from ..core.exchange import Delivery, may_dispatch_again
 from ..core.guard import Guard
 from ..core.rules import RuleSet
@@ -33,17 +34,19 @@ FAREWELL_TIME: Final = 5.0  # for the requests of a client without connections t
 
 
 class ServedClient(Origin):
-    """``run`` it, and ``serve_connection`` for each. ``size``: connections that the client keeps idle; ``left`` is
-    called once, when it has none any more: another that comes is another client's."""
+    """``run`` it, and ``serve_connection`` for each. ``size``: connections that the client keeps idle. ``left`` is
+    called when it has none any more: another that comes is another client's. ``budget`` is for all clients."""
 
-    def __init__(self, accepted: Accepted, size: int, limits: Limits, *, left: Callable[[], None]) -> None:
+    def __init__(
+        self, accepted: Accepted, size: int, limits: Limits, *, budget: Budget, left: Callable[[], None]
+    ) -> None:
         self._limits = limits
         self._left = left
         self._pool: Pool[PoolConnection] = Pool(size)
         self._connections: set[PoolConnection] = set()
         self._alone = anyio.Event()
         self._over = False
-        self._inside = InsideClient(accepted, _Agent(self, limits), transport="wsp", limits=limits)
+        self._inside = InsideClient(accepted, _Agent(self, limits), transport="wsp", limits=limits, budget=budget)
 
     async def run(self) -> None:
         """The session, until the last connection has left or the server ends it. Raises nothing but cancellation."""
@@ -87,6 +90,12 @@ class ServedClient(Origin):
     # -- requests ------------------------------------------------------------------------------
 
     async def serve(self, exchange: OriginExchange) -> None:
+        try:
+            await self._answer(exchange)
+        except HeadError as error:
+            exchange.fail(error.status, error.code, error.detail)
+
+    async def _answer(self, exchange: OriginExchange) -> None:
         """By the first connection that is free. One that is lost is told as what it is: never sent, and then it may
         go to another; or sent, and then only what may be repeated does, once (design, section 8)."""
         sent_before = False
@@ -101,7 +110,7 @@ class ServedClient(Origin):
             if call.told or _tell_failure(exchange, call):
                 return
             if not self._may_repeat(exchange, call, sent_before=sent_before):
-                exchange.withdraw(sent=True)
+                _tell_loss(exchange, twice=sent_before)
                 return
             sent_before = sent_before or call.sent
 
@@ -147,6 +156,14 @@ def _tell_failure(exchange: OriginExchange, call: Call) -> bool:
     else:
         return False
     return True
+
+
+def _tell_loss(exchange: OriginExchange, *, twice: bool) -> None:
+    """What was sent twice already must not go out by another client's session."""
+    if twice:
+        exchange.fail(502, "tunnel_lost", "the request was sent twice, and both connections ended without an answer")
+    else:
+        exchange.withdraw(sent=True)
 
 
 class _Agent(Agent):
