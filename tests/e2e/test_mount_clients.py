@@ -131,7 +131,13 @@ async def test_httpx_below_fastapi_with_middleware_around(host: str, transport: 
         answer.headers["X-Marked"] = "yes"
         return answer
 
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("no more")
+
     async def device(request: Request) -> Response:
+        if request.path == "/breaks":
+            return Response(body=half())
         got = b""
         async for piece in request:
             got += piece
@@ -151,6 +157,9 @@ async def test_httpx_below_fastapi_with_middleware_around(host: str, transport: 
                     got += piece
                     down.heard()
             assert got == b"piece0piece1piece2"
+            # Such middleware completes what merely ends: what broke off must not come out of it as if it were whole.
+            with pytest.raises(httpx.RemoteProtocolError):
+                await caller.get(url + ends.path("/breaks"))
 
 
 # -- websockets --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from tunnelkit.errors import HeadError, LocalProtocolError
 from tunnelkit.heads import RequestHead, ResponseHead
+from tunnelkit.mount import request as mount_request
 from tunnelkit.mount.request import SEND_AHEAD, HttpRequest
 from tunnelkit.net.peer import Peer
 
@@ -270,6 +271,47 @@ async def test_abort_leaves_the_answer_without_its_end() -> None:
         assert request.gone
         assert request.flush()
         await anyio.wait_all_tasks_blocked()
+    assert host.types() == ["http.response.start"]
+
+
+@pytest.mark.parametrize("how", ["aborted", "left without its end"])
+async def test_an_answer_that_broke_off_is_told_to_be_broken(how: str) -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        await request.tell_broken()
+        assert host.sent == [], "nothing has begun"
+        request.send_head(OK)
+        await flushed(request)
+        if how == "aborted":
+            request.abort()
+        await request.tell_broken()
+    assert host.types() == ["http.response.start", "tunnelkit.answer.broken"]
+
+
+@pytest.mark.parametrize("how", ["complete", "left by its caller"])
+async def test_other_answers_are_not(how: str) -> None:
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        if how == "complete":
+            request.send_end()
+        await flushed(request)
+        if how != "complete":
+            host.give("http.disconnect")
+            while not request.gone:
+                await request.wait(readable=True)
+        await request.tell_broken()
+    assert "tunnelkit.answer.broken" not in host.types()
+
+
+async def test_a_host_that_hears_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mount_request, "BROKEN_TIMEOUT", 0.01)
+    host = Host()
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        await flushed(request)
+        host.take(False)
+        await request.tell_broken()
     assert host.types() == ["http.response.start"]
 
 

@@ -109,6 +109,7 @@ class MountedServer:
                 async with _beside(running, request.receive_all):
                     await _drive(request, running.dispatch)
             await _settle(request)
+        await request.tell_broken()
 
     async def _websocket(self, running: Running, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect

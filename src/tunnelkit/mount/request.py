@@ -32,6 +32,9 @@ _logger = logging.getLogger("tunnelkit.server")
 # Bytes of the answer that wait for the host; it has a buffer of its own.
 SEND_AHEAD: Final = 64 * 1024
 
+# Seconds for a host to hear that an answer is broken: it may wait for a caller that does not read.
+BROKEN_TIMEOUT: Final = 1.0
+
 _EARLY_HINTS: Final = 103  # RFC 8297
 
 # What frames a message on HTTP/1.1 alone is the host's to say.
@@ -65,6 +68,7 @@ class ScopeRequest(CallerRequest):
         self._gone = False
         self._aborted = False
         self._finished = False
+        self._started = False  # the host was given a part of the answer
         self._woken = False
         self._bell = anyio.Event()
         self._work = anyio.Event()  # for the sending task
@@ -127,7 +131,7 @@ class ScopeRequest(CallerRequest):
                 await self._work.wait()
 
     async def _send_one(self, message: Message) -> None:
-        self._sending = True
+        self._sending = self._started = True
         try:
             with anyio.move_on_after(self._write_timeout) as clock:
                 await self._send(message)
@@ -271,6 +275,18 @@ class HttpRequest(ScopeRequest):
             fields = [(name.lower(), value) for name, value in trailers or ()]
             self._put({"type": "http.response.trailers", "headers": fields, "more_trailers": False})
         self._finished = True
+
+    async def tell_broken(self) -> None:
+        """When all is over: an answer that began and was not completed must not look complete. Hosts break off what
+        an app leaves without its end, but what may stand between (Starlette's BaseHTTPMiddleware) completes it. To
+        all of them a message of an unknown type is an error, as the specification has it."""
+        if not self._started or self._gone or (self._finished and not self._aborted and not self._out):
+            return
+        try:
+            with anyio.move_on_after(BROKEN_TIMEOUT):
+                await self._send({"type": "tunnelkit.answer.broken"})
+        except Exception as error:
+            _logger.debug("the ASGI server breaks an answer off: %s", type(error).__name__)
 
     async def upgrade(self, head: ResponseHead) -> ByteStream:
         raise LocalProtocolError("an http scope cannot be upgraded")
