@@ -85,6 +85,27 @@ async def test_a_response_is_passed_on_fragment_by_fragment() -> None:
                 data += await caller.receive()
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+)
+@pytest.mark.parametrize("fragment", [1, 102_400])
+async def test_a_response_of_no_known_length_is_whole(message: bytes, fragment: int) -> None:
+    async def respond(client: WStunnelClient, asked: Asked) -> None:
+        await client.reply(asked, message, fragment=fragment)
+
+    async with serving() as ends, WStunnelClient.joined(ends.port, respond):
+        status, fields, body = await ends.get("/")
+        assert (status, body) == (200, b"hello")
+        assert "X-Hop" not in dict(fields)
+
+
 async def test_an_empty_last_fragment_ends_a_message() -> None:
     async def oddly(client: WStunnelClient, asked: Asked) -> None:
         await client.begin(asked, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

@@ -13,6 +13,7 @@ import anyio
 
 from ..config import MIB, Limits
 from ..errors import HeadError
+from ..forwarding import forward_response
 from ..heads import RequestHead, ResponseHead
 from ..http.codec import HeadParser
 from ..net.doorbell import Doorbell
@@ -38,7 +39,7 @@ class Response:
         self._news = news
         self._head: ResponseHead | None = None  # not passed on yet
         self._body = store.body()
-        self._complete = False
+        self._whole: Whole | None = None
         self._failure: HeadError | None = None
         self._taken_at = 0.0  # when the caller took something last, or there was nothing to take
 
@@ -59,7 +60,7 @@ class Response:
                 self._taken_at = anyio.current_time()
             self._body.write(part)
         elif isinstance(part, Whole):
-            self._complete = True
+            self._whole = part
         elif part.status >= 200:  # there are no others in their wire
             self._head = part
 
@@ -75,13 +76,13 @@ class Response:
         while not exchange.gone:
             self._news.muffle()
             if self._head is not None:
-                exchange.send_head(self._head)
+                exchange.send_head(forward_response(self._head))
                 self._head = None
             self._pass_body(exchange)
             if not self._body.left and self._failure is not None:
                 raise self._failure
-            if not self._body.left and self._complete:
-                exchange.send_end()
+            if not self._body.left and self._whole is not None:
+                exchange.send_end(self._whole.trailers)
                 return
             await self._wait()
 

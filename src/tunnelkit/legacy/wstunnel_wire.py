@@ -13,7 +13,7 @@ from typing import Final
 
 from ..config import Limits
 from ..errors import HeadError, RemoteProtocolError
-from ..heads import RequestHead, ResponseHead
+from ..heads import Fields, RequestHead, ResponseHead
 from ..http.client_codec import ClientCodec
 from ..http.codec import Body, End, HeadParser, Signal
 
@@ -126,6 +126,8 @@ _HOP_BY_HOP: Final = frozenset({b"connection", b"transfer-encoding", b"trailer",
 class Whole:
     """The response is complete."""
 
+    trailers: Fields
+
 
 class ResponseReader:
     """The HTTP response inside one message, from its fragments. Raises ``HeadError`` for what is none."""
@@ -158,5 +160,5 @@ class ResponseReader:
                 yield bytes(event.data)
             elif isinstance(event, End):
                 self._complete = True
-                yield Whole()
+                yield Whole(event.trailers)
                 return
