@@ -73,6 +73,29 @@ async def test_their_client_serves_pages_bodies_and_crowds() -> None:
         assert (await ends.get("/", X_Host=ends.origin.url))[0] == 403  # it has no regexp
 
 
+# Method, target, status, and what the body ends with.
+KINDS = [
+    ("GET", "/bytes/100000/chunked", 200, bytes(range(160))),
+    ("GET", "/trailers", 200, b"hello"),
+    ("GET", "/info", 200, b"after"),
+    ("GET", "/bytes/0", 200, b""),
+    ("GET", "/status/204", 204, b""),
+    ("GET", "/status/304", 304, b""),
+    ("GET", "/status/445", 445, b""),
+    ("HEAD", "/bytes/10", 200, b""),
+    ("DELETE", "/echo//a%2Fb;c=d?%zz&x=[1]", 200, b"}"),
+    ("GET", "/upgrade", 200, b"no upgrade wanted"),
+]
+
+
+async def test_their_client_serves_answers_of_every_kind() -> None:
+    async with open_ends() as ends, their_client(ends):
+        for method, target, expected, end in KINDS:
+            status, _, body = await exchange(ends.port, method, ends.path(target))
+            assert (status, body[-len(end) :] if end else body) == (expected, end), target
+        assert len(ends.server.sessions()) == 1
+
+
 async def test_a_path_that_theirs_cannot_read_costs_nobody_the_tunnel() -> None:
     async with open_ends() as ends, their_client(ends):
         assert (await ends.get("/%zz"))[0] == 400
@@ -165,6 +188,15 @@ async def test_their_server_is_served_with_pages_bodies_and_crowds() -> None:
             assert [len(body) for _, _, body in await gather(*asked)] == list(range(10))
         assert (await exchange(port, "GET", f"{path}/status/445"))[0] == 445
         assert (await exchange(port, "GET", "/bytes/1", fields={"X-Token": TOKEN}))[0] == 200
+
+
+async def test_their_server_gets_answers_of_every_kind() -> None:
+    async with their_server() as port, our_client(port):
+        for method, target, expected, end in KINDS:
+            if "//" in target:  # which their server answers with a redirect of its own
+                continue
+            status, _, body = await exchange(port, method, f"/_token/{TOKEN}{target}")
+            assert (status, body[-len(end) :] if end else body) == (expected, end), target
 
 
 async def test_their_server_is_found_where_that_is_allowed() -> None:
