@@ -19,14 +19,16 @@ class TurnEnd:
 
     def ask(self) -> bool:
         """False where no loop runs, as in a thread: it is not called then."""
+        # Before Python 3.12, to ask asyncio which loop runs is a system call.
+        if self._asked is not None and self._asked.is_running():
+            return True
         if self._watched is None:
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:
                 return self._watch_trio()
-            if loop is not self._asked:
-                self._asked = loop
-                loop.call_soon(self._ring)
+            self._asked = loop
+            loop.call_soon(self._ring)
             return True
         return self._watch_trio()
 

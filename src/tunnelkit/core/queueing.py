@@ -233,7 +233,7 @@ class TokenQueue(Generic[S, E]):
         if entry.place is None:
             return []
         self._take_off(entry)
-        return self.settle(now)
+        return self.settle(now) if self.waiting else []
 
     def put_back(self, entry: Entry[S, E], now: float, *, full: bool) -> list[Decision[S, E]]:
         """Nothing of the exchange counts as sent any more; it waits where its arrival puts it."""

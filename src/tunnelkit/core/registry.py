@@ -213,7 +213,10 @@ class Registry(Generic[S, E]):
             return _NO_CLIENT
         if not ready and len(queue.waiting) >= self._limits.max_requests_per_tunnel:
             return _FULL
-        entry = self._new_entry(queue, exchange, self._until(now, deadline, wait), patient=wait is None or wait > 0)
+        until = now + self._limits.queue_timeout if deadline is None else deadline
+        if wait is not None and 0 < wait < until - now:
+            until = now + wait
+        entry = self._new_entry(queue, exchange, until, patient=wait is None or wait > 0)
         queue.enter(entry, place)
         self._queues[token] = queue
         if not known:
@@ -401,10 +404,6 @@ class Registry(Generic[S, E]):
             place.patience, place.asked = delay, now + delay
         self._retries.add(now + delay, place.session)
 
-    def _until(self, now: float, deadline: float | None, wait: float | None) -> float:
-        until = now + self._limits.queue_timeout if deadline is None else deadline
-        return min(until, now + wait) if wait is not None and wait > 0 else until
-
     def _new_entry(self, queue: TokenQueue[S, E], exchange: E, until: float, *, patient: bool) -> Entry[S, E]:
         self._serial += 1
         entry = Entry(exchange=exchange, queue=queue, serial=self._serial, until=until, patient=patient)
@@ -446,7 +445,8 @@ class Registry(Generic[S, E]):
         del self._entries[entry.exchange]
         self._deadlines.cancel(entry.exchange)
         self._strangers.pop(entry.exchange, None)
-        self._forget_if_idle(entry.queue)
+        if not entry.queue.exchanges:
+            self._forget_if_idle(entry.queue)
         return decisions
 
     def _expire(self, entry: Entry[S, E], now: float) -> list[Expired[E] | Decision[S, E]]:

@@ -11,6 +11,9 @@ from ..heads import ResponseHead
 __all__ = ["Dates"]
 
 
+_HAS_ONE = "date"  # noted on heads that many share
+
+
 class Dates:
     """Says the date; the text is made once a second, not once a response."""
 
@@ -30,6 +33,10 @@ class Dates:
 
     def on(self, head: ResponseHead) -> ResponseHead:
         """``head`` with a Date: its own, where it has one."""
+        if head.written is not None and _HAS_ONE in head.written:
+            return head
         if b"date" in field_names(head.fields).at:
+            if head.written is not None:
+                head.written[_HAS_ONE] = True
             return head
         return ResponseHead(head.status, [*head.fields, (b"Date", self.now())], head.reason, head.version)
