@@ -99,7 +99,7 @@ async def lossy(limits: Limits = SHORT, **options: Any) -> AsyncIterator[Lossy]:
     not to cost it more than they do."""
     assert current() is not Way.AUTO
     if current().outlives_cuts:
-        limits = replace(limits, poll_answer_timeout=max(limits.poll_answer_timeout, 2.0), poll_absence=5.0)
+        limits = replace(limits, poll_answer_timeout=max(limits.poll_answer_timeout, 2.0), poll_absence=3.0)
     async with open_tunnel(relay=True, limits=limits, **options) as tunnel:
         assert tunnel.relay is not None
         link = Lossy(tunnel, tunnel.relay)
