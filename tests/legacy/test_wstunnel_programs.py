@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from tunnelkit import TunnelClient
+from tunnelkit import TunnelClient, TunnelServer
 from tunnelkit.errors import DialError, StreamBroken
 
 from ..e2e.origin import TestOrigin, pattern_digest, serve_origin
@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not PROGRAM, reason="TUNNELKIT_PEER_WSTUNNEL names no program of WStunnel's"),
 ]
 
+OURS = "another-token-for-tests"
 SIZE = 10_000_000
 STARTING = 30.0
 
@@ -202,6 +203,40 @@ async def test_their_server_gets_answers_of_every_kind() -> None:
 async def test_their_server_is_found_where_that_is_allowed() -> None:
     async with their_server() as port, our_client(port, auto=True):
         assert (await exchange(port, "GET", f"/_token/{TOKEN}/bytes/1"))[0] == 200
+
+
+async def test_with_their_server_replaced_both_clients_come_to_ours() -> None:
+    async with serve_origin() as origin, anyio.create_task_group() as group:
+        async with their_server() as port:
+            url = f"ws://127.0.0.1:{port}"
+            ours = TunnelClient(url, token=OURS, origin=origin.url, allow_legacy=True)
+            await group.start(ours.run)
+            theirs = await group.start(keep, "cli", "-tunnel", url, "-token", TOKEN, "-server", origin.url)
+            await ours.wait_ready(STARTING)
+            assert ours.transport == "wstunnel"
+            for token in (OURS, TOKEN):
+                await served(port, f"/_token/{token}/bytes/1")
+        async with TunnelServer(f"127.0.0.1:{port}") as server:
+            await until(lambda: len(server.sessions()) == 2, STARTING)  # theirs waits up to 10 s
+            assert sorted(session.transport for session in server.sessions()) == ["websocket", "wstunnel"]
+            for token in (OURS, TOKEN):
+                assert (await exchange(port, "GET", f"/_token/{token}/bytes/1"))[0] == 200
+            ours.close()
+            theirs.cancel()
+
+
+async def keep(*arguments: str, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+    with anyio.CancelScope() as scope:
+        async with program(*arguments):
+            task_status.started(scope)
+            await anyio.sleep_forever()
+
+
+async def served(port: int, target: str) -> None:
+    """Wait until their server knows the token."""
+    with anyio.fail_after(STARTING):
+        while (await exchange(port, "GET", target))[0] != 200:  # noqa: ASYNC110 - another program
+            await anyio.sleep(0.05)
 
 
 async def test_their_server_gets_an_answer_though_the_origin_is_down() -> None:
