@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 from collections.abc import AsyncIterator
 
 import anyio
@@ -170,6 +171,20 @@ async def test_context_variables_do_not_reach_the_next_request() -> None:
     async with serve_app(HandlerOrigin(handler)) as ends:
         for _ in range(3):
             assert (await ask(ends.port, ends.path("/")))[2] == b"nobody"
+
+
+async def test_a_handler_that_exits_within_tasks_of_its_own_ends_nothing_else() -> None:
+    async def handler(request: Request) -> Response:
+        if request.path != "/fine":
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+                sys.exit(3)
+        return Response(body="fine")
+
+    async with serve_app(handler) as ends:
+        problem = problem_of(await ask(ends.port, ends.path("/")))
+        assert (problem["status"], problem["code"]) == (502, "origin_failed")
+        await still_serves(ends)
 
 
 async def test_a_handler_that_is_cancelled_by_what_it_awaits(

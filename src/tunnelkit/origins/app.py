@@ -98,6 +98,13 @@ async def run_apart(conversation: Conversation, call: Callable[[], Awaitable[Non
             failures.append(exited())
         except Exception as error:
             failures.append(error)
+        except BaseExceptionGroup as group:  # of tasks of the app's own
+            exits, rest = group.split(SystemExit)
+            if exits is None:
+                raise
+            failures.append(exited())
+            if not isinstance(rest, Exception | None):
+                raise rest from None
 
     try:
         async with anyio.create_task_group() as group:
