@@ -394,7 +394,7 @@ def _field(node: ast.AnnAssign) -> str:
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
         given = {each.arg: each.value for each in value.keywords}
         value = given.get("default", ast.Constant(...) if "default_factory" in given else None)
-    return _quoted(f"{_target(node)}: {ast.unparse(node.annotation)}" + (f" = {ast.unparse(value)}" if value else ""))
+    return f"{_target(node)}: {ast.unparse(node.annotation)}" + (f" = {ast.unparse(value)}" if value else "")
 
 
 def _signature(function: Function) -> str:
@@ -433,7 +433,7 @@ def _arguments(given: ast.arguments) -> list[str]:
 def _argument(argument: ast.arg, default: ast.expr | None = None) -> str:
     kind = f": {ast.unparse(argument.annotation)}" if argument.annotation is not None else ""
     equals = " = " if kind else "="
-    return _quoted(f"{argument.arg}{kind}" + (f"{equals}{ast.unparse(default)}" if default is not None else ""))
+    return f"{argument.arg}{kind}" + (f"{equals}{ast.unparse(default)}" if default is not None else "")
 
 
 def _quoted(text: str) -> str:
@@ -442,7 +442,7 @@ def _quoted(text: str) -> str:
 
 
 def _code(text: str) -> Iterator[str]:
-    yield f"```python\n{text}\n```\n"
+    yield f"```python\n{_quoted(text)}\n```\n"
 
 
 def _plain(docstring: str) -> str:

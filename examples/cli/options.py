@@ -355,8 +355,7 @@ CLIENT: list[Option | Refused] = [
         name="transport",
         metavar="NAME",
         default="auto",
-        help="how messages are carried: auto (websocket, else long-poll), websocket or longpoll; wstunnel or wsp for "
-        "a server of theirs",
+        help="auto (websocket, else long-poll), websocket or longpoll; wstunnel or wsp for a server of theirs",
     ),
     Option(
         name="poolidlesize",
