@@ -176,3 +176,12 @@ async def test_a_large_piece_is_read_in_small_ones_at_no_more_than_its_own_cost(
     while request.receive_body_nowait(step):
         pieces += 1
     assert pieces == size // step
+
+
+async def test_a_switch_that_comes_too_late_is_broken_off() -> None:
+    """Middleware may hold it back until the program has given up."""
+    request = InsideRequest(RequestHead(b"GET", b"/", []), scheme="http", has_body=False)
+    request.leave()
+    stream = await request.upgrade(ResponseHead(101, []))
+    with pytest.raises(StreamBroken):
+        await stream.receive()

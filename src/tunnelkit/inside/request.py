@@ -191,6 +191,8 @@ class InsideRequest(CallerRequest):
     async def upgrade(self, head: ResponseHead) -> ByteStream:
         near, far = memory_pair()
         self.switched = near
+        if self._left:  # nobody will take it
+            near.abort()
         self.send_head(head)
         await checkpoint()
         return far
