@@ -34,7 +34,7 @@ class RequestFinished(TunnelEvent):
     tunnel: str = ""
     method: str
     target: str
-    status: int | None = None  # that the caller was given; None where there was none
+    status: int | None = None  # that the caller was given, or would have been where it broke off; None for none
     outcome: str  # "answered" (whole), or how it failed, in the words of the access log (docs/logs.md)
     received: int  # bytes of the request's body, or of an upgraded connection from the caller
     sent: int  # bytes of the answer's body, or of an upgraded connection to the caller
