@@ -88,12 +88,18 @@ def parse(
     if path is not None:
         document = _read_toml(path)
         for name, keys in (tables or {}).items():
-            if isinstance(document.get(name), (dict, list)):  # else it may be an option of that name
+            if name in document and not _is_setting(options, name, document[name]):
                 found[name] = _tables(path, name, document.pop(name), keys)
         by_file = _from_table(options, document, str(path))
     values = by_file | values | by_argument
     defaults = {option.key: _default(option) for option in options if isinstance(option, Option)}
     return Settings(defaults | values, given=set(values), from_file=set(by_file), tables=found)
+
+
+def _is_setting(options: Sequence[Option | Refused], name: str, value: Any) -> bool:
+    """Of a name that tables have: there may be an option of that name too, whose values are no tables."""
+    items = value if isinstance(value, list) else [value]
+    return any(option.name == name for option in options) and not any(isinstance(item, dict) for item in items)
 
 
 def _default(option: Option) -> Any:

@@ -210,6 +210,12 @@ def test_a_tunnel_without_a_table(tmp_path: Path) -> None:
     settings = client(f"--config {path}")
     assert settings["tunnel"] == ["wss://tunnel.example.com"]
     assert settings.tables == {}
+    path.write_text('tunnel = ["wss://one.example.com", "wss://two.example.com"]\n')
+    settings = client(f"--config {path}")
+    assert settings["tunnel"] == ["wss://one.example.com", "wss://two.example.com"]
+    assert settings.tables == {}
+    path.write_text('tunnel = ["wss://one.example.com", {}]\n')
+    assert mistake(f"--config {path}", "client").startswith(f"{path}: tunnel: write its settings under")
 
 
 @pytest.mark.parametrize(
