@@ -10,6 +10,7 @@ import pytest
 
 from tunnelkit import RegistrationRefused, TunnelClient, server_events
 from tunnelkit import events as client_events
+from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import StreamBroken
 from tunnelkit.event_stream import EventStream, Missed, TunnelEvent
 from tunnelkit.request_events import RequestFinished, RequestStarted
@@ -95,7 +96,7 @@ async def test_retrying_is_told_at_the_client() -> None:
 @pytest.mark.ways("auto")
 async def test_moved_is_told_at_both_ends() -> None:
     """A middlebox lets no websocket through, and then does."""
-    limits = replace(SHORT, probe_first=0.05, probe_cap=0.1)
+    limits = replace(DEFAULT_LIMITS, probe_first=0.05, probe_cap=0.1)
     async with open_ends(limits=limits) as ends, serve_middlebox(ends.port) as box:
         box.refuse_upgrades = 403
         async with ends.join(via=box.relay) as client:
@@ -103,10 +104,10 @@ async def test_moved_is_told_at_both_ends() -> None:
             at_server, at_client = ends.server.events(), client.events()
             (session,) = ends.server.sessions()
             box.refuse_upgrades = 0
-            event = await anext(at_server)
+            event = await expect(at_server, server_events.Moved)
             assert isinstance(event, server_events.Moved)
             assert (event.transport, event.before, event.session) == ("websocket", "longpoll", session.public_id)
-            moved = await anext(at_client)
+            moved = await expect(at_client, client_events.Moved)
             assert isinstance(moved, client_events.Moved)
             assert moved.transport == "websocket"
             assert moved.reason
