@@ -212,6 +212,25 @@ async def test_simple_request(body: bytes) -> None:
         assert answer == body
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_simple_request_goes_on_with_what_did_not_fit(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be room for it a moment later, and all before it taken."""
+    ours, theirs = memory_pair(1024 * 1024)
+    calls = 0
+
+    def hesitating(data: Buffer) -> int:
+        nonlocal calls
+        calls += 1
+        return 0 if calls <= times else MemoryStream.try_send(ours, data)
+
+    monkeypatch.setattr(ours, "try_send", hesitating)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(simple_request, ours, POST, bytes(200_000))
+            await read_until(theirs, b"\r\n0\r\n\r\n")
+            await theirs.send(OK)
+
+
 async def test_simple_request_is_bounded() -> None:
     async with serving(echo) as served:
         with pytest.raises(HeadError) as caught:

@@ -377,6 +377,37 @@ async def test_a_caller_without_room_stops_the_origin() -> None:
     assert len(asked.answer) == size
 
 
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 5])
+async def test_a_body_that_did_not_fit_goes_on_though_there_is_room_a_moment_later(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may have sent something in between; nobody would come back for the rest of the body."""
+    calls = 0
+    try_send = MemoryStream.try_send
+
+    def hesitating(stream: MemoryStream, data: Buffer) -> int:
+        nonlocal calls
+        calls += 1
+        return 0 if calls <= times else try_send(stream, data)
+
+    monkeypatch.setattr(MemoryStream, "try_send", hesitating)
+    asked = Asked(b"PUT", body=bytes(20_000), fields=[(b"Content-Length", b"60000")])
+    asked.pieces += [bytes(20_000)] * 2
+    with anyio.fail_after(10):
+        assert len(await served_with_body(Dialled(), asked)) == 60_000
+
+
+async def served_with_body(origin: Dialled, asked: Asked) -> bytes:
+    async with anyio.create_task_group() as group:
+        group.start_soon(origin.serve, asked)
+        stream = await origin.accepted(1)
+        data = b""
+        while len(data) - data.find(b"\r\n\r\n") - 4 < 60_000:
+            data += await stream.receive()
+        await stream.send(OK)
+    return data.partition(b"\r\n\r\n")[2]
+
+
 async def test_an_answer_before_the_body_ends_the_connection() -> None:
     origin, asked = Dialled(), Asked(b"POST", body=b"")
     asked.more = True

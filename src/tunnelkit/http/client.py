@@ -202,7 +202,7 @@ async def simple_request(
         if (event := connection.next_event_nowait()) is not None:
             answer.take(event)
         else:
-            await connection.wait(readable=True, writable=not flushed)
+            await connection.wait(readable=True, writable=bool(rest) or not flushed)
     return answer.head, b"".join(answer.pieces)
 
 

@@ -128,9 +128,10 @@ class UrlExchange(Begun):
             if exchange.gone:
                 connection.abort()
                 return
-            self._pump_body(connection)
+            fitted = self._pump_body(connection)
             flushed = connection.flush()
-            await connection.wait(readable=not self._starved, writable=not flushed)
+            # What did not fit may fit by now, though all before it is taken: nobody else comes back for it.
+            await connection.wait(readable=not self._starved, writable=not (fitted and flushed))
         if isinstance(last, ResponseHead):
             await self._switch(connection, last)
 
@@ -140,7 +141,8 @@ class UrlExchange(Begun):
         await self._exchange.splice(forward_response(head), connection.upgraded())
         connection.abort()
 
-    def _pump_body(self, connection: OriginConnection) -> None:
+    def _pump_body(self, connection: OriginConnection) -> bool:
+        """False when a piece that is there did not fit."""
         exchange = self._exchange
         while not self._request_ended and (piece := exchange.body_waiting) is not None:
             if not piece:
@@ -149,7 +151,8 @@ class UrlExchange(Begun):
             elif connection.try_send_body(piece):
                 exchange.body_taken()
             else:
-                return
+                return False
+        return True
 
     def _pump_answer(self, connection: OriginConnection) -> End | ResponseHead | None:
         """What ends the HTTP of it, once that came: its end, or the head of a 101."""
