@@ -41,7 +41,7 @@ source.onmessage = async (event) => {
 };
 function talk() {
   const url = at("socket");
-  url.protocol = "ws:";
+  url.protocol = url.protocol.replace("http", "ws");
   const socket = new WebSocket(url, "chat");
   socket.onopen = () => socket.send("hello");
   socket.onmessage = (message) => { source.said = message.data; socket.close(4001, "enough"); };
