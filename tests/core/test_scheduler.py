@@ -11,6 +11,7 @@ from tunnelkit.core.frames import (
     HEAD_FIN,
     HEAD_MORE,
     HEADER_SIZE,
+    MAX_PAYLOAD,
     OPEN,
     RESET,
     RESET_SIZE,
@@ -21,7 +22,7 @@ from tunnelkit.core.frames import (
     encode_open,
     parse_number,
 )
-from tunnelkit.core.scheduler import ControlQueue, TurnQueue, take_turn
+from tunnelkit.core.scheduler import SCRAP, ControlQueue, TurnQueue, take_turn
 from tunnelkit.core.streams import Half, Stream
 
 from .mux_pair import SMALL, join
@@ -169,6 +170,16 @@ def test_a_turn_ends_at_its_size_at_the_credit_and_at_the_room() -> None:
     assert turn(a_stream(2, (DATA, b"abcdef")), room=HEADER_SIZE + 5) == [(DATA, 2, b"abcde")]
     assert turn(a_stream(2, (DATA, b"abcdef")), room=HEADER_SIZE) == []
     assert turn(a_stream(2, (DATA, b"abcdef")), room=HEADER_SIZE - 1) == []
+
+
+def test_a_piece_is_not_cut_for_a_scrap_of_the_message() -> None:
+    """A message that holds one piece nearly whole is left so: the next begins with a whole one too."""
+    first, second = b"x" * 5000, b"y" * 5000
+    for rest, cut in ((SCRAP - 1, 0), (SCRAP, SCRAP)):
+        stream = a_stream(1, (DATA, first), (DATA, second))
+        given = turn(stream, len(first) + rest + 2 * HEADER_SIZE, MAX_PAYLOAD)
+        assert [len(payload) for _, _, payload in given] == [len(first), cut][: 1 + bool(cut)]
+        assert sum(len(payload) for _, _, payload in turn(stream, size=MAX_PAYLOAD)) == len(second) - cut
 
 
 def test_fin_rides_on_the_last_frame_only() -> None:

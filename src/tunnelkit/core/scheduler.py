@@ -173,7 +173,7 @@ def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int)
                 stream.local = AFTER_FIN
         else:
             take = min(allowed - taken, left)
-            if not take:
+            if not take or (taken and left < SCRAP):
                 break
             view = memoryview(data)
             data = view[:take]

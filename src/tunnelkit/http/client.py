@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, StreamBroken
@@ -18,6 +18,9 @@ from .writing import GATHER, Outgoing
 __all__ = ["OriginConnection", "simple_request"]
 
 T = TypeVar("T")
+
+# A read of an answer's body: what the messages of a tunnel carry in one piece, with all that stands in front of it.
+BODY_READ: Final = READ_AHEAD - 256
 
 
 class OriginConnection:
@@ -112,7 +115,7 @@ class OriginConnection:
                 return event
             if not isinstance(event, Signal):
                 return event
-            if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(READ_AHEAD)) is None:
+            if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(BODY_READ)) is None:
                 return None
             self._codec.receive_data(data)
 
