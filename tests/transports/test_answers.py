@@ -75,6 +75,7 @@ PROBLEM = [(b"Content-Type", b"application/problem+json")]
         (400, HTML, b"You're speaking plain HTTP to an SSL-enabled server port", "use wss://"),
         (400, [], b"Client sent an HTTP request to an HTTPS server.", "use wss://"),
         (400, [], b"TLS is required here: use https:// or wss://", "use wss://"),
+        (400, [], b"Origin header with rendez-vous token required", "WStunnel"),
         (426, [], b"", "Upgrade field"),
         (502, HTML, b"", "does not reach"),
         (500, [], b"", "may be down"),

@@ -83,6 +83,8 @@ def _hint(status: int, fields: Fields, body: bytes, *, tls: bool) -> str:
         return _redirect_hint(fields, tls=tls)
     if status == 400 and not tls and any(complaint in body.lower() for complaint in _PLAIN_TO_TLS):
         return "that port speaks TLS: use wss://"
+    if status == 400 and body.startswith(b"Origin header with rendez-vous token"):
+        return 'this is a WStunnel server: name its wire (transport "wstunnel"), or allow it (allow_legacy)'
     if status == 426:
         return "something in between, such as a reverse proxy, must be told to pass the Upgrade field"
     return _HINTS.get(status, "") or ("the tunnel server may be down" if status >= 500 else "")
