@@ -74,7 +74,7 @@ class InspectedBody:
         self._kept += data[:room]
         return min(room, len(data))
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Keep its size alone."""
         self._kept = bytearray()
 
@@ -117,11 +117,11 @@ class Inspected:
         self._head = RequestHead(head.method, target, list(head.fields), head.version)  # with its secrets: to replay
         self._send = send
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Let go of its bodies and of what a replay needs: whoever still holds it, a listener that lags say, is not
         to hold more than the inspector may."""
-        self.body.forget()
-        self.answer_body.forget()
+        self.body._forget()
+        self.answer_body._forget()
         self._head.fields = []
 
     def __repr__(self) -> str:
@@ -252,7 +252,7 @@ class Inspector:
     def _forget_oldest(self) -> None:
         _, oldest = self._kept.popitem(last=False)
         self._size -= oldest.size
-        oldest.forget()
+        oldest._forget()
 
     def _tell(self, exchange: Inspected) -> None:
         for listener in self._listeners:
