@@ -354,7 +354,7 @@ def response_head(response: Response, method: bytes, limits: Limits = DEFAULT_LI
     told = set(field_values([(name, value.strip()) for name, value in response.fields], b"content-length"))
     length = response.length
     if length is not None and not told <= {b"%d" % length} and not _is_bodiless(response.status, method):
-        raise HeadError(502, "bad_framing", "Content-Length and ContentLength of a response differ")
+        raise HeadError(502, "bad_response", "Content-Length and ContentLength of a response differ")
     dropped = _NOT_OF_RESPONSES | {b"content-length"}
     fields = [line for line in response.fields if line[0].lower() not in dropped]
     if length is not None and (length or not _is_bodiless(response.status, method)):
