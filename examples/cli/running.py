@@ -9,6 +9,8 @@ import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from .options import Option, Refused
 from .parsing import Settings, UsageError, help_text, parse
 from .rules import place_of
 
-__all__ = ["Stop", "in_flags", "log_start", "run_program", "timing"]
+__all__ = ["Stop", "in_flags", "log_start", "run_program", "timing", "warn_of_open_files"]
 
 logger = logging.getLogger("tunnelkit")
 
@@ -113,7 +115,7 @@ def run_program(
             print(f"tunnelkit {__version__}")
             return 0
         with logging_to(settings), pidfile(settings["pidfile"]):
-            _warn_of_open_files(settings, options)
+            warn_of_open_files(settings, [*options, *chain.from_iterable(tables.values())])
             return anyio.run(main, settings, **_backend(settings))
     except UsageError as error:
         fail(str(error))
@@ -166,12 +168,21 @@ def log_start(settings: Settings) -> None:
     logger.info("runs on %s%s; heads are read by %s, frames masked by %s", backend, loop, found.parser, found.masker)
 
 
-def _warn_of_open_files(settings: Settings, options: Options) -> None:
+def warn_of_open_files(settings: Settings, options: Options) -> None:
+    """``options``: those of the tables too."""
     names = ("token_file", "passwords_file", "callers_file", "admin_password_file", "tls_key")
     files = [settings.get(key) for key in names]
     secrets = {option.key for option in options if isinstance(option, Option) and option.secret}
-    if settings.from_file & secrets or {"token", "tunnel"} & settings.tables.keys():
+    if any(_holds_any(each, secrets) for each in [settings, *chain.from_iterable(settings.tables.values())]):
         files.append(settings["config"])
     for path in files:
         if path is not None and (text := open_to_others(path)):
             warn(text)
+
+
+def _holds_any(settings: Settings, secrets: AbstractSet[str]) -> bool:
+    """Whether the file has one of them there. A URL is one if somebody's name and password stand in it."""
+    return any(key not in _URLS or "@" in str(settings[key]) for key in settings.from_file & secrets)
+
+
+_URLS = {"tunnel", "proxy"}

@@ -18,7 +18,7 @@ from cli.options import CLIENT, RULES, SERVER, TOKEN, TUNNEL
 from cli.origin import origin_of
 from cli.parsing import Settings, UsageError, parse
 from cli.rules import rules
-from cli.running import in_flags, log_start
+from cli.running import in_flags, log_start, warn_of_open_files
 from tunnelkit import ConfigError, RegistrationRefused, Rule, TunnelClient, TunnelServer, accelerators
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.addresses import is_public
@@ -178,6 +178,27 @@ def test_rules_hold_for_all_tunnels(tmp_path: Path) -> None:
     path.write_text(f'{WSP}\n[[tunnel]]\ntoken = "the-first-of-tokens"\n[[tunnel]]\ntoken = "the-other-of-tokens"\n')
     made = tunnel_client.make_tunnels(client("--config", str(path), *TUNNEL_FLAGS[:4]))
     assert ["blacklist=1 whitelist=1" in repr(one.client._agent._guard) for one in made] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("tunnel = 'wss://tunnel.example.com'", False),
+        ("tunnel = 'wss://me:word@tunnel.example.com'", True),
+        ("proxy = 'http://proxy:3128'", False),
+        ("password = 'word'", True),
+        ("[[tunnel]]\ntunnel = 'wss://tunnel.example.com'\ntoken_file = 'token'", False),
+        ("[[tunnel]]\nserver = 'http://localhost'\n[[tunnel]]\ntoken = 'a-token-of-16-characters'", True),
+    ],
+)
+def test_a_configuration_with_secrets_that_others_can_read(
+    tmp_path: Path, text: str, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "client.toml"
+    path.write_text(text)
+    path.chmod(0o644)
+    warn_of_open_files(client("--config", str(path)), [*CLIENT, *TUNNEL])
+    assert (f"warning: {path} holds secrets" in capsys.readouterr().err) is warned
 
 
 def test_the_exit_status_of_several_tunnels() -> None:
