@@ -99,8 +99,8 @@ async def test_with_the_server_replaced_the_next_connection_is_tunnelkits() -> N
             await client.wait_ready(10)
             assert client.transport == "wstunnel"
         async with TunnelServer(f"127.0.0.1:{old.port}") as new:
-            await until(lambda: [session.transport for session in new.sessions()] == ["websocket"])
-            assert client.transport == "websocket"
+            await until(lambda: client.transport == "websocket")
+            assert [session.transport for session in new.sessions()] == ["websocket"]
             client.close()
 
 
