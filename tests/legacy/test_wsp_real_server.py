@@ -7,14 +7,14 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL
 
 import anyio
 import pytest
 
-from tunnelkit import TunnelClient
+from tunnelkit import RegistrationRefused, TunnelClient
 from tunnelkit.errors import DialError, StreamBroken
 from tunnelkit.legacy.wsp import PoolSize, WspTransport
 
@@ -32,19 +32,28 @@ pytestmark = [
 ]
 
 
-@asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[int]:
-    """The port of their server, once it listens."""
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = int(chosen.getsockname()[1])
+        return int(chosen.getsockname()[1])
+
+
+@asynccontextmanager
+async def running(folder: Path, port: int) -> AsyncIterator[None]:
+    """Their server, once it listens."""
     config = folder / "wsp_server.cfg"
     config.write_text(f'host: 127.0.0.1\nport: {port}\ntimeout: 5000\nidletimeout: 60000\nsecretkey: "{KEY}"\n')
     async with await anyio.open_process([SERVER, "-config", str(config)], stdout=DEVNULL, stderr=DEVNULL) as process:
         try:
             await until_it_listens(port)
-            yield port
+            yield
         finally:
             process.kill()
+
+
+def client(port: int, origin: str, key: str = KEY) -> TunnelClient:
+    transport = WspTransport(size=PoolSize(poolidlesize=10, poolmaxsize=120))
+    url = f"ws://127.0.0.1:{port}/register"
+    return TunnelClient(url, token=TOKEN, password=key, origin=origin, transport=transport)
 
 
 async def until_it_listens(port: int) -> None:
@@ -64,15 +73,9 @@ async def fetch(port: int, url: str, *, method: str = "GET", body: bytes = b"") 
 
 
 async def test_pages_bodies_many_at_a_time_and_failures(tmp_path: Path) -> None:
-    transport = WspTransport(size=PoolSize(poolidlesize=10, poolmaxsize=120))
-    async with (
-        running(tmp_path) as port,
-        serve_origin() as origin,
-        TunnelClient(
-            f"ws://127.0.0.1:{port}/register", token=TOKEN, password=KEY, origin=origin.url, transport=transport
-        ) as client,
-    ):
-        await client.wait_ready(10)
+    port = free_port()
+    async with running(tmp_path, port), serve_origin() as origin, client(port, origin.url) as joined:
+        await joined.wait_ready(10)
         assert await fetch(port, f"{origin.url}/bytes/10") == (200, bytes(range(10)))
         status, answer = await fetch(port, f"{origin.url}/sink", method="POST", body=BODY)
         assert (status, json.loads(answer)["sha256"]) == (200, hashlib.sha256(BODY).hexdigest())
@@ -89,3 +92,44 @@ async def test_pages_bodies_many_at_a_time_and_failures(tmp_path: Path) -> None:
                 group.start_soon(one, number)
         assert statuses == [200] * 100
         assert await fetch(port, "http://127.0.0.1:9/") == (527, b"Destination is not allowed\n")
+        origin.release("half")
+        with suppress(AssertionError, StreamBroken):  # the caller is told something, or cut: it is their server's way
+            await fetch(port, f"{origin.url}/half/100000")
+        assert await fetch(port, f"{origin.url}/bytes/1") == (200, bytes(1))
+
+
+async def test_an_answer_that_comes_before_the_body_was_taken(tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, port), serve_origin() as origin, client(port, origin.url) as joined:
+        await joined.wait_ready(10)
+        for _ in range(12):  # as many as there are connections, and more
+            assert (await fetch(port, f"{origin.url}/early/413", method="POST", body=BODY[:300_000]))[0] == 413
+
+
+async def test_an_origin_that_is_down_is_told(tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, port), client(port, "http://127.0.0.1:9") as joined:
+        await joined.wait_ready(10)
+        told = b"Unable to execute request : dial tcp: the origin cannot be reached\n"
+        assert await fetch(port, "http://127.0.0.1:9/") == (527, told)
+
+
+async def test_a_wrong_key_ends_the_client(tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, port):
+        with pytest.raises(RegistrationRefused, match="secret key"):
+            async with client(port, "http://127.0.0.1:9", "wrong"):
+                await anyio.sleep_forever()
+
+
+async def test_a_server_that_restarts_is_joined_again(tmp_path: Path) -> None:
+    port = free_port()
+    async with serve_origin() as origin, client(port, origin.url) as joined:
+        for _ in range(2):
+            async with running(tmp_path, port):
+                with anyio.fail_after(30):
+                    while (await fetch(port, f"{origin.url}/bytes/1"))[0] == 526:  # noqa: ASYNC110 - their server tells nobody
+                        await anyio.sleep(0.05)
+                assert await fetch(port, f"{origin.url}/bytes/1") == (200, bytes(1))
+        assert origin.targets().count("/bytes/1") >= 4
+        joined.close()
