@@ -231,7 +231,7 @@ async def test_the_same_owner_takes_over_at_once_after_a_drop() -> None:
         relay.cut()
         start = anyio.current_time()
         async with ends.join(name="myapp", host="new.example"):
-            assert anyio.current_time() - start < 3
+            assert anyio.current_time() - start < 10
             assert [session.attached for session in ends.server.sessions()] == [True]  # the old one is superseded
             _, _, body = await get(ends)
             assert ["Host", "new.example"] in json.loads(body)["fields"]

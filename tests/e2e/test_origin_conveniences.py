@@ -24,6 +24,9 @@ from .tunnel import TOKEN, Ends, ask, exchange, open_ends, open_tunnel, problem_
 
 pytestmark = pytest.mark.anyio
 
+# Where nobody is to wait for an origin: if somebody did, that would be no matter of a busy machine.
+LONG_WAIT = replace(DEFAULT_LIMITS, origin_wait=30.0)
+
 
 # -- what is shown of a tunnel -----------------------------------------------------------------
 
@@ -219,7 +222,7 @@ async def test_a_request_waits_for_an_origin_that_restarts(method: str) -> None:
 
 
 async def test_the_wait_for_an_origin_is_bounded_and_the_next_do_not_wait() -> None:
-    limits = replace(DEFAULT_LIMITS, origin_wait=0.3)
+    limits = replace(DEFAULT_LIMITS, origin_wait=1.0)
     async with open_ends(limits=limits) as ends, anyio.create_task_group() as group:
         origin = Restarting(group)
         await origin.start()
@@ -228,18 +231,18 @@ async def test_the_wait_for_an_origin_is_bounded_and_the_next_do_not_wait() -> N
             origin.stop()
             start = anyio.current_time()
             assert await status_of(ends) == 502
-            assert anyio.current_time() - start >= 0.25
+            assert anyio.current_time() - start >= 0.9
             tries = [await status_of(ends) for _ in range(20)]
-            assert tries == [502] * 20  # 6 s if each waited
-            assert anyio.current_time() - start < 5
+            assert tries == [502] * 20  # 20 s if each waited
+            assert anyio.current_time() - start < 10
         group.cancel_scope.cancel()
 
 
 async def test_an_origin_that_never_was_there_is_not_waited_for() -> None:
-    async with open_tunnel(client_options={"origin": "http://127.0.0.1:1"}) as tunnel:
+    async with open_tunnel(limits=LONG_WAIT, client_options={"origin": "http://127.0.0.1:1"}) as tunnel:
         start = anyio.current_time()
         assert await status_of(tunnel) == 502
-        assert anyio.current_time() - start < 4  # of 5
+        assert anyio.current_time() - start < 10  # of 30
 
 
 async def test_a_request_that_was_sent_does_not_wait_and_is_not_repeated() -> None:
@@ -252,7 +255,7 @@ async def test_a_request_that_was_sent_does_not_wait_and_is_not_repeated() -> No
 
 
 async def test_a_request_that_the_origin_saw_does_not_wait_though_it_may_be_repeated() -> None:
-    async with open_ends() as ends, anyio.create_task_group() as group:
+    async with open_ends(limits=LONG_WAIT) as ends, anyio.create_task_group() as group:
         origin = Restarting(group)
         await origin.start()
         async with ends.join(origin=f"http://127.0.0.1:{origin.port}"):
@@ -262,12 +265,12 @@ async def test_a_request_that_the_origin_saw_does_not_wait_though_it_may_be_repe
             start = anyio.current_time()
             origin.stop()
             assert await call.status() == 502
-            assert anyio.current_time() - start < 4  # of 5
+            assert anyio.current_time() - start < 10  # of 30
         group.cancel_scope.cancel()
 
 
 async def test_a_caller_that_leaves_waits_for_no_origin() -> None:
-    async with open_ends() as ends, anyio.create_task_group() as group:
+    async with open_ends(limits=LONG_WAIT) as ends, anyio.create_task_group() as group:
         origin = Restarting(group)
         await origin.start()
         async with ends.join(origin=f"http://127.0.0.1:{origin.port}") as client:
@@ -276,7 +279,7 @@ async def test_a_caller_that_leaves_waits_for_no_origin() -> None:
             call = ends.call(group, "/")
             await ends.pending(1)
             call.leave()
-            with anyio.fail_after(2):
+            with anyio.fail_after(10):
                 while client.requests_active:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
             assert origin.requests == 1

@@ -283,7 +283,7 @@ async def test_the_wait_for_a_client_is_limited() -> None:
             pass
         start = anyio.current_time()
         assert refusal(await fetch(ends, f"{ends.origin.url}/echo")) == (504, "queue_timeout")
-        assert anyio.current_time() - start < 5
+        assert anyio.current_time() - start < 10
 
 
 # -- the secret key ----------------------------------------------------------------------------

@@ -345,7 +345,7 @@ async def test_a_draining_agent_refuses() -> None:
         began = anyio.current_time()
         status, _ = await there.get("/", "Prefer: wait=1")
         assert status in (503, 504)
-        assert anyio.current_time() - began < 5
+        assert anyio.current_time() - began < 10
         assert there.server._running is not None
         assert origin.heads == []
         await both_clean(there, client)
