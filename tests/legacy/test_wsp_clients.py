@@ -19,6 +19,7 @@ from tunnelkit.errors import StreamBroken
 from tunnelkit.legacy.wsp import WspTransport
 from tunnelkit.net.stream import ByteStream
 
+from ..e2e.hosts import HOSTS, hosted
 from ..e2e.processes import Process
 from ..e2e.tunnel import TOKEN, Answer, Call, Ends, exchange, open_ends, problem_of, until
 from .wsp_client_peer import Asked, WspClient, WspConnection
@@ -648,6 +649,22 @@ async def test_our_own_clients_share_the_port_with_theirs() -> None:
     async with serving() as ends, WspClient.running(ends.port, greet), ends.join(token="another-token-of-16"):
         assert (await fetch(ends))[0] == 200
         assert (await exchange(ends.port, "GET", "/_token/another-token-of-16/bytes/10"))[0] == 200
+
+
+# -- under another HTTP server -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_under_an_asgi_server_they_are_served_too(host: str) -> None:
+    server = TunnelServer((), wsp_token=TOKEN, secretkey=KEY, transports=(WspTransport(wsp_token=TOKEN),))
+    body = bytes(range(256)) * 400
+    async with hosted(server.asgi_app, host) as port, WspClient.running(port, echo, key=KEY) as client:
+        fields = {"X-PROXY-DESTINATION": f"{SITE}/x"}
+        assert (await exchange(port, "POST", "/request", fields=fields, body=body))[2] == body
+        assert client.asked[0].url == f"{SITE}/x"
+        async with WspClient.running(port, echo, key="wrong", ready=False) as other:
+            await other.until(lambda: other.dials >= 2)
+            assert other.connections == []
 
 
 async def receive_until(stream: ByteStream, end: bytes) -> bytes:

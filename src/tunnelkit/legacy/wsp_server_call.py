@@ -152,10 +152,11 @@ class Call:
 
 async def _text(socket: FragmentSocket) -> bytes:
     """A message whole. Theirs go by the order of messages alone, and never look at what kind one is."""
-    text, last = b"", False
+    text, last = bytearray(), False
     while not last:
         fragment = await socket.receive()
-        text, last = text + fragment.data, fragment.last
+        text += fragment.data
+        last = fragment.last
         if len(text) > JSON_LIMIT:
             raise RemoteProtocolError(f"a response's head of more than {JSON_LIMIT} bytes", code="bad_message")
-    return text
+    return bytes(text)
