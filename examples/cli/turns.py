@@ -10,44 +10,52 @@ __all__ = ["TurnEnd"]
 
 
 class TurnEnd:
-    """``call`` is called at the end of each turn in which it was asked for; on trio of those that follow, too."""
+    """``call`` is called at the end of each turn in which it was asked for."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
-        self._asked: asyncio.AbstractEventLoop | None = None  # the loop that will call
-        self._watched: object = None  # trio's run, once it calls ``before_io_wait``
+        self._loop: asyncio.AbstractEventLoop | None = None  # asyncio's, which will call
+        self._trio = _TrioTurns(call)
 
     def ask(self) -> bool:
         """False where no loop runs, as in a thread: it is not called then."""
         # Before Python 3.12, to ask asyncio which loop runs is a system call.
-        if self._asked is not None and self._asked.is_running():
+        if self._trio.will_call or (self._loop is not None and self._loop.is_running()):
             return True
-        if self._watched is None:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                return self._watch_trio()
-            self._asked = loop
-            loop.call_soon(self._ring)
-            return True
-        return self._watch_trio()
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._trio.ask()
+        self._loop.call_soon(self._ring)
+        return True
 
     def _ring(self) -> None:
-        self._asked = None
+        self._loop = None
         self._call()
 
-    # -- trio has no call_soon, but tells an instrument that all is done that there was to do ------
 
-    def _watch_trio(self) -> bool:
+class _TrioTurns:
+    """trio has no call_soon, but tells an instrument when all is done that there was to do."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.will_call = False
+        self._call = call
+
+    def ask(self) -> bool:
         trio = sys.modules.get("trio")
+        if trio is None:
+            return False
         try:
-            run = trio.lowlevel.current_trio_token() if trio is not None else None
+            trio.lowlevel.add_instrument(self)  # which it may be already
         except RuntimeError:
-            run = None
-        if run is not None and run is not self._watched:
-            trio.lowlevel.add_instrument(self)  # type: ignore[union-attr]
-        self._watched = run
-        return run is not None
+            return False
+        self.will_call = True
+        return True
 
     def before_io_wait(self, timeout: float) -> None:
-        self._call()
+        if self.will_call:
+            self.will_call = False
+            self._call()
+
+    def after_run(self) -> None:
+        self.before_io_wait(0)

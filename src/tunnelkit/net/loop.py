@@ -32,4 +32,4 @@ def loop_clock() -> Clock:
         # asyncio's own loops only pass the question on; others, uvloop say, have another clock.
         return monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
     trio = sys.modules.get("trio")
-    return anyio.current_time if trio is None else trio.current_time
+    return anyio.current_time if trio is None else trio.lowlevel.current_clock().current_time
