@@ -401,7 +401,8 @@ async def test_an_app_that_fails_in_the_middle_is_seen_to_by_every_way() -> None
     async with serve_app(AsgiOrigin(wrong, lifespan="off")) as ends:
         async with caller_side(ends) as caller:
             await caller.send(get("/raises-after-body"))
-            assert b" 200 OK" in await caller.broken()
+            part = await caller.broken()
+            assert not part or b" 200 OK" in part  # a reset destroys what was not read yet
         await still_serves(ends)
 
 
