@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -167,15 +168,14 @@ async def _put(request: InsideRequest, count: int) -> None:
     request.end_body()
 
 
-async def test_a_large_piece_is_read_in_small_ones_at_no_more_than_its_own_cost() -> None:
-    """Were the rest copied each time, this would take half a minute."""
-    size, step = 2_000_000, 16
+async def test_a_large_piece_is_not_copied_for_each_small_one_that_is_read() -> None:
+    """All of a body that is there as a whole is one piece: copying the rest each time would be quadratic."""
     request = InsideRequest(RequestHead(b"POST", b"/", []), scheme="http", has_body=True)
-    await request.put(bytes(size))
-    pieces = 0
-    while request.receive_body_nowait(step):
-        pieces += 1
-    assert pieces == size // step
+    whole = bytes(1_000_000)
+    await request.put(whole)
+    assert request.receive_body_nowait(10) == bytes(10)
+    [rest] = request._body
+    assert rest.obj is whole
 
 
 async def test_a_switch_that_comes_too_late_is_broken_off() -> None:
@@ -185,3 +185,40 @@ async def test_a_switch_that_comes_too_late_is_broken_off() -> None:
     stream = await request.upgrade(ResponseHead(101, []))
     with pytest.raises(StreamBroken):
         await stream.receive()
+
+
+async def test_whoever_waits_for_the_head_has_patience_while_the_body_goes_up() -> None:
+    """The clock stands while the program's own body is awaited, and starts anew with each piece that is taken."""
+    request = InsideRequest(RequestHead(b"POST", b"/", []), scheme="http", has_body=True)
+
+    def left() -> float:
+        return request._clock.deadline - anyio.current_time()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(request.response, 100.0)
+        await anyio.wait_all_tasks_blocked()
+        assert left() == math.inf
+        await request.put(bytes(2 * AHEAD))
+        assert left() == math.inf
+        group.start_soon(request.put, b"which waits for room")
+        await anyio.wait_all_tasks_blocked()
+        began = request._clock.deadline
+        assert began < math.inf
+        await anyio.sleep(0.01)
+        assert request.receive_body_nowait(AHEAD)
+        assert began < request._clock.deadline < math.inf
+        assert request.receive_body_nowait(AHEAD)
+        await anyio.wait_all_tasks_blocked()
+        assert left() == math.inf
+        request.end_body()
+        assert left() <= 100.0
+        request.send_head(ResponseHead(204, [], b"No Content"))
+
+
+async def test_a_tunnel_that_takes_nothing_more_is_too_late() -> None:
+    async def stuck(request: CallerRequest) -> None:
+        await anyio.sleep_forever()
+
+    async with calling(stuck) as client:
+        with anyio.fail_after(10), pytest.raises(httpx.ReadTimeout):
+            await client.post("/", content=bytes(3 * AHEAD), timeout=httpx.Timeout(None, read=0.05))

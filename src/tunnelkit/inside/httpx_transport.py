@@ -19,7 +19,7 @@ from ..errors import HeadError, StreamBroken
 from ..heads import RequestHead, body_length, content_length, field_values, validate_request
 from ..net.stream import ByteStream
 from .carrying import Running, WrongLength, carry, upload
-from .request import InsideRequest
+from .request import InsideRequest, TooLate
 
 __all__ = ["TunnelTransport"]
 
@@ -31,9 +31,10 @@ class TunnelTransport(httpx.AsyncBaseTransport):
     client has ``host="preserve"``. A field X-Host chooses another origin, as callers' do.
 
     Bodies stream both ways. Failures of the tunnel are answers, as callers get them (502, 503, 504); an answer that
-    breaks off raises ``httpx.ReadError``. ``timeout.read`` is for the head and each piece; there are no others, the
-    server's limits hold. An upgrade's answer has the stream behind it in its extensions, as ``network_stream``;
-    trailers stand there as ``trailers``, a list that is filled at the body's end.
+    breaks off raises ``httpx.ReadError``. ``timeout.read`` is for the head, from when the tunnel last took something
+    of the request, and for each piece; there are no others, the server's limits hold. An upgrade's answer has the
+    stream behind it in its extensions, as ``network_stream``; trailers stand there as ``trailers``, a list that is
+    filled at the body's end.
     """
 
     def __init__(self, running: Callable[[], Running | None], token: str, *, limits: Limits) -> None:
@@ -90,7 +91,7 @@ def _x_host(head: RequestHead, request: httpx.Request) -> bytes | None:
 async def _answer(inside: InsideRequest, request: httpx.Request) -> httpx.Response:
     timeout = request.extensions.get("timeout", {}).get("read")
     body = _Body(inside, request, timeout)
-    head = await body.guard(inside.response)
+    head = await body.guard(lambda: inside.response(timeout))
     extensions: dict[str, Any] = {"http_version": b"HTTP/1.1", "trailers": inside.response_trailers}
     if head.reason:
         extensions["reason_phrase"] = head.reason
@@ -108,11 +109,12 @@ class _Body(httpx.AsyncByteStream):
         self._timeout = timeout
 
     async def guard(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Await one of the exchange's calls, with httpx's timeout and errors. What fails is over."""
+        """Await one of the exchange's calls, with httpx's errors. What fails is over."""
         try:
-            with anyio.move_on_after(self._timeout):
-                return await call()
-            raise httpx.ReadTimeout("no answer in time", request=self._request)
+            return await call()
+        except TooLate:
+            self._inside.leave()
+            raise httpx.ReadTimeout("no answer in time", request=self._request) from None
         except StreamBroken as error:
             self._inside.leave()
             raise httpx.ReadError(str(error), request=self._request) from error
@@ -127,10 +129,15 @@ class _Body(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await self.guard(self._inside.receive)
+        piece = await self.guard(self._receive)
         if not piece:
             raise StopAsyncIteration
         return piece
+
+    async def _receive(self) -> bytes:
+        with anyio.move_on_after(self._timeout):
+            return await self._inside.receive()
+        raise TooLate
 
     async def aclose(self) -> None:
         try:

@@ -5,6 +5,7 @@ Both sides live in one event loop and meet in two small buffers, so that each ha
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -18,13 +19,17 @@ from ..net.memory import memory_pair
 from ..net.peer import Peer
 from ..net.stream import READ_AHEAD, Buffer, ByteStream
 
-__all__ = ["InsideRequest"]
+__all__ = ["InsideRequest", "TooLate"]
 
 # Bytes that wait for the other side, a direction; one piece more may be under way.
 AHEAD: Final = READ_AHEAD
 
 # Seconds for the far end to close too, once the program has closed an upgraded stream.
 LINGER: Final = 5.0
+
+
+class TooLate(Exception):
+    """The tunnel did nothing for longer than the program waits."""
 
 
 class InsideRequest(CallerRequest):
@@ -51,6 +56,9 @@ class InsideRequest(CallerRequest):
         self._answer: deque[bytes] = deque()
         self._answer_size = 0
         self._complete = False
+        self._clock = anyio.CancelScope()  # of whoever waits for the head
+        self._patience: float | None = None
+        self._ticks = not has_body  # it is the tunnel's turn
         self._failure: Exception | None = None
         self._left = False
         self._aborted = False
@@ -71,6 +79,7 @@ class InsideRequest(CallerRequest):
     async def put(self, data: bytes) -> None:
         """Send a piece of the body. Raises StreamBroken when it is not wanted any more."""
         await checkpoint()
+        self._wind(ticks=True)
         while self._body_size >= AHEAD and not self._over:
             await self._changed.wait()
         if self._over or self.gone:
@@ -79,9 +88,11 @@ class InsideRequest(CallerRequest):
             self._body.append(memoryview(data))
             self._body_size += len(data)
             self._bell.set()
+        self._wind(ticks=False)  # whatever comes next is the program's to give
 
     def end_body(self) -> None:
         self._body_ended = self._news = True
+        self._wind(ticks=True)
         self._bell.set()
 
     def fail_body(self, error: Exception) -> None:
@@ -91,13 +102,25 @@ class InsideRequest(CallerRequest):
 
     # -- the program: the answer ---------------------------------------------------------------
 
-    async def response(self) -> ResponseHead:
-        """The final head. Raises StreamBroken when there is none, or what ``fail_body`` was told."""
+    async def response(self, patience: float | None = None) -> ResponseHead:
+        """The final head. Raises StreamBroken when there is none, or what ``fail_body`` was told; TooLate when the
+        tunnel neither gave it nor took anything of the body for ``patience`` seconds. Time for which the program's
+        own body keeps it waiting does not count."""
         await checkpoint()
-        while self._response is None:
-            self._check()
-            await self._changed.wait()
+        self._patience = patience
+        with self._clock:
+            self._wind(ticks=self._ticks)
+            while self._response is None:
+                self._check()
+                await self._changed.wait()
+        if self._response is None:
+            raise TooLate
         return self._response
+
+    def _wind(self, *, ticks: bool) -> None:
+        self._ticks = ticks
+        counts = ticks and self._patience is not None
+        self._clock.deadline = anyio.current_time() + (self._patience or 0.0) if counts else math.inf
 
     async def receive(self) -> bytes:
         """A piece of the answer; ``b""`` at its end. Raises StreamBroken when it broke off. Cancelling loses
@@ -146,6 +169,7 @@ class InsideRequest(CallerRequest):
                 self._body.appendleft(data[max_bytes:])
                 data = data[:max_bytes]
             self._body_size -= len(data)
+            self._wind(ticks=self._ticks)
             self._change()
             return bytes(data)
         self._news = False
