@@ -15,8 +15,10 @@ from tunnelkit import TunnelServer
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.stream import ByteStream
 
+from ..e2e.hosts import HOSTS
 from ..e2e.origin import serve_origin
 from ..e2e.processes import Process
+from ..e2e.test_mount import mounted
 from ..e2e.tunnel import TOKEN, Ends, exchange, open_ends, problem_of, until
 from .wstunnel_peers import Asked, Refused, WStunnelClient, WStunnelServer, answer
 
@@ -239,6 +241,14 @@ async def test_our_own_clients_share_the_port_with_theirs() -> None:
         assert (status, body) == (200, b"hello GET /x HTTP/1.1")
         async with ends.join():
             assert (await ends.get("/bytes/10"))[0] == 200
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_they_come_in_by_another_programs_port_too(host: str) -> None:
+    body = b"x" * 300_000
+    async with mounted(host) as ends, WStunnelClient.joined(ends.port, echo):
+        status, _, back = await exchange(ends.port, "POST", ends.path("/up"), body=body)
+        assert (status, back) == (200, body)
 
 
 async def test_the_transport_is_found_by_its_name() -> None:
