@@ -9,11 +9,12 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
 
-from tunnelkit import TunnelClient, TunnelServer
+from tunnelkit import RegistrationRefused, TunnelClient, TunnelServer
 from tunnelkit.errors import DialError, StreamBroken
 
 from ..e2e.origin import TestOrigin, pattern_digest, serve_origin
@@ -117,15 +118,19 @@ async def test_their_client_that_dies_is_told_and_what_waits_is_served_by_the_ne
 
 
 async def test_their_client_shows_its_password() -> None:
-    told = await anyio.run_process([PROGRAM, "srv", "-h"], check=False)
-    if b"passwords" not in told.stdout + told.stderr:
-        pytest.skip(f"{PROGRAM} is of the older make, which knows no passwords")
+    await needs_passwords()
     async with open_ends(passwords={TOKEN: "the right one"}) as ends:
         url = f"ws://127.0.0.1:{ends.port}"
         token = f"{TOKEN}:the right one"
         async with program("cli", "-tunnel", url, "-token", token, "-server", ends.origin.url):
             await until(lambda: ends.server.sessions(), STARTING)
             assert (await ends.get("/bytes/1"))[0] == 200
+
+
+async def needs_passwords() -> None:
+    told = await anyio.run_process([PROGRAM, "srv", "-h"], check=False)
+    if b"passwords" not in told.stdout + told.stderr:
+        pytest.skip(f"{PROGRAM} is of the older make, which knows no passwords")
 
 
 async def test_a_caller_that_stops_reading_costs_their_client_nothing() -> None:
@@ -201,6 +206,18 @@ async def test_their_server_gets_answers_of_every_kind() -> None:
                 continue
             status, _, body = await exchange(port, method, f"/_token/{TOKEN}{target}")
             assert (status, body[-len(end) :] if end else body) == (expected, end), target
+
+
+async def test_their_server_is_shown_the_password() -> None:
+    await needs_passwords()
+    async with their_server("-passwords", f"{TOKEN}:right") as port:
+        url = f"ws://127.0.0.1:{port}"
+        options: dict[str, Any] = {"token": TOKEN, "origin": "http://127.0.0.1:1", "transport": "wstunnel"}
+        async with TunnelClient(url, password="right", **options) as client:
+            await client.wait_ready(STARTING)
+        with pytest.raises(RegistrationRefused, match="Invalid token or password"):
+            async with TunnelClient(url, password="wrong", **options):
+                await anyio.sleep_forever()
 
 
 async def test_their_server_is_found_where_that_is_allowed() -> None:
