@@ -96,6 +96,14 @@ async def test_less_than_promised() -> None:
     assert exchange.gone
 
 
+async def test_less_than_promised_as_a_whole_is_told_before_anything_is_sent() -> None:
+    answer, exchange = answering()
+    answer.start(200, [(b"content-length", b"2")])
+    with pytest.raises(AppError, match="less than"):
+        await answer.send_whole(b"a")
+    assert exchange.sent == [(502, "origin_failed")]
+
+
 @pytest.mark.parametrize("status", [100, 101, 199, 0, 1000, "200", None, 200.0])
 async def test_no_status(status: object) -> None:
     answer, _ = answering()

@@ -78,7 +78,9 @@ class Answer:
         await self._conversation.send(b"" if self._bodiless else data)
 
     async def send_whole(self, data: bytes) -> None:
-        """The body, when it is there as a whole: its length is told."""
+        """The body, when it is there as a whole: its length is told, and too short a one before anything is sent."""
+        if self._left is not None and len(data) < self._left and not self._bodiless:
+            self._refuse("the app sent less than its Content-Length")
         if self._head is not None and not self._begun and not self._bodiless and self._left is None:
             self._head.fields.append((b"Content-Length", b"%d" % len(data)))
             self._left = len(data)
