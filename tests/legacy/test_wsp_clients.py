@@ -537,6 +537,34 @@ async def test_a_wrong_key_is_refused_as_theirs_refuses_it(key: str) -> None:
         assert len(known.asked) == 1
 
 
+async def test_a_key_that_was_changed_lets_nobody_in_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.wsp_server.KEY_TIME", 0.0)
+    keys = [KEY]
+    async with (
+        serving(secretkey=lambda: keys[-1]) as ends,
+        WspClient.running(ends.port, greet, key=KEY, size=3) as client,
+    ):
+        assert client.refused == []
+        keys.append("another")
+        await ends.server.reload()
+        client.connections[0].drop()
+        await client.until(lambda: client.refused)
+        assert client.refused[0][0] == 526
+        assert (await fetch(ends))[0] == 200  # what is here stays
+
+
+async def test_the_one_client_that_may_be_there_gets_all_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.wsp_server.KEY_TIME", 0.0)
+    async with (
+        serving(policy="reject", secretkey=KEY) as ends,
+        WspClient.running(ends.port, greet, key=KEY, size=1) as client,
+    ):
+        await until(ends.server.sessions)
+        client.dial(3)
+        await client.until(lambda: len(client.connections) == 4)
+        assert client.refused == []
+
+
 async def test_another_key_is_another_client() -> None:
     """Where none is needed, whoever guesses an id does not join its connections."""
     async with (

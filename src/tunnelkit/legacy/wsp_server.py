@@ -30,11 +30,14 @@ from .switching import accept_fields
 from .wsp_server_client import ServedClient
 from .wsp_wire import GREETING_LIMIT, Greeting, read_greeting, refusal_answer, secret_of
 
-__all__ = ["CLIENTS_LIMIT", "WspServer"]
+__all__ = ["CLIENTS_LIMIT", "KEY_TIME", "WspServer"]
 
 logger = logging.getLogger("tunnelkit.server")
 
 CLIENTS_LIMIT: Final = 1000  # at a time; each has a session, and its connections
+KEY_TIME: Final = 60.0  # seconds for which a key that was right is believed: it may be changed at a reload
+# Refusals by which the key was right, and the place may be the client's own.
+_ABOUT_PLACES: Final = frozenset({"too_many_clients", "overloaded"})
 
 
 class WspServer:
@@ -46,6 +49,7 @@ class WspServer:
         self._budget = Budget(limits.max_buffered_bytes)
         self._salt = secrets.token_bytes(32)
         self._clients: dict[tuple[str, bytes], ServedClient] = {}
+        self._keys: dict[bytes, float] = {}  # of these clients, and when each was found right
         self._offer: Offer | None = None
         self._tasks: TaskGroup | None = None
         self._warned = False
@@ -70,7 +74,7 @@ class WspServer:
             await _respond(request, refused)
             return
         opening = _Opening(secret_of(request.fields), request.peer, self._salt)
-        refusal = None if self._knows(opening) else await self._ask(opening, offer)
+        refusal = await self._judge(opening, offer)
         if refusal is not None:
             await _respond(request, refusal_answer(refusal))
             return
@@ -79,9 +83,19 @@ class WspServer:
         finally:
             opening.abandon()
 
-    def _knows(self, opening: _Opening) -> bool:
-        """Whether the key was found right for a client that is still here."""
-        return any(key == opening.key for _, key in self._clients)
+    async def _judge(self, opening: _Opening, offer: Offer) -> Refusal | None:
+        """The key, before anything is upgraded. One that was found right is believed for ``KEY_TIME``, as long as a
+        client is here that showed it; then that client's next connection has it judged again."""
+        now = anyio.current_time()
+        found_right = self._keys.get(opening.key)
+        if found_right is not None and now - found_right < KEY_TIME:
+            return None
+        refusal = await self._ask(opening, offer)
+        if refusal is not None and (found_right is None or refusal.code not in _ABOUT_PLACES):
+            return refusal
+        if opening.key in self._keys:
+            self._keys[opening.key] = now
+        return None
 
     async def _ask(self, opening: _Opening, offer: Offer) -> Refusal | None:
         assert self._token is not None  # ``listen`` saw to it
@@ -132,12 +146,15 @@ class WspServer:
             left=lambda: self._forget(known, client),
         )
         self._clients[known] = client
+        self._keys[opening.key] = anyio.current_time()
         self._tasks.start_soon(client.run)
         return client
 
     def _forget(self, known: tuple[str, bytes], client: ServedClient) -> None:
         if self._clients.get(known) is client:
             del self._clients[known]
+            if not any(key == known[1] for _, key in self._clients):
+                del self._keys[known[1]]
 
     def _tell(self, greeting: Greeting, opening: _Opening) -> None:
         logger.info("a wsp client: id=%s keeps=%d", quoted(greeting.client_id), greeting.size)
