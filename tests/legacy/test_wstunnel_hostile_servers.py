@@ -112,6 +112,15 @@ async def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         await answers_the_next(server)
 
 
+async def test_an_origin_that_never_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.wstunnel_client.ANSWER_TIME", 0.1)
+    async with joined() as (server, origin, _):
+        assert (await server.ask(get("/hold/x"))).status == 504
+        monkeypatch.undo()
+        await origin.until(lambda: origin.requests[0].gone)
+        await answers_the_next(server)
+
+
 async def test_more_requests_than_there_may_be_are_told() -> None:
     async with joined(limits=replace(SHORT, max_streams=3)) as (server, origin, _):
         held = [await server.send(get(f"/hold/{name}")) for name in "abc"]

@@ -33,6 +33,8 @@ ENDS: Final[Mapping[str, str]] = MappingProxyType(
         "unauthorized": "its client came back with a password that is wrong by now",
         "forbidden": "its client came back, and may not register any more",
         "server_closing": "the server stops",
+        "peer_lost": "a client of another make lost its connection",
+        "peer_silent": "a client of another make answered nothing",
         "internal_error": "a fault at one end, whose log tells more",
     }
 )

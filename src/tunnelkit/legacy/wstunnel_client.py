@@ -100,7 +100,7 @@ class _Server:
         self._store = store
         self._parser = parser
         self._limits = limits
-        self._answering = 0
+        self._messages: set[HeldBody] = set()  # that are answered
 
     async def run(self) -> None:
         """Raises nothing but cancellation."""
@@ -114,6 +114,8 @@ class _Server:
             await self._socket.aclose(1000)
         finally:
             self._socket.abort()
+            for message in self._messages:  # of tasks that never began
+                message.close()
 
     async def _guard(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -154,8 +156,8 @@ class _Server:
         except BaseException:
             message.close()
             raise
-        if refused is None and self._answering < self._limits.max_streams:
-            self._answering += 1
+        if refused is None and len(self._messages) < self._limits.max_streams:
+            self._messages.add(message)
             tasks.start_soon(self._answer, number, message)
             return
         message.close()
@@ -185,7 +187,7 @@ class _Server:
                     pieces = [failure_message(number, error)]
                 await self._send(pieces)
         finally:
-            self._answering -= 1
+            self._messages.discard(message)
 
     async def _call(self, message: HeldBody, body: HeldBody) -> tuple[bytes, ResponseHead]:
         """The method, and the answer's head, with the answer's body in ``body``. Raises ``HeadError``."""
