@@ -11,7 +11,7 @@ from collections.abc import Callable
 import anyio
 
 from .config import Limits
-from .core.credentials import FailureLimiter
+from .core.credentials import FailureLimiter, attempts_from
 from .core.routing import details_allowed
 from .heads import RequestHead, field_values
 from .http.own_answers import refuse
@@ -46,7 +46,7 @@ class AdminAccess:
         password = self._given(request.head)
         if password is None:
             return Access.DENIED
-        source, now = request.peer.forwarded_for or request.peer.address, anyio.current_time()
+        source, now = attempts_from(request.peer.forwarded_for or request.peer.address), anyio.current_time()
         wait = self._failures.blocked(source, now)
         if wait is not None:
             refuse(request, 429, "rate_limited", "too many wrong passwords", retry_after=wait)

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from .config import Limits
-from .core.credentials import Credentials, FailureLimiter, NeedsHash, Refused, verify_hash
+from .core.credentials import Credentials, FailureLimiter, NeedsHash, Refused, attempts_from, verify_hash
 from .core.policies import POOLS, Policies, policy_named
 from .core.tokens import check_token, token_digest, token_tag
 from .errors import ConfigError
@@ -83,7 +83,7 @@ class Admission:
         address = peer.forwarded_for or peer.address
         if not self._trusts_proxies and (address.startswith("127.") or address in ("::1", "")):
             return "token " + digest.hex()
-        return address
+        return attempts_from(address)
 
     async def _judge(self, handshake: Handshake, peer: Peer, digest: bytes, source: str) -> Permit | Refusal:
         if self.listed_only and digest not in self.listed:

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from .config import Limits
 from .core.callers import CallerCredentials, Users, parse_basic
-from .core.credentials import FailureLimiter, NeedsHash, Verified, verify_hash
+from .core.credentials import FailureLimiter, NeedsHash, Verified, attempts_from, verify_hash
 from .heads import field_values
 from .http.own_answers import refuse, send_whole
 from .http.request import CallerRequest
@@ -39,7 +39,7 @@ class CallerCheck:
         users = self.credentials.users(digest, name)
         if users is None:
             return True
-        source = f"{request.peer.forwarded_for or request.peer.address} {digest.hex()}"
+        source = f"{attempts_from(request.peer.forwarded_for or request.peer.address)} {digest.hex()}"
         if self._refused(request, source):
             return False
         values = field_values(request.head.fields, b"authorization")

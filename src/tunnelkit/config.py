@@ -107,7 +107,7 @@ class Limits:
     startup_waiting: int = 1000  # so many of them
     max_sessions: int = 20_000  # of the whole server
     connections_per_address: int = 0  # callers and clients; loopback and trusted proxies not counted. 0: unlimited
-    failed_registrations_per_minute: int = 20  # an address, or a token where all come from loopback
+    failed_registrations_per_minute: int = 20  # an address (IPv6: a /64), or a token where all come from loopback
     silent_client_ping: float = 2.0  # a silent client has this long to answer before a newcomer is refused
     drain_timeout: float = 25.0  # what runs may finish, and is broken off then
     early_post_limit: int = 4 * MIB  # a session: posts that came before the one whose turn it is

@@ -16,6 +16,7 @@ from tunnelkit.core.credentials import (
     Refused,
     ScryptHash,
     Verified,
+    attempts_from,
     hash_password,
     parse_password_lines,
     parse_passwords,
@@ -320,3 +321,19 @@ def test_what_is_no_secret(secret: str, problem: str) -> None:
         parse_secret(secret)
     assert caught.value.field == "secretkey"
     assert "$secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("", ""),
+        ("no:address", "no:address"),
+    ],
+)
+def test_what_attempts_are_counted_by(address: str, counted: str) -> None:
+    assert attempts_from(address) == counted

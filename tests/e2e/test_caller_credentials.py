@@ -198,6 +198,18 @@ async def test_guessing_is_slow(callers: Any) -> None:
         assert 0 < int(dict(answer[1])["Retry-After"]) <= 60
 
 
+async def test_guesses_from_many_addresses_of_one_network_are_one_hosts() -> None:
+    limits = replace(DEFAULT_LIMITS, failed_registrations_per_minute=3)
+    options: dict[str, Any] = {"callers": {TOKEN: {USER: PASSWORD}}, "trusted_proxies": ["127.0.0.1"]}
+    async with open_tunnel(server_options=options, limits=limits) as tunnel:
+        for number in range(3):
+            guess = {"Authorization": basic(password="guess"), "X-Forwarded-For": f"2001:db8:1:2:{number}::{number}"}
+            assert (await tunnel.get("/echo", **guess))[0] == 401
+        right = {"Authorization": basic()}
+        assert (await tunnel.get("/echo", **right, **{"X-Forwarded-For": "2001:db8:1:2::99"}))[0] == 429
+        assert (await tunnel.get("/echo", **right, **{"X-Forwarded-For": "2001:db8:1:3::99"}))[0] == 200
+
+
 async def test_they_are_read_again_at_a_reload() -> None:
     callers = {TOKEN: {USER: PASSWORD}}
     async with open_tunnel(server_options={"callers": lambda: callers}) as tunnel:

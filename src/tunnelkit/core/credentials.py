@@ -13,6 +13,7 @@ import hmac
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final, TypeAlias
 
 from ..errors import ConfigError
@@ -29,6 +30,7 @@ __all__ = [
     "Refused",
     "ScryptHash",
     "Verified",
+    "attempts_from",
     "hash_password",
     "parse_password",
     "parse_password_lines",
@@ -305,6 +307,18 @@ class Credentials:
 
     def _cache_key(self, secret: ScryptHash, password: str) -> bytes:
         return hmac.digest(self._key, f"{secret}\0".encode() + _encode(password), "sha256")
+
+
+def attempts_from(address: str) -> str:
+    """What attempts are counted by: the address, but an IPv6 one's network of 2**64, all of which one host may use
+    (RFC 4291 2.5.4), another for each try. An IPv4 address inside an IPv6 one is itself."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except AddressValueError:
+        return address
+    return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
 
 
 class FailureLimiter:
