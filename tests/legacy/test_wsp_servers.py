@@ -22,6 +22,7 @@ import pytest
 from tunnelkit import RegistrationRefused, TunnelClient
 from tunnelkit.errors import LocalProtocolError
 from tunnelkit.events import Connected, Lost
+from tunnelkit.legacy.fragments import FragmentSocket
 from tunnelkit.legacy.wsp import PoolSize, WspTransport
 
 from ..e2e.origin import TestOrigin, pattern_digest, serve_origin
@@ -463,6 +464,19 @@ async def test_a_server_that_drops_what_it_takes_is_joined_when_it_does_so_no_mo
             await server.until(lambda: len(server.idle) >= 2)
 
 
+async def test_a_server_that_sends_garbage_at_once_is_one_that_failed() -> None:
+    transport = small()
+    async with WspServer.running() as server:
+        server.blurts = "none"
+        options: dict[str, Any] = {"token": TOKEN, "origin": "http://127.0.0.1:9", "transport": transport}
+        async with TunnelClient(server.url, **options, limits=SHORT):
+            await server.until(lambda: len(server.joined) >= 3 and not server.standing)
+            (backoff,) = transport._client._backoffs.values()
+            assert backoff.failing
+            server.blurts = ""
+            await server.until(lambda: len(server.idle) >= 2)
+
+
 async def test_pings_go_out_and_a_silent_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelkit.legacy.wsp_client_connection.STEADY", 0.01)
     monkeypatch.setattr("tunnelkit.legacy.wsp_client_connection.PING_INTERVAL", 0.02)
@@ -484,6 +498,35 @@ async def test_draining_closes_what_is_idle_and_finishes_what_runs() -> None:
         assert held.answer.body == b"held x"
         await until(lambda: client.transport is None)
     assert len(server.joined) == len(server.handshakes) <= 4
+
+
+async def test_draining_writes_out_what_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go, send = anyio.Event(), FragmentSocket.send_fragment
+
+    async def slowly(self: FragmentSocket, data: bytes, *, last: bool) -> None:
+        await may_go.wait()
+        await send(self, data, last=last)
+
+    monkeypatch.setattr(FragmentSocket, "send_fragment", slowly)
+    async with joined() as (server, origin, client), anyio.create_task_group() as tasks:
+        connection = await server.take()
+        await connection.request("GET", f"{origin.url}/bytes/1000")
+        await connection.body(b"")
+        await until(lambda: client.requests_served == 1)
+        tasks.start_soon(client.drain, 10)
+        await until(lambda: client.transport is None)
+        may_go.set()
+        await server.until(lambda: connection.answer.complete)
+        assert len(connection.answer.body) == 1000
+
+
+async def test_a_client_that_ends_says_so_to_those_who_wait() -> None:
+    async with joined() as (server, origin, client):
+        (held,) = await hold(server, origin, 1)
+        client.close()
+        await server.until(lambda: held.closed)
+        assert held.answer.complete
+        assert held.answer.body == b"Unable to execute request : the tunnel client ends\n"
 
 
 # -- as a program ------------------------------------------------------------------------------

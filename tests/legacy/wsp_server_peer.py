@@ -181,6 +181,7 @@ class WspServer:
         self.refuse: bytes | None = None  # the whole answer to each handshake
         self.mute = False  # no handshake is answered
         self.drops = False  # every connection, when its greeting has come
+        self.blurts = ""  # a text that every connection begins with
         self._idle: list[Joined] = []
         self._news = anyio.Event()
         self._listening: anyio.CancelScope | None = None
@@ -294,6 +295,8 @@ class WspServer:
         )
         joined = Joined(stream, rest, self)
         self.joined.append(joined)
+        if self.blurts:
+            await joined.text(self.blurts)
         await joined.read()
 
     def _wrong_key(self) -> bytes:

@@ -37,6 +37,10 @@ logger = logging.getLogger("tunnelkit.client")
 REGISTER: Final = "/register"  # where their server takes clients, unless both are configured otherwise, and
 REQUEST: Final = "/request"  # callers
 
+# Seconds that answers may take to be written out when the session is over, and when the client was drained.
+LEAVE_TIME: Final = 1.0
+DRAIN_TIME: Final = 5.0
+
 
 class WspClient:
     """The client half of the transport ``wsp``."""
@@ -54,6 +58,7 @@ class WspClient:
         await anyio.sleep_until(backoff.when)
         first = await way.open()
         pool = _Pool(way, self._size, backoff, self._limits)
+        request.tasks.start_soon(pool.run_session)
         request.tasks.start_soon(pool.run, first)
         return pool.inside.connection, replace(pool.inside.grant, public_url=_public_url(request.url))
 
@@ -147,30 +152,49 @@ class _Pool:
         self._plan = PoolPlan(size, backoff)
         self._connections: set[PoolConnection] = set()
         self._retiring = False
+        self._over = anyio.Event()  # the session
         self._news = anyio.Event()
 
-    async def run(self, first: FragmentSocket) -> None:
-        """Until the session is over. Raises nothing but cancellation."""
+    async def run_session(self) -> None:
+        """Raises nothing but cancellation."""
         try:
-            async with anyio.create_task_group() as tasks:
-                self._plan.dialling()
-                self._take_in(first, tasks)
-                tasks.start_soon(self._fill, tasks)
-                await self.inside.run()
-                tasks.cancel_scope.cancel()
+            await self.inside.run()
         finally:
-            first.abort()
+            self._over.set()
+
+    async def run(self, first: FragmentSocket) -> None:
+        """Until the session is over, and a moment longer. Raises nothing."""
+        async with anyio.create_task_group() as tasks:
+            tasks.cancel_scope.shield = True  # the end of the session ends it
+            self._plan.dialling()
+            self._take_in(first, tasks)
+            tasks.start_soon(self._fill, tasks)
+            await self._over.wait()
+            await self._leave()
+            tasks.cancel_scope.cancel()
+
+    async def _leave(self) -> None:
+        """What was answered whole is written out; what was not has ended with the session."""
+        patience = DRAIN_TIME if self._retiring else LEAVE_TIME
+        self._retire()
+        with anyio.move_on_after(patience):
+            while self._connections:
+                await self._news.wait()
 
     def _retire(self) -> None:
         """The client takes nothing new: their server is to ask others."""
         self._retiring = True
-        self._news.set()
         for connection in self._connections:
             connection.retire()
+        self._ring()
+
+    def _ring(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     async def _fill(self, tasks: TaskGroup) -> None:
         while not self._retiring:
-            news = self._news = anyio.Event()
+            news = self._news
             await anyio.sleep_until(self._backoff.when)
             for _ in range(self._plan.missing):
                 self._plan.dialling()
@@ -186,7 +210,7 @@ class _Pool:
             self._plan.dial_failed(anyio.current_time(), random.random())
         else:
             self._take_in(socket, tasks)
-        self._news.set()
+        self._ring()
 
     def _take_in(self, socket: FragmentSocket, tasks: TaskGroup) -> None:
         self._plan.connected()
@@ -205,17 +229,17 @@ class _Pool:
             error = ConnectionLost(f"the last connection of the pool ended: {connection.failure}")
             self.inside.link.fence(error)
             self.inside.connection.lose(error)
-        self._news.set()
+        self._ring()
 
     # -- what connections tell -----------------------------------------------------------------
 
     def on_request(self) -> None:
         self._plan.begun()
-        self._news.set()
+        self._ring()
 
     def on_answered(self) -> None:
         self._plan.ended()
 
     def on_steady(self) -> None:
         self._backoff.worked()
-        self._news.set()
+        self._ring()

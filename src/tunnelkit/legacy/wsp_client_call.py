@@ -131,7 +131,10 @@ class Call:
         self._go_on(fin)
 
     def on_reset(self, code: int) -> None:
-        self._break(HeadError(502, "origin_failed", "the origin gave no complete answer"))
+        if code == ResetCode.SESSION_GONE:
+            self._break(HeadError(503, "draining", "the tunnel client ends"))
+        else:
+            self._break(HeadError(502, "origin_failed", "the origin gave no complete answer"))
 
     def _go_on(self, fin: bool) -> None:
         if fin:

@@ -127,9 +127,10 @@ class PoolConnection:
         while not self._retiring:
             first = await self._next_fragment()
             self.busy = True
-            self._prove()
             self._keeper.on_request()
-            await self._answer(read_request(await self._rest_of_text(first)))
+            request = read_request(await self._rest_of_text(first))
+            self._prove()
+            await self._answer(request)
             self.busy = False
             self._keeper.on_answered()
 
