@@ -41,34 +41,37 @@ async def answered_with(message: bytes, **options: Any) -> AsyncIterator[tuple[E
 # -- responses ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        b"",
-        b"\r\n\r\n",
-        b'{"status": 200}',
-        OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-        OK + b"Content-Length: -1\r\n\r\n",
-        OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        OK + b"Bad Name: x\r\n\r\n",
-        OK + b"X: a\x00b\r\n\r\n",
-        OK + b"X: a\rb\r\n\r\n",
-        OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
-        OK + b"X: y\r\n" * 200 + b"\r\n",
-        OK + b"Content-Length: 5",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n",
-        b"HTTP/1.1 999 Huge\r\n\r\n",
-        b"HTTP/2 200\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    ],
-)
-async def test_a_response_that_is_none_is_a_502_of_its_own(message: bytes) -> None:
-    async with answered_with(message) as (ends, client):
-        problem = problem_of(await ask(ends.port, ends.path("/")))
-        assert problem["status"] == 502
-        assert (await ends.get("/"))[0] == 200
+NO_RESPONSES: list[bytes] = [
+    b"",
+    b"\r\n\r\n",
+    b'{"status": 200}',
+    OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    OK + b"Content-Length: -1\r\n\r\n",
+    OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    OK + b"Bad Name: x\r\n\r\n",
+    OK + b"X: a\x00b\r\n\r\n",
+    OK + b"X: a\rb\r\n\r\n",
+    OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+    OK + b"X: y\r\n" * 200 + b"\r\n",
+    OK + b"Content-Length: 5",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n",
+    b"HTTP/1.1 999 Huge\r\n\r\n",
+    b"HTTP/2 200\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+]
+
+
+async def test_a_response_that_is_none_is_a_502_of_its_own() -> None:
+    async def respond(client: WStunnelClient, asked: Asked) -> None:
+        number = asked.line.removeprefix("GET /").partition(" ")[0]
+        await client.reply(asked, NO_RESPONSES[int(number)] if number else answer("200 OK", b""))
+
+    async with open_ends() as ends, WStunnelClient.joined(ends.port, respond) as client:
+        for number, message in enumerate(NO_RESPONSES):
+            assert problem_of(await ask(ends.port, ends.path(f"/{number}")))["status"] == 502, message
+            assert (await ends.get("/"))[0] == 200, message
         assert client.closed is None
 
 
@@ -147,32 +150,32 @@ async def test_thousands_of_tiny_fragments_are_a_response_like_any_other() -> No
 MASK = bytes(4)
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [
-        b"\x81\x85" + MASK + b"0001a",  # text
-        b"\x82\x05" + b"0001a",  # not masked
-        b"\xc2\x85" + MASK + b"0001a",  # a reserved bit
-        b"\x83\x85" + MASK + b"0001a",  # a reserved opcode
-        b"\x80\x85" + MASK + b"0001a",  # a continuation of nothing
-        b"\x09\x80" + MASK,  # a ping in fragments
-        b"\x89\xfe\x00\x7e" + MASK + b"x" * 126,  # a ping that is too long
-        b"\x02\x84" + MASK + b"0001" + b"\x82\x84" + MASK + b"0002",  # a message within a message
-        b"\x82\xff" + b"\xff" * 8 + MASK,  # a length beyond 63 bits
-        b"\x88\x82" + MASK + b"\x03\xe8",  # a close
-        b"\x88\x81" + MASK + b"x",  # a close with half a code
-        bytes(range(1, 200)),
-    ],
-)
-async def test_frames_that_they_never_send_cost_their_own_connection(frames: bytes) -> None:
-    async with open_ends() as ends, ends.join(token=OTHER):
-        async with WStunnelClient.joined(ends.port, greet) as client:
-            await client.wire(frames)
-            await client.until(lambda: client.closed)
-        status, _, _ = await exchange(ends.port, "GET", f"/_token/{OTHER}/bytes/10")
-        assert status == 200
-        async with WStunnelClient.joined(ends.port, greet):
-            assert (await ends.get("/"))[0] == 200
+NO_FRAMES: list[bytes] = [
+    b"\x81\x85" + MASK + b"0001a",  # text
+    b"\x82\x05" + b"0001a",  # not masked
+    b"\xc2\x85" + MASK + b"0001a",  # a reserved bit
+    b"\x83\x85" + MASK + b"0001a",  # a reserved opcode
+    b"\x80\x85" + MASK + b"0001a",  # a continuation of nothing
+    b"\x09\x80" + MASK,  # a ping in fragments
+    b"\x89\xfe\x00\x7e" + MASK + b"x" * 126,  # a ping that is too long
+    b"\x02\x84" + MASK + b"0001" + b"\x82\x84" + MASK + b"0002",  # a message within a message
+    b"\x82\xff" + b"\xff" * 8 + MASK,  # a length beyond 63 bits
+    b"\x88\x82" + MASK + b"\x03\xe8",  # a close
+    b"\x88\x81" + MASK + b"x",  # a close with half a code
+    bytes(range(1, 200)),
+]
+
+
+async def test_frames_that_they_never_send_cost_their_own_connection() -> None:
+    async with open_ends() as ends, WStunnelClient.joined(ends.port, greet, token=OTHER) as other:
+        for frames in NO_FRAMES:
+            async with WStunnelClient.joined(ends.port, greet) as client:
+                await client.wire(frames)
+                await client.ended()
+            async with WStunnelClient.joined(ends.port, greet):
+                assert (await ends.get("/"))[0] == 200, frames
+        assert (await exchange(ends.port, "GET", f"/_token/{OTHER}/"))[0] == 200
+        assert other.closed is None
 
 
 async def test_a_frame_of_any_announced_size_takes_no_memory() -> None:
@@ -192,40 +195,40 @@ async def test_a_client_that_falls_silent_is_given_up() -> None:
 # -- handshakes --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [
-        ({"Origin": ""}, 400),
-        ({"Origin": "a b c d e f g h i j"}, 400),
-        ({"Origin": "x" * 257}, 400),
-        ({"Origin": "sixteen:and:more:"}, 400),
-        ({"Origin": "caf\xe9-caf\xe9-caf\xe9-caf\xe9"}, 400),
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Origin": f"{TOKEN}\r\nOrigin: {TOKEN}"}, 400),
-        ({"Sec-WebSocket-Version": "8"}, 426),
-        ({"Sec-WebSocket-Key": "short"}, 400),
-        ({"X-Client-Version": "caf\xe9 \t \\x1b[31m" * 9}, 101),
-        ({"Authorization": "Basic \xff\xfe"}, 101),
-    ],
-)
-async def test_handshakes_that_nobody_sends(change: dict[str, str], status: int) -> None:
-    fields = {
+NO_HANDSHAKES: list[tuple[dict[str, str], int]] = [
+    ({"Origin": ""}, 400),
+    ({"Origin": "a b c d e f g h i j"}, 400),
+    ({"Origin": "x" * 257}, 400),
+    ({"Origin": "sixteen:and:more:"}, 400),
+    ({"Origin": "caf\xe9-caf\xe9-caf\xe9-caf\xe9"}, 400),
+    ({"Origin": "http://evil.example"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Origin": f"{TOKEN}\r\nOrigin: {TOKEN}"}, 400),
+    ({"Sec-WebSocket-Version": "8"}, 426),
+    ({"Sec-WebSocket-Key": "short"}, 400),
+    ({"X-Client-Version": "caf\xe9 \t \\x1b[31m" * 9}, 101),
+    ({"Authorization": "Basic \xff\xfe"}, 101),
+]
+
+
+async def test_handshakes_that_nobody_sends() -> None:
+    usual = {
         "Host": "127.0.0.1",
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Origin": TOKEN,
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
-    } | change
-    head = "\r\n".join(["GET /_tunnel HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""])
+    }
     async with open_ends() as ends:
-        stream = await connect_tcp("127.0.0.1", ends.port, timeout=5)
-        with anyio.fail_after(10):
-            await stream.send(head.encode("latin-1"))
-            told = await stream.receive()
-        assert parse_head(told.partition(b"\r\n\r\n")[0])[0] == status
-        stream.abort()
+        for change, status in NO_HANDSHAKES:
+            lines = [f"{name}: {value}" for name, value in (usual | change).items()]
+            stream = await connect_tcp("127.0.0.1", ends.port, timeout=5)
+            with anyio.fail_after(10):
+                await stream.send("\r\n".join(["GET /_tunnel HTTP/1.1", *lines, "", ""]).encode("latin-1"))
+                told = await stream.receive()
+            assert parse_head(told.partition(b"\r\n\r\n")[0])[0] == status, change
+            stream.abort()
 
 
 # -- callers -----------------------------------------------------------------------------------

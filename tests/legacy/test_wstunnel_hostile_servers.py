@@ -26,33 +26,33 @@ async def answers_the_next(server: WStunnelServer) -> None:
     assert server.closed == 0
 
 
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (b"\r\n\r\n", 400),
-        (b"GET\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a", 400),
-        (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
-        (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
-        (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
-        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Host: http://b\r\nX-Host: http://c\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Host: http://b/c?d\r\n\r\n", 400),
-    ],
-)
-async def test_requests_that_are_none_are_told_and_reach_no_origin(request_: bytes, status: int) -> None:
+NO_REQUESTS: list[tuple[bytes, int]] = [
+    (b"\r\n\r\n", 400),
+    (b"GET\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a", 400),
+    (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
+    (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+    (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: x\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+    (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX-Host: http://b\r\nX-Host: http://c\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX-Host: http://b/c?d\r\n\r\n", 400),
+]
+
+
+async def test_requests_that_are_none_are_told_and_reach_no_origin() -> None:
     async with joined() as (server, origin, _):
-        assert (await server.ask(request_)).status == status
+        for request, status in NO_REQUESTS:
+            assert (await server.ask(request)).status == status, request
         assert origin.targets() == []
         await answers_the_next(server)
 
@@ -140,23 +140,23 @@ async def test_thousands_of_tiny_fragments_are_a_request_like_any_other() -> Non
         assert json.loads((await server.answered(b"0001")).body)["size"] == size
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [
-        b"\x81\x050001a",  # text
-        b"\x82\x85\x00\x00\x00\x000001a",  # masked
-        b"\xc2\x050001a",  # a reserved bit
-        b"\x80\x050001a",  # a continuation of nothing
-        b"\x89\x7e\x00\x7e" + b"x" * 126,  # a ping that is too long
-        b"\x88\x00",  # a close
-        b"\x82\x7f" + b"\xff" * 8,
-    ],
-)
-async def test_frames_that_they_never_send_cost_the_connection_and_the_client_comes_again(frames: bytes) -> None:
+NO_FRAMES: list[bytes] = [
+    b"\x81\x050001a",  # text
+    b"\x82\x85\x00\x00\x00\x000001a",  # masked
+    b"\xc2\x050001a",  # a reserved bit
+    b"\x80\x050001a",  # a continuation of nothing
+    b"\x89\x7e\x00\x7e" + b"x" * 126,  # a ping that is too long
+    b"\x88\x00",  # a close
+    b"\x82\x7f" + b"\xff" * 8,
+]
+
+
+async def test_frames_that_they_never_send_cost_the_connection_and_the_client_comes_again() -> None:
     async with joined() as (server, _, _):
-        await server.wire(frames)
-        await server.until(lambda: len(server.handshakes) == 2)
-        assert (await server.ask(get("/bytes/1"))).status == 200
+        for number, frames in enumerate(NO_FRAMES, 2):
+            await server.wire(frames)
+            await server.dialled(number)
+            assert (await server.ask(get("/bytes/1"))).status == 200, frames
 
 
 async def test_half_a_message_is_forgotten_with_its_connection() -> None:

@@ -115,6 +115,9 @@ class WStunnelClient:
         """Bytes of whatever frames."""
         await self._stream.send(data)
 
+    async def ended(self) -> None:
+        await self.until(lambda: self.closed)
+
     def mute(self) -> None:
         """Answer no ping."""
         self._muted = True
@@ -265,6 +268,9 @@ class WStunnelServer:
         await self.until(lambda: self._stream is not None)
         assert self._stream is not None
         await self._stream.send(data)
+
+    async def dialled(self, times: int) -> None:
+        await self.until(lambda: len(self.handshakes) == times)
 
     def drop(self) -> None:
         assert self._stream is not None
