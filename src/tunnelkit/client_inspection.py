@@ -47,7 +47,7 @@ class InspectedOrigin(Origin):
         try:
             await self._origin.begin(seen).finish()
         finally:
-            watch.over(complete=seen.complete and not exchange.gone)
+            watch.over(complete=seen.complete)
 
     async def aclose(self) -> None:
         """The origin inside is closed by whoever made it."""
@@ -67,7 +67,7 @@ class _SeenExchange(PassingExchange):
     def send_head(self, head: ResponseHead, *, fin: bool = False) -> None:
         if head.status >= 200:
             self._watch.answer(head)
-        self.complete = self.complete or fin
+        self.complete = self.complete or (fin and not self.gone)
         self._inner.send_head(head, fin=fin)
 
     def send_body(self, data: Buffer) -> None:
@@ -75,12 +75,12 @@ class _SeenExchange(PassingExchange):
         self._inner.send_body(data)
 
     def send_last(self, data: Buffer) -> None:
-        self.complete = True
+        self.complete = not self.gone
         self._watch.answer_body(data)
         self._inner.send_last(data)
 
     def send_end(self, trailers: Fields | None = None) -> None:
-        self.complete = True
+        self.complete = not self.gone  # what happens after the end changes nothing
         self._inner.send_end(trailers)
 
     def fail(self, status: int, code: str, detail: str) -> None:

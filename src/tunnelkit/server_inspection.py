@@ -42,7 +42,7 @@ class InspectedRequests:
         try:
             await self._handle(seen, where)
         finally:
-            watch.over(complete=seen.complete and not request.gone)
+            watch.over(complete=seen.complete)
 
 
 class _SeenRequest(PassingRequest):
@@ -68,7 +68,7 @@ class _SeenRequest(PassingRequest):
         return True
 
     def send_end(self, trailers: Fields | None = None) -> None:
-        self.complete = True
+        self.complete = not self.gone  # a caller may leave as soon as it has all
         self._inner.send_end(trailers)
 
     async def upgrade(self, head: ResponseHead) -> ByteStream:
