@@ -80,8 +80,8 @@ async def _refusal(request: InsideRequest, head: ResponseHead) -> ConnectRefused
     try:
         problem = json.loads(body)
         return ConnectRefused(head.status, str(problem["code"]), str(problem.get("detail", "")))
-    except (ValueError, KeyError, TypeError):  # no problem of ours: the client's end is not ours either
-        return ConnectRefused(head.status, "bad_answer", "the tunnel client answered with something else")
+    except (ValueError, KeyError, TypeError):  # no problem of ours: a function around the exchange answered, or a client of another make
+        return ConnectRefused(head.status, "bad_answer", "the answer is neither a stream nor a problem")
 
 
 class TunnelStream(AnyioByteStream):
