@@ -57,18 +57,17 @@ async def test_the_older_makes_answer_ends_with_a_line_feed() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda answer: answer.replace(b"Origin header", b"origin header"),
         lambda answer: b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         lambda answer: b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\nOrigin header with rendez-vous token required",
     ],
-    ids=["a letter", "switched", "captive portal"],
+    ids=["switched", "captive portal"],
 )
 async def test_any_other_answer_never_learns_the_token_and_it_keeps_trying(change: Callable[[bytes], bytes]) -> None:
     async with WStunnelServer.running() as server:
         right = server.without_origin
         server.without_origin = change(right)
         async with tunnel(server, allow_legacy=True) as client:
-            await server.until(lambda: len([one for one in server.others if "tunnelkit-token" not in one]) >= 2)
+            await server.until(lambda: any("tunnelkit-token" not in one for one in server.others))
             assert not server.handshakes
             server.without_origin = right
             await client.wait_ready(10)
