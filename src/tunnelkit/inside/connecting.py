@@ -80,7 +80,7 @@ async def _refusal(request: InsideRequest, head: ResponseHead) -> ConnectRefused
     try:
         problem = json.loads(body)
         return ConnectRefused(head.status, str(problem["code"]), str(problem.get("detail", "")))
-    except (ValueError, KeyError, TypeError):  # no problem of ours: a function around the exchange answered, or a client of another make
+    except (ValueError, KeyError, TypeError):  # none of ours: middleware answered, or another make of client
         return ConnectRefused(head.status, "bad_answer", "the answer is neither a stream nor a problem")
 
 
