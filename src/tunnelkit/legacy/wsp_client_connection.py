@@ -17,17 +17,8 @@ from ..link import Link
 from ..problem import CODES, code_of
 from .fragments import Fragment, FragmentSocket
 from .wsp_client_call import Call
-from .wsp_wire import (
-    CLIENT_FAILED,
-    JSON_LIMIT,
-    Request,
-    Response,
-    failed_response,
-    read_request,
-    request_head,
-    response_from,
-    write_response,
-)
+from .wsp_heads import CLIENT_FAILED, failed_response, request_head, response_from
+from .wsp_wire import JSON_LIMIT, Request, Response, read_request, write_response
 
 __all__ = ["PING_INTERVAL", "PONG_TIME", "STEADY", "PoolConnection", "PoolKeeper"]
 

@@ -13,17 +13,8 @@ from ..errors import ConnectionLost, HeadError, RemoteProtocolError
 from ..heads import ResponseHead, content_length, field_values, list_items
 from ..origins.base import OriginExchange
 from .fragments import FragmentSocket
-from .wsp_wire import (
-    CLIENT_FAILED,
-    JSON_LIMIT,
-    NOTE_LIMIT,
-    Response,
-    read_failure,
-    read_response,
-    request_from,
-    response_head,
-    write_request,
-)
+from .wsp_heads import CLIENT_FAILED, NOTE_LIMIT, read_failure, request_from, response_head
+from .wsp_wire import JSON_LIMIT, Response, read_response, write_request
 
 __all__ = ["Call"]
 
