@@ -147,6 +147,13 @@ def test_fields_that_come_twice() -> None:
     assert judge(rules([], [Rule(headers={"x-team": "blue"})]), fields=twice) is UNLISTED  # all
 
 
+def test_rules_of_several_fields() -> None:
+    both = rules([], [Rule(headers={"X-Team": "blue", "X-Role": "admin"})])
+    assert judge(both, fields=[(b"X-Team", b"blue"), (b"X-Role", b"admin")]) is ALLOWED
+    assert judge(both, fields=[(b"X-Team", b"blue")]) is UNLISTED
+    assert judge(both, fields=[(b"X-Role", b"admin")]) is UNLISTED
+
+
 def test_a_field_that_cgi_takes_for_the_same() -> None:
     spelled: Fields = [(b"x_team", b"red")]
     assert judge(rules([Rule(headers={"X-Team": "red"})]), fields=spelled) is FORBIDDEN

@@ -59,6 +59,7 @@ class _Asked:
     origins: tuple[str, ...]  # spellings of the same
     targets: tuple[str, ...]  # as it was sent, and as a lax origin reads it
     head: RequestHead
+    _values: dict[str, list[str]] = field(default_factory=dict)  # of its fields, once a rule asks for any
 
     @classmethod
     def of(cls, head: RequestHead, origin: HostOrigin, target: bytes) -> _Asked:
@@ -67,8 +68,10 @@ class _Asked:
 
     def values(self, name: str) -> list[str]:
         """Of the lines that an origin may take for the field: CGI, and what is like it, has no "-" in names."""
-        lines = [value for key, value in self.head.fields if _field_key(key.decode("latin-1")) == name]
-        return [value.decode("latin-1") for value in lines] or [""]
+        if not self._values:
+            for key, value in self.head.fields:
+                self._values.setdefault(_field_key(key.decode("latin-1")), []).append(value.decode("latin-1"))
+        return self._values.get(name, [""])
 
     @property
     def too_long(self) -> bool:
