@@ -6,6 +6,7 @@ import hashlib
 import json
 import ssl
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -81,6 +82,28 @@ async def test_the_path_is_the_urls_own(path: str, asked: str) -> None:
         async with TunnelClient(url, token=TOKEN, origin="http://127.0.0.1:9", transport="wsp") as client:
             await client.wait_ready(10)
             assert server.handshakes[0]["line"] == f"GET {asked} HTTP/1.1"
+
+
+async def test_a_proxy_in_front_is_shown_the_urls_userinfo() -> None:
+    async with WspServer.running() as server:
+        url = server.url.replace("ws://", "ws://user:word@")
+        async with TunnelClient(url, token=TOKEN, origin="http://127.0.0.1:9", transport="wsp") as client:
+            await client.wait_ready(10)
+            assert server.handshakes[0]["authorization"] == f"Basic {b64encode(b'user:word').decode()}"
+            assert server.handshakes[0]["x-secret-key"] == ""
+
+
+async def test_a_server_that_does_not_answer_is_dialled_again() -> None:
+    limits = replace(SHORT, dial_timeout=0.2)
+    async with WspServer.running() as server:
+        server.mute = True
+        async with TunnelClient(
+            server.url, token=TOKEN, origin="http://127.0.0.1:9", transport=small(), limits=limits
+        ) as client:
+            await server.until(lambda: len(server.handshakes) == 2)
+            assert "no answer from" in client._supervisor.trouble
+            server.mute = False
+            await client.wait_ready(10)
 
 
 async def test_a_wrong_key_ends_the_client() -> None:
@@ -479,7 +502,7 @@ async def test_a_server_that_sends_garbage_at_once_is_one_that_failed() -> None:
 
 async def test_pings_go_out_and_a_silent_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelkit.legacy.wsp_client_connection.STEADY", 0.01)
-    monkeypatch.setattr("tunnelkit.legacy.wsp_client_connection.PING_INTERVAL", 0.02)
+    monkeypatch.setattr("tunnelkit.legacy.wsp_client_connection.PING_INTERVAL", 0.32)
     monkeypatch.setattr("tunnelkit.legacy.wsp_client_connection.PONG_TIME", 0.3)
     async with joined() as (server, _, _):
         silent, other = server.idle

@@ -99,7 +99,7 @@ class PoolConnection:
         await anyio.sleep(STEADY)
         self._prove()
         while True:
-            await anyio.sleep(PING_INTERVAL)
+            await anyio.sleep(PING_INTERVAL - PONG_TIME)
             await self._socket.ping()
             asked = anyio.current_time()
             await anyio.sleep(PONG_TIME)
