@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -19,8 +20,8 @@ from starlette.responses import Response as Answer
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets import Subprotocol
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from tunnelkit import Request, Response, TunnelServer
 
@@ -166,34 +167,32 @@ async def test_httpx_below_fastapi_with_middleware_around(host: str, transport: 
 
 
 @TRANSPORTS
-async def test_websockets_talks_and_is_told_why_it_ends(host: str, transport: str, anyio_backend_name: str) -> None:
-    if anyio_backend_name != "asyncio":
-        pytest.skip("the websockets library speaks asyncio here")
-
-    async def talk(websocket: WebSocket) -> None:
+async def test_websockets_talks_and_is_told_why_it_ends(host: str, transport: str) -> None:
+    async def echo(websocket: WebSocket) -> None:
         await websocket.accept(subprotocol="chat")
-        async for text in websocket.iter_text():
-            if text == "enough":
-                await websocket.close(4000, "as asked")
-                return
+        while (text := await websocket.receive_text()) != "enough":
             await websocket.send_text(text)
             await websocket.send_bytes(text.encode())
+        await websocket.close(4000, "as asked")
 
-    app = Starlette(routes=[WebSocketRoute("/talk", talk)])
-    async with mounted(host) as ends, ends.join(transport=transport, origin=app):
-        url = f"ws://127.0.0.1:{ends.port}"
-        async with connect(url + ends.path("/talk"), subprotocols=[Subprotocol("chat")]) as caller:
+    def talk() -> None:
+        with connect(url + ends.path("/talk"), subprotocols=[Subprotocol("chat")]) as caller:
             assert caller.subprotocol == "chat"
             for text in ("grüße", "", "x" * 300_000):
-                await caller.send(text)
-                assert [await caller.recv(), await caller.recv()] == [text, text.encode()]
-            await caller.send("enough")
+                caller.send(text)
+                assert [caller.recv(10), caller.recv(10)] == [text, text.encode()]
+            caller.send("enough")
             with pytest.raises(ConnectionClosed):
-                await caller.recv()
+                caller.recv(10)
             assert (caller.close_code, caller.close_reason) == (4000, "as asked")
         with pytest.raises(InvalidStatus) as refused:
-            await connect(url + ends.path("/nothing-here"))
+            connect(url + ends.path("/nothing-here"))
         assert refused.value.response.status_code == 403  # Starlette's for a path without a route
+
+    app = Starlette(routes=[WebSocketRoute("/talk", echo)])
+    async with mounted(host) as ends, ends.join(transport=transport, origin=app):
+        url = f"ws://127.0.0.1:{ends.port}"
+        await anyio.to_thread.run_sync(talk)  # in a thread, whichever the backend is
 
 
 async def test_a_websocket_whose_caller_vanishes_ends_at_the_app(host: str) -> None:
