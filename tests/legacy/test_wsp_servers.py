@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from tunnelkit import RegistrationRefused, TunnelClient
+from tunnelkit import RegistrationRefused, Rule, TunnelClient
 from tunnelkit.errors import LocalProtocolError
 from tunnelkit.events import Connected, Lost
 from tunnelkit.legacy.fragments import FragmentSocket
@@ -143,11 +143,14 @@ async def test_an_id_that_theirs_cannot_read_is_the_users_mistake() -> None:
         assert not server.joined
 
 
-async def test_they_are_never_guessed() -> None:
+@pytest.mark.parametrize("allow_legacy", [False, True])
+async def test_they_are_never_guessed(allow_legacy: bool) -> None:
     async with WspServer.running() as server:
         server.refuse = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        async with TunnelClient(server.url, token=TOKEN, origin="http://127.0.0.1:9", limits=SHORT):
-            await server.until(lambda: len(server.handshakes) >= 3)
+        options: dict[str, Any] = {"token": TOKEN, "origin": "http://127.0.0.1:9", "limits": SHORT}
+        async with TunnelClient(server.url, **options, allow_legacy=allow_legacy):
+            await server.until(lambda: len(server.handshakes) >= 5)
+        assert not [each for each in server.handshakes if "x-secret-key" in each]
         assert not [each for each in server.handshakes if each["line"].startswith("GET /register HTTP")]
 
 
@@ -289,6 +292,16 @@ async def test_a_destination_that_is_not_allowed_is_refused(length: int) -> None
 async def test_what_the_patterns_allow_is_reached() -> None:
     async with joined(origin=None, allow=("http://127[.]0[.]0[.]1:[0-9]+",)) as (server, origin, _):
         assert (await server.ask("GET", f"{origin.url}/bytes/1")).status == 200
+
+
+async def test_rules_judge_the_url_that_is_requested() -> None:
+    rules = {"whitelist": [Rule(url="http://.*")], "blacklist": [Rule(url=".*/forbidden")]}
+    async with joined(origin=None, **rules) as (server, origin, _):
+        assert (await server.ask("GET", f"{origin.url}/bytes/1")).status == 200
+        for target in ("/forbidden", "/x/../%66orbidden"):
+            answer = await server.ask("GET", origin.url + target)
+            assert (answer.status, answer.body) == (527, b"Destination is not allowed\n")
+        assert origin.targets() == ["/bytes/1"]
 
 
 async def test_an_origin_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
