@@ -69,6 +69,21 @@ async def test_a_body_goes_out_as_it_comes() -> None:
     assert both.fit
 
 
+@pytest.mark.parametrize("early", [False, True])
+async def test_an_expectation_is_met_unless_there_is_an_answer_already(early: bool) -> None:
+    expecting = request(b"POST", b"/", (b"Expect", b"100-continue"))
+    both = Both(FakeExchange(expecting, has_body=True))
+    if early:
+        await both.client.reply(status=417)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(both.carry)
+        await both.client.asked()
+        if not early:
+            await both.client.reply()
+    statuses = [head.status for head in both.exchange.sent if isinstance(head, ResponseHead)]
+    assert statuses == ([417] if early else [100, 200])
+
+
 async def test_for_a_caller_that_left_before_nothing_is_sent() -> None:
     both = Both(FakeExchange())
     both.exchange.leave()

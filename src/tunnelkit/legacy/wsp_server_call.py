@@ -72,7 +72,8 @@ class Call:
 
     async def _give_body(self, socket: FragmentSocket) -> None:
         exchange = self._exchange
-        if b"100-continue" in list_items(field_values(exchange.head.fields, b"expect")):
+        expected = b"100-continue" in list_items(field_values(exchange.head.fields, b"expect"))
+        if expected and not exchange.answered:  # a hostile client may have answered before it was asked
             exchange.send_head(_CONTINUE)
         with suppress(ConnectionLost):  # which the reading side hears of too
             while exchange.has_body and (data := await self._next_piece()):
