@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_a_fixture_that_hangs_after_its_test_failed_is_told_of_and_ended(tmp_pat
     assert result.returncode == 1, result.stdout
     assert "test_hangs.py::test_hang[trio] is not over after 0.5 s" in result.stderr
     assert " endless\n" in result.stderr  # where its task waits
+
+
+def test_no_fixture_holds_a_cancel_scope_around_its_test() -> None:
+    """On trio they run in one task: where such a scope ends a test, it ends the task, and whoever comes next waits for
+    ever."""
+    held = re.compile(r"@pytest\.fixture.*\nasync def (?:.+\n)*?.* with anyio\..+:\n +yield\b")
+    found = [path.name for path in ROOT.glob("tests/**/*.py") if held.search(path.read_text())]
+    assert found == []
 
 
 @pytest.mark.anyio

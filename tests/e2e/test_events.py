@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import anyio
@@ -21,12 +20,6 @@ from .tunnel import SHORT, TOKEN, exchange, open_ends, open_tunnel, read_head, r
 pytestmark = pytest.mark.anyio
 
 PASSWORD = "a registration secret"
-
-
-@pytest.fixture(autouse=True)
-async def within_time() -> AsyncIterator[None]:
-    with anyio.fail_after(20):
-        yield
 
 
 async def expect(events: EventStream, *kinds: type[TunnelEvent]) -> TunnelEvent:

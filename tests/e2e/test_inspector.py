@@ -25,12 +25,6 @@ Open: TypeAlias = Callable[..., Any]
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-@pytest.fixture(autouse=True)
-async def within_time() -> AsyncIterator[None]:
-    with anyio.fail_after(20):
-        yield
-
-
 @pytest.fixture(params=["server", "client"])
 def opened(request: pytest.FixtureRequest) -> Open:
     """Makes a tunnel with an inspector at one end."""

@@ -22,12 +22,6 @@ PIECE = b"x" * 10_000
 NOTHING: tuple[bytes, ...] = ()
 
 
-@pytest.fixture(autouse=True)
-async def within_time() -> AsyncIterator[None]:
-    with anyio.fail_after(20):
-        yield
-
-
 @pytest.fixture(params=["server", "client"])
 def opened(request: pytest.FixtureRequest) -> Open:
     """Makes a tunnel with middleware at one end, before an app."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import anyio
@@ -24,12 +23,6 @@ HANDSHAKE = Handshake(token="t" * 16)
 GRANT = Grant(session_id="n-1", resume_key=bytes(32))
 REFUSAL = Refusal(status=403, code="forbidden", detail="not you")
 PEER = Peer(address="192.0.2.1")
-
-
-@pytest.fixture(autouse=True)
-async def within_time() -> AsyncIterator[None]:
-    with anyio.fail_after(10):
-        yield
 
 
 # -- the client half ---------------------------------------------------------------------------

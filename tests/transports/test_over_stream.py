@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import anyio
 import pytest
 
@@ -13,12 +11,6 @@ from tunnelkit.testing.checks.base import receive_all
 from tunnelkit.transports.over_stream import StreamConnection
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-async def within_time() -> AsyncIterator[None]:
-    with anyio.fail_after(10):
-        yield
 
 
 class Lines(StreamConnection):
