@@ -181,11 +181,11 @@ def on_a_terminal(*arguments: str, errors: IO[bytes] | None = None, **environmen
     finally:
         process.terminate()
         os.set_blocking(ours, False)
-        process.wait(15)
+        process.wait(45)
         os.close(ours)
 
 
-def read_until(terminal: int, text: str, seconds: float = 15) -> str:
+def read_until(terminal: int, text: str, seconds: float = 45) -> str:
     seen, end = "", time.monotonic() + seconds
     while text not in seen:
         assert time.monotonic() < end, seen

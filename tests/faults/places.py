@@ -21,7 +21,7 @@ __all__ = ["Link", "Place", "SmallDisk", "Surroundings", "no_namespaces", "surro
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLONE_NEWNET = 0x40000000
-WAIT = 10.0
+WAIT = 30.0
 
 # Of the link's two ends. 198.18.0.0/15 is for tests of networks (RFC 2544); nobody else is in these namespaces.
 SERVER_ADDRESS, CLIENT_ADDRESS = "198.18.0.1", "198.18.0.2"
