@@ -69,7 +69,7 @@ class Supervisor:
         self._events = events
         self._budget = Budget(limits.max_buffered_bytes)
         self._ranks = {name: rank for rank, name in enumerate(way.transports)}
-        self._choice = Choice(limits, transports=tuple(way.transports))
+        self._choice = Choice(limits, transports=tuple(way.transports), guessed=way.guessed)
         self._session: ClientSession | None = None
         self._stay: Stay | None = None  # while there is a connection
         self._given_up: Resume | None = None

@@ -124,6 +124,19 @@ def test_a_session_without_grace_is_neither_resumed_nor_moved() -> None:
     assert choice.next(9.0, 0.0) == Try("longpoll", 9.0, resume=False, brief=True)
 
 
+def test_a_mere_guess_hurries_nobody() -> None:
+    choice = Choice(LIMITS, transports=("websocket", "longpoll", "other"), guessed=frozenset({"other"}))
+    tries = []
+    for _ in range(3):
+        tries.append(next_try(choice, 0.0))
+        fail(choice, 0.0, Failed(Kind.HANDSHAKE))
+    assert [(each.transport, each.brief) for each in tries] == [
+        ("websocket", True),
+        ("longpoll", False),
+        ("other", False),
+    ]
+
+
 def test_there_must_be_a_transport() -> None:
     with pytest.raises(ValueError, match="transport"):
         Choice(LIMITS, transports=())

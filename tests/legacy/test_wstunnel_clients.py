@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from tunnelkit import TunnelServer
+from tunnelkit import Granted, Refusal, Registration, TunnelServer
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.stream import ByteStream
 
@@ -216,6 +216,25 @@ async def test_passwords_come_by_basic_authentication(password: str | None, stat
             assert ("WWW-Authenticate", 'Basic realm="wstunnel"') in refused.fields
         else:
             assert status == 101
+
+
+async def test_they_are_judged_by_the_same_rules_as_ours() -> None:
+    seen: list[Registration] = []
+
+    async def judge(registration: Registration) -> Granted | Refusal:
+        seen.append(registration)
+        return Refusal(status=403, code="forbidden", detail="not today")
+
+    async with serving(known_tokens=[TOKEN], known_tokens_only=True, authorise=judge) as ends:
+        with pytest.raises(Refused) as caught:
+            async with WStunnelClient.joined(ends.port, greet, token="a-token-of-nobody"):
+                pass
+        assert (caught.value.status, seen) == (401, [])
+        with pytest.raises(Refused) as caught:
+            async with WStunnelClient.joined(ends.port, greet):
+                pass
+        assert (caught.value.status, caught.value.body) == (401, b"not today")
+        assert [registration.token for registration in seen] == [TOKEN]
 
 
 async def test_a_token_that_is_too_short_is_told_as_theirs_is() -> None:

@@ -40,7 +40,8 @@ _OTHER_WAY_CODES: Final = frozenset({"unknown_transport"})
 @dataclass(frozen=True, slots=True)
 class Try:
     """Dial ``transport`` at ``when``; ``resume``: the session of before, else a fresh one. ``brief``: another
-    transport is left in this round, so wait for a first answer no longer than ``first_answer_timeout``."""
+    transport is left in this round, and no mere guess, so wait for a first answer no longer than
+    ``first_answer_timeout``."""
 
     transport: str
     when: float
@@ -128,12 +129,19 @@ class Choice:
     (or ``lost``, when ATTACH was not answered).
     """
 
-    def __init__(self, limits: Limits, *, transports: tuple[str, ...] = ("websocket",)) -> None:
-        """``transports``: names, the best first."""
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        transports: tuple[str, ...] = ("websocket",),
+        guessed: frozenset[str] = frozenset(),
+    ) -> None:
+        """``transports``: names, the best first; those ``guessed`` most servers do not know."""
         if not transports:
             raise ValueError("there must be at least one transport")
         self._limits = limits
         self._transports = transports
+        self._guessed = guessed
         self._state = ChoiceState.IDLE
         self._index = 0  # the transport in use, or to try
         self._trusted = 0  # the one that a round begins with: it worked last
@@ -169,7 +177,12 @@ class Choice:
             raise LocalProtocolError(f"cannot choose the next try while {self._state.name}")
         since = now if self._idle_since is None else self._idle_since
         when = max(since + self._delay(since, jitter), self._last_dial + self._limits.retry_first)
-        return Try(self.transport, when, resume=when < self._resume_until, brief=self._after(self._index) is not None)
+        return Try(self.transport, when, resume=when < self._resume_until, brief=self._is_brief)
+
+    @property
+    def _is_brief(self) -> bool:
+        following = self._after(self._index)
+        return following is not None and self._transports[following] not in self._guessed
 
     def _delay(self, since: float, jitter: float) -> float:
         resumable = since < self._resume_until
