@@ -72,8 +72,8 @@ def test_a_fixture_that_hangs_after_its_test_failed_is_told_of_and_ended(tmp_pat
 
 
 def test_no_fixture_holds_a_cancel_scope_around_its_test() -> None:
-    """On trio they run in one task: where such a scope ends a test, it ends the task too, and whoever comes next waits
-    for ever."""
+    """On trio they run in one task: where such a scope ends a test, it ends the task too, and the next one waits for
+    it for ever."""
     held = re.compile(r"@pytest\.fixture.*\nasync def (?:.+\n)*?.* with anyio\..+:\n +yield\b")
     found = [path.name for path in ROOT.glob("tests/**/*.py") if held.search(path.read_text())]
     assert found == []
