@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +19,7 @@ from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.errors import ConfigError, ConnectionLost, LocalProtocolError, StreamBroken
 from tunnelkit.handshake import Grant, Handshake, Refusal, refusal_from_problem
 from tunnelkit.heads import Fields, RequestHead, field_values
-from tunnelkit.http.caller import FrontRequest
+from tunnelkit.http.caller import CallerConnection, FrontRequest
 from tunnelkit.http.client import simple_request
 from tunnelkit.http.mounted import Mounted
 from tunnelkit.net.memory import MemoryStream
@@ -557,6 +559,29 @@ async def test_a_post_is_one_message() -> None:
             assert post.answered is not None
             assert is_own_answer(post.answered.status, post.answered.fields, number)
             assert post.answered.body == b""
+
+
+async def test_a_post_leaves_nothing_to_the_cycle_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one for every answer of a client: its head and body would stay until a collection."""
+    requests: list[weakref.ref[FrontRequest]] = []
+    made = FrontRequest.__init__
+
+    def make(self: FrontRequest, connection: CallerConnection, head: RequestHead) -> None:
+        made(self, connection, head)
+        requests.append(weakref.ref(self))
+
+    monkeypatch.setattr(FrontRequest, "__init__", make)
+    async with client() as end:
+        gc.disable()
+        try:
+            async with anyio.create_task_group() as tasks:
+                start(tasks, end.post, 1, b"m")
+                assert await end.connection.receive() == b"m"
+            await settled()
+            assert requests
+            assert not any(request() for request in requests)
+        finally:
+            gc.enable()
 
 
 async def test_a_post_waits_until_it_is_taken() -> None:

@@ -262,6 +262,7 @@ class LongPollServer:
             await self._take(task, connection, post)
         finally:
             connection.post_left(post)
+            task.post = None  # the two hold each other, and the request's head and body with them
 
     async def _take(self, task: _RequestTask, connection: ServerConnection, post: Post) -> None:
         request = task.request
