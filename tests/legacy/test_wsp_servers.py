@@ -446,7 +446,7 @@ async def test_the_pool_grows_with_requests_to_its_bound() -> None:
 async def test_a_hundred_requests_at_a_time() -> None:
     async with joined(transport=WspTransport(limits=SHORT)) as (server, origin, _):
         held = await hold(server, origin, 100)
-        assert len(server.joined) == 100
+        assert len(server.standing) == 100
         origin.release("x")
         await server.until(lambda: all(connection.answer.complete for connection in held))
         assert {connection.answer.status for connection in held} == {200}
