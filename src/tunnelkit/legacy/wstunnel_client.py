@@ -198,7 +198,7 @@ class _Server:
         except (SessionGone, LocalProtocolError) as error:
             raise HeadError(502, "origin_failed", "the tunnel client is busy, or ends") from error
         except TimeoutError as error:
-            raise HeadError(504, "origin_timeout", "no answer came in time") from error
+            raise HeadError(504, "response_timeout", "no answer came in time") from error
 
     async def _send(self, pieces: Iterable[bytes]) -> None:
         try:
