@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
+from typing import TypeVar
 
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.core.exchange import Exchange
+from tunnelkit.core.known_heads import HeadReader, KnownRequest, KnownResponse
 from tunnelkit.errors import ConfigError
 from tunnelkit.forwarding import forward_request, forward_response, with_origin_host
 from tunnelkit.heads import (
@@ -22,8 +24,8 @@ from tunnelkit.heads import (
     validate_request,
     validate_response,
 )
-from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import HeadParser, Signal
+from tunnelkit.http.client_codec import ClientCodec, RequestBlock, request_block
+from tunnelkit.http.codec import Codec, HeadParser, Signal
 from tunnelkit.http.parsers import find_parser
 from tunnelkit.http.plain_codec import PLAIN_PARSER
 from tunnelkit.http.server_codec import ServerCodec
@@ -43,6 +45,8 @@ ANSWER = (
 BODY = b"hello, world"
 
 Work = Callable[[], object]
+HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
+T = TypeVar("T")
 
 
 def server_reads(parser: HeadParser) -> RequestHead:
@@ -69,22 +73,45 @@ def forwarded(head: RequestHead) -> RequestHead:
     return forward_request(head, peer_address="127.0.0.1", scheme="http", target=PATH)
 
 
-def at_both_ends(front: ServerCodec, origin: ClientCodec) -> None:
+class Ends:
+    """The two ends of a tunnel, and what they remember of heads."""
+
+    def __init__(self) -> None:
+        self.server, self.client = HeadReader(DEFAULT_LIMITS), HeadReader(DEFAULT_LIMITS)
+
+
+def at_both_ends(front: ServerCodec, origin: ClientCodec, ends: Ends) -> None:
     """All that becomes of the heads of one exchange, but for the socket's and the multiplexer's part."""
-    server, client = Exchange(client=False), Exchange(client=True)
+    server, client = Exchange(client=False, heads=ends.server), Exchange(client=True, heads=ends.client)
     front.receive_data(REQUEST)
-    head = front.next_event()
-    assert isinstance(head, RequestHead)
-    came = client.receive_head(server.send_request(forwarded(head), fin=True), fin=True)
-    assert isinstance(came, RequestHead)
-    origin.encode_head(with_origin_host(came, None, b"127.0.0.1:8000"))
+    asked = front.next_event()
+    assert isinstance(asked, RequestHead)
+    sent = planned(front, asked, lambda: KnownRequest.outgoing(forwarded(asked)))
+    came = client.receive_request(server.send_known_request(sent, fin=True), fin=True)
+    assert isinstance(came, KnownRequest)
+    origin.encode_request(came.plan(for_origin))
     origin.encode_end()
     origin.receive_data(ANSWER)
     answer = origin.next_event()
     assert isinstance(answer, ResponseHead)
-    back = server.receive_head(client.send_response(forward_response(answer)))
-    assert isinstance(back, ResponseHead)
-    front.encode_head(forward_response(back))
+    returned = planned(origin, answer, lambda: KnownResponse.outgoing(forward_response(answer)))
+    back = server.receive_response(client.send_known_response(returned))
+    assert isinstance(back, KnownResponse)
+    front.encode_head(back.plan(for_caller))
+
+
+def planned(codec: Codec[HeadT], head: HeadT, make: Callable[[], T]) -> T:
+    return make() if codec.again is None else codec.again.plan(head, "sent", make)
+
+
+def for_origin(head: RequestHead) -> RequestBlock:
+    return request_block(with_origin_host(head, None, b"127.0.0.1:8000"))
+
+
+def for_caller(head: ResponseHead) -> ResponseHead:
+    head = forward_response(head)
+    head.written = {}
+    return head
 
 
 class KeptAlive:
@@ -92,10 +119,11 @@ class KeptAlive:
 
     def __init__(self, parser: HeadParser) -> None:
         self._front, self._origin = ServerCodec(parser, DEFAULT_LIMITS), ClientCodec(parser, DEFAULT_LIMITS)
+        self._ends = Ends()
 
     def __call__(self) -> None:
         front, origin = self._front, self._origin
-        at_both_ends(front, origin)
+        at_both_ends(front, origin, self._ends)
         while front.next_event() is not Signal.PAUSED:
             pass
         front.encode_body(BODY)
@@ -117,7 +145,7 @@ def works() -> dict[str, Work]:
         found[f"parse an answer, {name}"] = lambda parser=parser: parser.parse_response(ANSWER)  # type: ignore[misc]
         found[f"read a request, {name}"] = lambda parser=parser: server_reads(parser)  # type: ignore[misc]
         found[f"an exchange on new connections, {name}"] = lambda parser=parser: at_both_ends(  # type: ignore[misc]
-            ServerCodec(parser, DEFAULT_LIMITS), ClientCodec(parser, DEFAULT_LIMITS)
+            ServerCodec(parser, DEFAULT_LIMITS), ClientCodec(parser, DEFAULT_LIMITS), Ends()
         )
         found[f"the same again on kept ones, {name}"] = KeptAlive(parser)
     return found | {
