@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
@@ -186,10 +187,32 @@ async def test_a_frame_of_any_announced_size_takes_no_memory() -> None:
             assert (await exchange(ends.port, "GET", f"/_token/{OTHER}/"))[0] == 200
 
 
+# A client is asked soon, and has some time to answer.
+CURIOUS = replace(SHORT, ping_idle_silence=0.2)
+
+
 async def test_a_client_that_falls_silent_is_given_up() -> None:
-    async with open_ends(limits=SHORT) as ends, WStunnelClient.joined(ends.port, greet) as client:
+    async with open_ends(limits=CURIOUS) as ends, WStunnelClient.joined(ends.port, greet) as client:
+        await until(lambda: ends.server.sessions())
         client.mute()
         await until(lambda: not ends.server.sessions())
+
+
+async def test_a_client_that_answers_pings_is_kept() -> None:
+    async with open_ends(limits=CURIOUS) as ends, WStunnelClient.joined(ends.port, greet) as client:
+        await until(lambda: ends.server.sessions())
+        await client.until(lambda: client.pinged == 2)  # it was asked twice, and answered
+        assert (await ends.get("/"))[0] == 200
+        assert client.closed is None
+
+
+async def test_a_client_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.fragments.WRITE_TIMEOUT", 0.3)
+    async with open_ends() as ends, WStunnelClient.joined(ends.port, greet) as client:
+        client.stop_reading()
+        status, _, body = await exchange(ends.port, "POST", ends.path("/"), body=b"x" * 20_000_000)
+        assert (status, b"tunnel_lost" in body) == (502, True)
+        assert not ends.server.sessions()
 
 
 # -- handshakes --------------------------------------------------------------------------------

@@ -63,11 +63,14 @@ class WStunnelClient:
     def __init__(self, stream: ByteStream, early: bytes, respond: Respond) -> None:
         self.asked: list[Asked] = []
         self.pongs = 0
+        self.pinged = 0
         self.closed: int | None = None
         self._stream = stream
         self._frames = Connection(ConnectionType.CLIENT, trailing_data=early)
         self._respond = respond
         self._muted = False
+        self._reading = anyio.Event()
+        self._reading.set()
         self._writing = anyio.Lock()
         self._news = anyio.Event()
 
@@ -115,6 +118,9 @@ class WStunnelClient:
         """Bytes of whatever frames."""
         await self._stream.send(data)
 
+    def stop_reading(self) -> None:
+        self._reading = anyio.Event()
+
     async def ended(self) -> None:
         await self.until(lambda: self.closed)
 
@@ -159,6 +165,7 @@ class WStunnelClient:
                 elif isinstance(event, Pong):
                     self.pongs += 1
                 elif isinstance(event, Ping):
+                    self.pinged += 1
                     if not self._muted:
                         await self._stream.send(self._frames.send(Pong(event.payload)))
                 elif isinstance(event, CloseConnection):
@@ -166,6 +173,7 @@ class WStunnelClient:
                     self._ring()
                     return
                 self._ring()
+            await self._reading.wait()
             data = await self._stream.receive()
             if not data:
                 self.closed = self.closed or 1006
