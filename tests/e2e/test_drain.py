@@ -40,7 +40,7 @@ async def test_a_draining_server_finishes_what_runs_and_takes_nothing_new() -> N
         status, fields, _ = await held.answer()
         assert status == 200
         assert ("Connection", "close") in fields
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             await done.wait()
 
 
@@ -49,7 +49,7 @@ async def test_a_draining_server_keeps_a_connection_without_request_no_longer() 
         await stream.send(f"GET {tunnel.path('/echo')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         await read_head(stream)
         await tunnel.server.drain()
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             while await stream.receive():
                 pass
 
@@ -92,7 +92,7 @@ async def test_queued_requests_of_a_draining_server_wait_for_their_client() -> N
     async with open_ends(limits=replace(SHORT, queue_timeout=0.5)) as ends, anyio.create_task_group() as group:
         call = ends.call(group, "/echo")
         await ends.pending(1)
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             await ends.server.drain()
         assert await call.status() in (503, 504)
 
@@ -115,7 +115,7 @@ async def test_closing_a_server_breaks_off_what_runs() -> None:
         await stream.send(f"GET {tunnel.path('/half/100000')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         _, _, data = await read_head(stream)
     received = len(data)
-    with anyio.fail_after(5), suppress(StreamBroken):
+    with anyio.fail_after(15), suppress(StreamBroken):
         while piece := await stream.receive():
             received += len(piece)
     stream.abort()
@@ -180,9 +180,9 @@ async def test_an_upgraded_connection_is_waited_for_and_then_cut() -> None:
         status, _, data = await read_head(stream)
         assert status == 101
         async with anyio.create_task_group() as group:
-            group.start_soon(tunnel.server.drain, 0.5)
+            group.start_soon(tunnel.server.drain, 1.5)
             await stream.send(b"still there")
-            with anyio.fail_after(5):
+            with anyio.fail_after(15):
                 while data != EARLY + b"still there":
                     data += await receive_more(stream)
 
@@ -195,5 +195,5 @@ async def test_a_caller_that_sends_its_body_is_waited_for() -> None:
         group.start_soon(tunnel.server.drain)
         await anyio.wait_all_tasks_blocked()
         await stream.send(b"world")
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             assert (await read_head(stream))[0] == 200

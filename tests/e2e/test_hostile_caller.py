@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def test_an_x_host_that_fits_into_no_open_is_refused_at_once() -> None:
     # Tried on a stream, it would not fit, and its tunnel would count as full for a while each time.
     async with open_tunnel(client_options={"allow": [".*"]}) as tunnel:
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             answer = await ask(tunnel.port, tunnel.path("/echo"), X_Host="http://" + "a" * 3000)
         problem = problem_of(answer)
         assert (problem["status"], problem["code"]) == (400, "bad_x_host")

@@ -396,7 +396,7 @@ async def behind_a_box(*, limits: Limits = LIMITS) -> AsyncIterator[tuple[Ends, 
     ("limits", "timeout"),
     [
         pytest.param(LIMITS, 10, id="short"),
-        pytest.param(DEFAULT_LIMITS, 2, id="defaults"),
+        pytest.param(DEFAULT_LIMITS, 9, id="defaults"),
     ],
 )
 async def test_where_upgrades_are_refused(limits: Limits, timeout: float) -> None:

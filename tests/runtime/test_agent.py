@@ -169,7 +169,7 @@ async def test_the_agent_drains_though_a_stream_never_got_its_head() -> None:
         assert client._supervisor._session is not None
         client._supervisor._session.link.end("for_the_test")
         client._agent.drain()
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             await client._agent.idle.wait()
 
 

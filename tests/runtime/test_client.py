@@ -169,7 +169,7 @@ class Stuck(Transport):
 async def test_the_end_interrupts_a_dial(how: str) -> None:
     transport = Stuck()
     client = TunnelClient("ws://x.test", token=TOKEN, origin=Answering(), transport=transport)
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         async with anyio.create_task_group() as group:
             await group.start(client.run)
             await transport.dialling.wait()
@@ -182,7 +182,7 @@ async def test_the_end_interrupts_a_dial(how: str) -> None:
 async def test_the_end_interrupts_a_backoff() -> None:
     slow = replace(QUICK, retry_first=3600.0, retry_cap=3600.0)
     client = TunnelClient("ws://x.test", token=TOKEN, origin=Answering(), transport=MemoryTransport(), limits=slow)
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         async with anyio.create_task_group() as group:
             await group.start(client.run)
             await anyio.wait_all_tasks_blocked()
@@ -209,7 +209,7 @@ async def test_a_client_that_ends_leaves_no_session_behind(how: str) -> None:
 
 async def test_the_end_comes_though_the_server_is_silent() -> None:
     async with tunnel() as there:
-        with anyio.fail_after(8):
+        with anyio.fail_after(15):
             async with there.client() as client:
                 await client.wait_ready(10)
                 there.transport.stall()
@@ -264,7 +264,7 @@ async def test_a_failed_dial_is_told_with_its_delay(monkeypatch: pytest.MonkeyPa
     client = TunnelClient("ws://x.test", token=TOKEN, origin=Answering(), transport=MemoryTransport(), limits=limits)
     events = client.events()
     async with client:
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             event = await anext(events)
     assert isinstance(event, Retrying)
     assert 990 < event.delay <= 1000

@@ -483,7 +483,7 @@ async def test_a_peer_that_answers() -> None:
         async def ask() -> None:
             answers.append(await pair.server.answers(10))
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(15):
             async with anyio.create_task_group() as group:
                 for _ in range(3):
                     group.start_soon(ask)

@@ -268,7 +268,7 @@ async def test_closing_in_the_moment_of_attaching() -> None:
 
     script = Script(closing)
     client = client_of(script)
-    with anyio.fail_after(5):
+    with anyio.fail_after(15):
         await client.run()
     assert script.servers[0]._in._late == []
 
