@@ -97,6 +97,8 @@ class TunnelClient(AsyncContextManagerMixin):
     ``transport``
         How messages are carried: "auto" for whatever passes (websocket, else long-poll; a session moves back to the
         better one while it lives), one transport's name, a ``Transport``, or several of these, the best first.
+        "wstunnel" and "wsp" are for servers of those programs; a wsp server is shown ``password`` as its secret key,
+        and ``token`` stays here.
     ``allow_legacy``
         Let "auto" also register with a WStunnel server, if the server answers a handshake without a token exactly as
         those do. By their wire the token is shown in the clear, unless the URL is ``wss://``.
