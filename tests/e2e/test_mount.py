@@ -97,6 +97,17 @@ async def test_a_caller_that_leaves_is_noticed_at_the_origin(host: str) -> None:
         await ends.origin.until(lambda: request.gone)
 
 
+async def test_a_caller_that_leaves_in_the_middle_of_a_large_answer_stops_nobody_else(host: str) -> None:
+    """Its host holds as much as it may, and more of the answer waits behind that."""
+    async with mounted(host) as ends, ends.join():
+        async with ends.caller() as caller:
+            await caller.send(f"GET {ends.path('/bytes/20000000')} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            await read_head(caller)
+            await ends.pending(1)
+        await ends.pending(0)
+        assert (await ends.get("/bytes/10"))[0] == 200
+
+
 async def test_a_broken_answer_is_seen_to_be_broken(host: str) -> None:
     async with mounted(host) as ends, ends.join():
         ends.origin.release("half")

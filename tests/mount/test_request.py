@@ -236,6 +236,29 @@ async def test_a_host_that_takes_nothing_stops_the_answer_at_a_bound() -> None:
     assert host.body == b"x" * taken + b"y"
 
 
+@pytest.mark.parametrize("how", ["the host says so", "a send fails"])
+async def test_a_caller_that_leaves_with_much_of_its_answer_under_way_stops_nobody_else(how: str) -> None:
+    """What was not sent yet is dropped, and the sending task rests."""
+    host = Host()
+    host.take(False)
+    async with requested(host, has_body=False) as request:
+        request.send_head(OK)
+        while request.try_send_body(b"x" * 10_000):
+            pass
+        await anyio.wait_all_tasks_blocked()
+        if how == "a send fails":
+            host.failure = OSError("gone")
+        else:
+            host.give("http.disconnect")
+            await host.until(lambda: host.received)
+        host.take(True)
+        while not request.gone:
+            await request.wait(readable=True)
+        await anyio.wait_all_tasks_blocked()
+        assert request.flush()
+        assert not request._out
+
+
 async def test_a_host_that_takes_nothing_for_too_long_has_lost_its_caller() -> None:
     host = Host()
     host.take(False)

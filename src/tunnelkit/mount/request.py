@@ -115,20 +115,24 @@ class ScopeRequest(CallerRequest):
         """The app is left without the end of its answer, which hosts take for a failure: they break the caller's
         connection (or HTTP/2 stream) off."""
         self._aborted = True
-        self._out.clear()
-        self._out_size = 0
+        self._drop()
         self.wake()
 
     async def send_all(self) -> None:
         """The sending task."""
         while True:
-            self._work = anyio.Event()
             while self._out and not self._gone:
-                message = self._out.popleft()
-                await self._send_one(message)
+                await self._send_one(self._out.popleft())
+            if self._gone:
+                self._drop()
             self._ring()
-            if not self._out:
-                await self._work.wait()
+            self._work = anyio.Event()
+            await self._work.wait()
+
+    def _drop(self) -> None:
+        """Nobody takes what was not sent yet."""
+        self._out.clear()
+        self._out_size = 0
 
     async def _send_one(self, message: Message) -> None:
         self._sending = self._started = True
