@@ -95,10 +95,10 @@ class Lossy:
 
 @asynccontextmanager
 async def lossy(limits: Limits = SHORT, **options: Any) -> AsyncIterator[Lossy]:
-    """One transport alone: its cuts are not to be evaded by another. A machine that pauses is not to cost long-poll
-    more than they do."""
+    """One transport alone: its cuts are not to be evaded by another. Where it outlives them, a machine that pauses is
+    not to cost it more than they do."""
     assert current() is not Way.AUTO
-    if current() is not Way.WEBSOCKET:
+    if current().outlives_cuts:
         limits = replace(limits, poll_answer_timeout=max(limits.poll_answer_timeout, 2.0), poll_absence=3.0)
     async with open_tunnel(relay=True, limits=limits, **options) as tunnel:
         assert tunnel.relay is not None
