@@ -326,6 +326,23 @@ async def test_no_client_and_no_server() -> None:
         ends.server.httpx_transport("short")
 
 
+async def test_an_upload_waits_for_a_client() -> None:
+    async def app(request: Asked) -> Answer:
+        return Answer(body=str(len(await request.read())))
+
+    async with open_ends() as ends, calling(ends) as client, anyio.create_task_group() as group:
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            answers.append(await client.post("/", content=bytes(300_000), timeout=30))
+
+        group.start_soon(ask)
+        await ends.pending(1)
+        async with ends.join(origin=app):
+            await until(lambda: answers)
+        assert answers[0].text == "300000"
+
+
 async def test_a_server_that_ends_meanwhile() -> None:
     async def ask(server: TunnelServer) -> None:
         with pytest.raises(httpx.ReadError):

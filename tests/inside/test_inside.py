@@ -222,3 +222,27 @@ async def test_a_tunnel_that_takes_nothing_more_is_too_late() -> None:
     async with calling(stuck) as client:
         with anyio.fail_after(10), pytest.raises(httpx.ReadTimeout):
             await client.post("/", content=bytes(3 * AHEAD), timeout=httpx.Timeout(None, read=0.05))
+
+
+async def test_news_of_the_body_are_told_once() -> None:
+    """A request that waits for a tunnel takes no more than a part of it: it must rest, not ask on and on."""
+    request = InsideRequest(RequestHead(b"POST", b"/", []), scheme="http", has_body=True)
+    told = 0
+
+    async def ask() -> None:
+        nonlocal told
+        while True:
+            await request.wait(readable=True)
+            told += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        for news in (request.put(b"one"), request.put(b"two")):
+            await news
+            await anyio.wait_all_tasks_blocked()
+        assert told == 2
+        request.end_body()
+        await anyio.wait_all_tasks_blocked()
+        assert told == 3
+        assert [request.receive_body_nowait() for _ in range(3)] == [b"one", b"two", b""]
+        group.cancel_scope.cancel()

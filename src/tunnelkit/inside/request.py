@@ -51,7 +51,7 @@ class InsideRequest(CallerRequest):
         self._body: deque[memoryview] = deque()
         self._body_size = 0
         self._body_ended = not has_body
-        self._news = False  # of the body's end
+        self._news = False  # of the body, which ``wait`` did not tell yet
         self._response: ResponseHead | None = None
         self._answer: deque[bytes] = deque()
         self._answer_size = 0
@@ -87,6 +87,7 @@ class InsideRequest(CallerRequest):
         if data:
             self._body.append(memoryview(data))
             self._body_size += len(data)
+            self._news = True
             self._bell.set()
         self._wind(ticks=False)  # whatever comes next is the program's to give
 
@@ -230,11 +231,13 @@ class InsideRequest(CallerRequest):
             self._bell = anyio.Event()
             await self._bell.wait()
         self._woken = False
+        if readable:  # news are told once: whoever has no use for them yet is not to ask again and again
+            self._news = False
 
     def _is_ready(self, readable: bool, writable: bool) -> bool:
         if self._woken or self.gone:
             return True
-        return (readable and (bool(self._body) or self._news)) or (writable and self.flush())
+        return (readable and self._news) or (writable and self.flush())
 
     def wake(self) -> None:
         self._woken = True
