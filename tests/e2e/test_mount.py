@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from tunnelkit import TunnelServer
+from tunnelkit import AsgiOrigin, TunnelServer
 from tunnelkit.errors import StreamBroken
 from tunnelkit.http.websocket import Close, Event, MessageCodec, accept_key, new_key
 from tunnelkit.net.stream import ByteStream
@@ -106,6 +106,36 @@ async def test_a_caller_that_leaves_in_the_middle_of_a_large_answer_stops_nobody
             await ends.pending(1)
         await ends.pending(0)
         assert (await ends.get("/bytes/10"))[0] == 200
+
+
+async def test_callers_that_leave_at_any_time_leave_nothing_behind(host: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await echo(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(100):
+                await send({"type": "http.response.body", "body": bytes(60_000), "more_body": True})
+            await send({"type": "http.response.body"})
+
+    async def call(seconds: float, request: bytes) -> None:
+        with suppress(StreamBroken), anyio.move_on_after(seconds):
+            async with ends.caller() as caller:
+                await caller.send(request)
+                while await caller.receive():
+                    pass
+
+    async with mounted(host) as ends, ends.join(transport="websocket", origin=AsgiOrigin(app, lifespan="off")):
+        target = ends.path("/x")
+        upload = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n".encode() + bytes(500_000)
+        requests = (f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), upload, opening(target))
+        async with anyio.create_task_group() as group:
+            for seconds in (0.001, 0.005, 0.02, 0.05, 0.1):
+                for request in requests:
+                    group.start_soon(call, seconds, request)
+        await ends.pending(0)
+        await until(lambda: len(ends.server._need_running().calls) == 2)  # of the tunnel's client
+        assert (await exchange(ends.port, "GET", "/_health_check"))[0] == 200
 
 
 async def test_a_broken_answer_is_seen_to_be_broken(host: str) -> None:
