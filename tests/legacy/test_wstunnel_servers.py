@@ -14,7 +14,7 @@ import pytest
 from tunnelkit import RegistrationRefused, TunnelClient
 
 from ..e2e.origin import TestOrigin, pattern_digest, serve_origin
-from ..e2e.tunnel import SHORT, TOKEN
+from ..e2e.tunnel import SHORT, TOKEN, until
 from .wstunnel_peers import WStunnelServer
 
 pytestmark = pytest.mark.anyio
@@ -144,6 +144,35 @@ async def test_a_lost_connection_is_dialled_again() -> None:
         server.drop()
         await server.until(lambda: len(server.handshakes) == 2)
         assert (await server.ask(get("/bytes/1"))).status == 200
+
+
+async def test_a_client_that_drains_gives_the_answers_that_it_owes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnelkit.legacy.wstunnel_client.FAREWELL", 10.0)
+    async with joined() as (server, origin, client), anyio.create_task_group() as group:
+        held, long = await server.send(get("/hold/x")), await server.send(get("/bytes/12000000"))
+        await origin.arrived("/bytes/12000000")
+        server.stop_reading()
+        group.start_soon(client.drain)
+        origin.release("x")
+        await until(lambda: client.transport is None)  # its session is over, and the answers are not all sent
+        server.read_on()
+        assert (await server.answered(held)).status == 200
+        assert len((await server.answered(long)).body) == 12_000_000
+        await server.until(lambda: server.closed)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_client_that_ends_says_so_to_whom_it_owes_answers(leaves: bool) -> None:
+    async with WStunnelServer.running() as server, serve_origin() as origin:
+        async with TunnelClient(server.url, token=TOKEN, origin=origin.url, transport="wstunnel") as client:
+            await client.wait_ready(10)
+            number = await server.send(get("/hold/x"))
+            await origin.arrived("/hold/x")
+            if not leaves:
+                client.close()
+                assert (await server.answered(number)).status == 502
+        assert leaves is False or (await server.answered(number)).status == 502
+        await server.until(lambda: server.closed)
 
 
 async def test_a_refused_password_ends_the_client() -> None:

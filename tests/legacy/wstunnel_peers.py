@@ -154,14 +154,14 @@ class WStunnelClient:
         news.set()
 
     async def _read(self, tasks: TaskGroup) -> None:
-        message = b""
+        message = bytearray()
         while True:
             for event in self._frames.events():
                 if isinstance(event, BytesMessage):
                     message += event.data
                     if event.message_finished:
-                        self._take(message, tasks)
-                        message = b""
+                        self._take(bytes(message), tasks)
+                        message = bytearray()
                 elif isinstance(event, Pong):
                     self.pongs += 1
                 elif isinstance(event, Ping):
@@ -225,6 +225,8 @@ class WStunnelServer:
         self.refuse: bytes | None = None
         self.closed = 0
         self._answers: dict[bytes, Answered] = {}
+        self._reading = anyio.Event()
+        self._reading.set()
         self._news = anyio.Event()
         self._stream: ByteStream | None = None
         self._frames = Connection(ConnectionType.SERVER)
@@ -277,6 +279,12 @@ class WStunnelServer:
         assert self._stream is not None
         await self._stream.send(data)
 
+    def stop_reading(self) -> None:
+        self._reading = anyio.Event()
+
+    def read_on(self) -> None:
+        self._reading.set()
+
     async def dialled(self, times: int) -> None:
         await self.until(lambda: len(self.handshakes) == times)
 
@@ -328,7 +336,7 @@ class WStunnelServer:
             self._ring()
 
     async def _read(self, stream: ByteStream) -> None:
-        message, fragments = b"", [0]
+        message, fragments = bytearray(), [0]
         while True:
             for event in self._frames.events():
                 if isinstance(event, BytesMessage):
@@ -337,8 +345,8 @@ class WStunnelServer:
                     if event.frame_finished:
                         fragments.append(0)
                     if event.message_finished:
-                        self._take(message, fragments[:-1])
-                        message, fragments = b"", [0]
+                        self._take(bytes(message), fragments[:-1])
+                        message, fragments = bytearray(), [0]
                 elif isinstance(event, Ping):
                     self.pings += 1
                     if not self.muted:
@@ -346,6 +354,7 @@ class WStunnelServer:
                 elif isinstance(event, CloseConnection):
                     return
                 self._ring()
+            await self._reading.wait()
             data = await stream.receive()
             if not data:
                 return

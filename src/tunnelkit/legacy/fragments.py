@@ -177,12 +177,15 @@ class FragmentSocket:
 
     # -- the end -------------------------------------------------------------------------------
 
-    async def aclose(self, code: int, timeout: float = 1.0) -> None:
-        """Say that it is over, where the peer still listens, and close."""
+    async def aclose(self, code: int, timeout: float = 1.0, *, skip: bool = False) -> None:
+        """Say that it is over, where the peer still listens, and close. ``skip``: nobody receives any more, so read
+        what comes until the peer ends it; unread it would have the kernel drop what is on its way there."""
         with anyio.move_on_after(timeout, shield=True):
-            with suppress(ConnectionLost):
+            with suppress(ConnectionLost, StreamBroken):
                 if self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
                     await self._write(self._frames.send(CloseConnection(code)))
+                while skip and await self._stream.receive():
+                    pass
                 await self._stream.aclose()
         self._stream.abort()
 

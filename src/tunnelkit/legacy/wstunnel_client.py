@@ -45,6 +45,7 @@ __all__ = ["WStunnelClient"]
 logger = logging.getLogger("tunnelkit.client")
 
 MESSAGE_LIMIT: Final = BODY_LIMIT + 128 * 1024
+FAREWELL: Final = 0.5  # seconds for the answers that are owed when the client ends, and then for an orderly end
 ANSWER_TIME: Final = 1200.0  # seconds that their server waits for an answer, by default
 
 
@@ -100,7 +101,7 @@ class _Server:
         self._store = store
         self._parser = parser
         self._limits = limits
-        self._messages: set[HeldBody] = set()  # that are answered
+        self._messages: dict[HeldBody, anyio.CancelScope] = {}  # that are answered
 
     async def run(self) -> None:
         """Raises nothing but cancellation."""
@@ -109,13 +110,20 @@ class _Server:
                 for part in (self._ping, self._socket.answer_pings):
                     tasks.start_soon(self._guard, part)
                 tasks.start_soon(self._read_all, tasks)
-                await self._inside.run()
-                tasks.cancel_scope.cancel()
-            await self._socket.aclose(1000)
+                try:
+                    await self._inside.run()
+                finally:
+                    self._hurry()
+                    tasks.cancel_scope.cancel()
         finally:
-            self._socket.abort()
+            await self._socket.aclose(1000, FAREWELL, skip=True)
             for message in self._messages:  # of tasks that never began
                 message.close()
+
+    def _hurry(self) -> None:
+        """The session is over. Its answers were not told to their server yet, or that there are none."""
+        for scope in self._messages.values():
+            scope.deadline = anyio.current_time() + FAREWELL
 
     async def _guard(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -157,7 +165,7 @@ class _Server:
             message.close()
             raise
         if refused is None and len(self._messages) < self._limits.max_streams:
-            self._messages.add(message)
+            self._messages[message] = anyio.CancelScope(shield=True)
             tasks.start_soon(self._answer, number, message)
             return
         message.close()
@@ -180,14 +188,14 @@ class _Server:
 
     async def _answer(self, number: int, message: HeldBody) -> None:
         try:
-            with message, self._store.body() as body:
+            with self._messages[message], message, self._store.body() as body:
                 try:
                     pieces: Iterable[bytes] = _pieces(number, *await self._call(message, body), body)
                 except HeadError as error:
                     pieces = [failure_message(number, error)]
                 await self._send(pieces)
         finally:
-            self._messages.discard(message)
+            del self._messages[message]
 
     async def _call(self, message: HeldBody, body: HeldBody) -> tuple[bytes, ResponseHead]:
         """The method, and the answer's head, with the answer's body in ``body``. Raises ``HeadError``."""
