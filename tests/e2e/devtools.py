@@ -79,7 +79,7 @@ async def open_browser(url: str) -> AsyncIterator[Page]:
             [program("chromium"), *flags, url],
             stdout=DEVNULL,
             stderr=DEVNULL,
-            env={**os.environ, "HOME": folder},
+            env={**os.environ, "HOME": folder, "TMPDIR": folder},
             start_new_session=True,
         )
         try:

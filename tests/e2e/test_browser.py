@@ -165,7 +165,7 @@ FLAGS = (
 async def chromium(url: str) -> AsyncIterator[None]:
     """A browser without a window, at ``url``. It takes any name below localhost for this machine (RFC 6761 6.3)."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:
-        environment = {**os.environ, "HOME": folder}
+        environment = {**os.environ, "HOME": folder, "TMPDIR": folder}
         command = [program("chromium"), *FLAGS, f"--user-data-dir={folder}/profile", url]
         process = await anyio.open_process(
             command, stdout=DEVNULL, stderr=DEVNULL, env=environment, start_new_session=True
