@@ -188,7 +188,7 @@ async def test_a_frame_of_any_announced_size_takes_no_memory() -> None:
 
 
 # A client is asked soon, and has some time to answer.
-CURIOUS = replace(SHORT, ping_idle_silence=0.2)
+CURIOUS = replace(SHORT, ping_idle_silence=0.1, ping_idle_timeout=1.0)
 
 
 async def test_a_client_that_falls_silent_is_given_up() -> None:

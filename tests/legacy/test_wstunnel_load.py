@@ -154,6 +154,7 @@ async def test_a_caller_who_stops_reading_is_cut_and_the_tunnel_goes_on(monkeypa
 
 async def test_a_caller_who_is_slow_gets_all_of_it_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelkit.legacy.wstunnel_responses.BACKLOG", 500_000)
+    monkeypatch.setattr("tunnelkit.legacy.wstunnel_responses.PATIENCE", 60.0)
     async with open_ends() as ends, WStunnelClient.joined(ends.port, much) as client, ends.caller() as slow:
         await slow.send(f"GET {ends.path('/long')} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         await client.until(lambda: client.asked)
