@@ -15,7 +15,7 @@ from tunnelkit.net.listen import Listener
 from tunnelkit.net.stream import ByteStream
 
 from ..e2e.tunnel import SHORT, TOKEN, until
-from .test_wstunnel_servers import get, joined, post
+from .test_wstunnel_servers import PATIENT, get, joined, post
 from .wstunnel_peers import WStunnelServer
 
 pytestmark = pytest.mark.anyio
@@ -122,7 +122,7 @@ async def test_an_origin_that_never_answers_is_told(monkeypatch: pytest.MonkeyPa
 
 
 async def test_more_requests_than_there_may_be_are_told() -> None:
-    async with joined(limits=replace(SHORT, max_streams=3)) as (server, origin, _):
+    async with joined(limits=replace(PATIENT, max_streams=3)) as (server, origin, _):
         held = [await server.send(get(f"/hold/{name}")) for name in "abc"]
         await origin.until(lambda: len(origin.requests) == 3)
         assert [(await server.ask(get("/bytes/1"))).status for _ in range(5)] == [503] * 5
@@ -169,7 +169,7 @@ async def test_half_a_message_is_forgotten_with_its_connection() -> None:
 
 
 async def test_a_server_that_answers_no_ping_is_left_and_dialled_again() -> None:
-    async with joined() as (server, _, _):
+    async with joined(limits=SHORT) as (server, _, _):
         server.muted = True
         await server.until(lambda: len(server.handshakes) >= 2)
         server.muted = False

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -19,11 +20,14 @@ from .wstunnel_peers import WStunnelServer
 
 pytestmark = pytest.mark.anyio
 
+# Quick to dial again, and slow to take a server on a busy machine for dead.
+PATIENT = replace(SHORT, ping_idle_timeout=5.0)
+
 
 @asynccontextmanager
 async def joined(**options: Any) -> AsyncIterator[tuple[WStunnelServer, TestOrigin, TunnelClient]]:
     async with WStunnelServer.running() as server, serve_origin() as origin:
-        known: dict[str, Any] = {"token": TOKEN, "origin": origin.url, "transport": "wstunnel", "limits": SHORT}
+        known: dict[str, Any] = {"token": TOKEN, "origin": origin.url, "transport": "wstunnel", "limits": PATIENT}
         async with TunnelClient(server.url, **(known | options)) as client:
             await client.wait_ready(10)
             yield server, origin, client
