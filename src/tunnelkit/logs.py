@@ -271,9 +271,7 @@ class AccessLog:
 # Callers ask the same again and again: what is shown of it is made once, where it is short.
 
 
-def _asked_once(
-    verb: str | bytes, url: str | bytes, addr: str, x_host: str | bytes
-) -> tuple[str, str | bytes, str]:
+def _asked_once(verb: str | bytes, url: str | bytes, addr: str, x_host: str | bytes) -> tuple[str, str | bytes, str]:
     """The target and X-Host without their secrets, and all of it as it stands on the line."""
     url, x_host = mask_target(url), mask_userinfo(x_host)
     return url, x_host, f"verb={quoted(verb)} url={quoted(url)} addr={quoted(addr)} x-host={quoted(x_host)}"
