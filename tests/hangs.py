@@ -36,10 +36,12 @@ def ended_after(seconds: float, test: Test) -> Test:
     async def limited(**arguments: Any) -> None:
         failure: BaseException | None = None
         async with anyio.create_task_group() as group:
-            group.start_soon(_tell_waits, seconds * 0.95)  # before the end takes the tasks from where they hang
             try:
-                with anyio.fail_after(seconds):
+                with anyio.CancelScope() as scope:
+                    group.start_soon(_end, seconds, scope)
                     await test(**arguments)
+                if scope.cancelled_caught:
+                    raise TimeoutError(f"not over after {seconds:.3g} s")
             except BaseException as error:  # raised below: as it is, not in a group
                 failure = error
             group.cancel_scope.cancel()
@@ -49,9 +51,11 @@ def ended_after(seconds: float, test: Test) -> Test:
     return limited
 
 
-async def _tell_waits(seconds: float) -> None:
+async def _end(seconds: float, scope: anyio.CancelScope) -> None:
+    """First the places, then the end, which takes the tasks from where they hang."""
     await anyio.sleep(seconds)
     print(f"not over after {seconds:.3g} s; its tasks wait at", waits(), sep="\n", file=sys.stderr)
+    scope.cancel()
 
 
 def waits() -> str:
