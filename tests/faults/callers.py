@@ -88,12 +88,21 @@ class Call:
         except OSError:
             self.kind = Kind.UNREACHED
         else:
-            async with await SocketStream.from_socket(connected) as stream:
-                try:
-                    await exchange(stream)
-                except ENDED:
-                    self.kind = Kind.BROKEN
+            try:
+                stream = await SocketStream.from_socket(connected)
+            except ValueError:  # it was reset since, so that it has no peer any more
+                connected.close()
+                self.kind = Kind.BROKEN
+            else:
+                await self._over(stream, exchange)
         self.ended = anyio.current_time()
+
+    async def _over(self, stream: SocketStream, exchange: Callable[[SocketStream], Awaitable[None]]) -> None:
+        async with stream:
+            try:
+                await exchange(stream)
+            except ENDED:
+                self.kind = Kind.BROKEN
 
     async def head(self, reader: BufferedByteReceiveStream) -> dict[str, str] | None:
         """The fields of a success. None for an error, which was read whole then."""
