@@ -216,7 +216,9 @@ class Inspector:
         exchange = self.get(number)
         if exchange is None:
             raise NotReplayed("this exchange is not kept any more")
-        if not exchange.body.whole or not exchange.outcome:
+        if not exchange.outcome:
+            raise NotReplayed("the exchange is not over yet")
+        if not exchange.body.whole:
             raise NotReplayed("the request's body is not known whole")
         if exchange.status == 101:
             raise NotReplayed("an upgraded connection cannot be replayed")

@@ -28,7 +28,8 @@ class RequestStarted(TunnelEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestFinished(TunnelEvent):
-    """It is over: answered, failed, or left by its caller."""
+    """It is over: answered, failed, or left by its caller. At a server with middleware this is told within that: of
+    what the functions passed on, with the status that they were given."""
 
     number: int
     tunnel: str = ""

@@ -162,18 +162,33 @@ async def test_it_replays_an_exchange_through_the_tunnel(opened: Open) -> None:
 async def test_what_cannot_be_replayed_says_so(opened: Open) -> None:
     inspector = Inspector(body_bytes=3)
     async with opened(inspector) as ends:
+        await exchange(ends.port, "GET", ends.path("/"))
+        short = await over(inspector)
         await exchange(ends.port, "POST", ends.path("/echo"), body=b"hello")
-        kept = await over(inspector)
+        long = await over(inspector, 2)
         with pytest.raises(NotReplayed, match="whole"):
-            await inspector.replay(kept.number)
+            await inspector.replay(long.number)
         with pytest.raises(NotReplayed, match="not kept"):
             await inspector.replay(99)
-    with pytest.raises(NotReplayed, match="run"):
-        await Inspector().replay(1) if Inspector().get(1) else _raise()
+    with pytest.raises(NotReplayed, match="does not run|cannot be reached"):
+        await inspector.replay(short.number)
 
 
-def _raise() -> None:
-    raise NotReplayed("does not run")
+async def test_what_still_runs_is_not_replayed_and_says_that(opened: Open) -> None:
+    inspector, asked = Inspector(), anyio.Event()
+
+    async def endless(request: Request) -> Response:
+        asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with opened(inspector, origin=endless) as ends, anyio.create_task_group() as tasks:
+        tasks.start_soon(exchange, ends.port, "GET", ends.path("/"))
+        with anyio.fail_after(10):
+            await asked.wait()
+        with pytest.raises(NotReplayed, match="not over yet"):
+            await inspector.replay(inspector.exchanges[0].number)
+        tasks.cancel_scope.cancel()
 
 
 async def test_bodies_stream_past_it_and_callers_that_leave_are_told(opened: Open) -> None:
