@@ -21,7 +21,7 @@ from .wstunnel_peers import WStunnelServer
 pytestmark = pytest.mark.anyio
 
 # Quick to dial again, and slow to take a server on a busy machine for dead.
-PATIENT = replace(SHORT, ping_idle_timeout=5.0)
+PATIENT = replace(SHORT, ping_idle_timeout=5.0, dial_timeout=5.0, grace=7.0)
 
 
 @asynccontextmanager
