@@ -19,6 +19,7 @@ INTERVAL = 60.0
 LOOK = 1.0
 # Lines that are written together at most: some 64 KiB of a request's.
 TOGETHER = 400
+CLOSED = -1
 
 
 class LogFile(logging.Handler):
@@ -77,7 +78,7 @@ class LogFile(logging.Handler):
             lines, self._lines = self._lines, []
             self._unwritten = len(lines)
             try:
-                if lines:
+                if lines and self._file != CLOSED:
                     self._follow()
                     self._tell_gap()
                     self._write(lines)
@@ -134,7 +135,10 @@ class LogFile(logging.Handler):
         self._lost = 0
 
     def close(self) -> None:
+        """What is logged afterwards is lost. To close it again does nothing: the number may be another's by then."""
         self.flush()
-        with suppress(OSError):
-            os.close(self._file)
+        file, self._file = self._file, CLOSED
+        if file != CLOSED:
+            with suppress(OSError):
+                os.close(file)
         super().close()

@@ -46,6 +46,20 @@ def test_lines_are_appended_to_a_file_of_the_owner_alone(path: Path, logger: log
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_to_close_it_twice_closes_nothing_of_others(
+    path: Path, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger.addHandler(handler := LogFile(path))
+    handler.close()
+    with open(path.with_name("other"), "w") as other:  # it has the number now
+        handler.close()
+        logger.warning("too late")
+        other.write("whole")
+    assert lines(path.with_name("other")) == ["whole"]
+    assert lines(path) == []
+    assert capsys.readouterr().err == ""
+
+
 class Clock:
     now = 0.0
 
