@@ -47,7 +47,7 @@ class InspectedOrigin(Origin):
         try:
             await self._origin.begin(seen).finish()
         finally:
-            watch.over(complete=seen.complete)
+            seen.over()
 
     async def aclose(self) -> None:
         """The origin inside is closed by whoever made it."""
@@ -58,6 +58,21 @@ class _SeenExchange(PassingExchange):
         super().__init__(inner)
         self.complete = False
         self._watch = watch
+        if not inner.has_body:
+            watch.request_end()
+
+    @property
+    def body_waiting(self) -> bytes | None:
+        waiting = self._inner.body_waiting
+        if waiting == b"":
+            self._watch.request_end()
+        return waiting
+
+    def over(self) -> None:
+        """An origin may know the end by the length, and never have looked for it."""
+        if self._inner.body_waiting == b"":
+            self._watch.request_end()
+        self._watch.over(complete=self.complete)
 
     def body_taken(self) -> None:
         if data := self._inner.body_waiting:

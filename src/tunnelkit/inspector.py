@@ -115,6 +115,7 @@ class Inspected:
         """From its head to the answer's head."""
         self.size = _OVERHEAD + sum(len(name) + len(value) for name, value in head.fields) + len(target)
         self._head = RequestHead(head.method, target, list(head.fields), head.version)  # with its secrets: to replay
+        self._sent_whole = False  # the request, by its caller
         self._send = send
 
     def _forget(self) -> None:
@@ -140,6 +141,9 @@ class Watch:
 
     def request_body(self, data: bytes | bytearray | memoryview) -> None:
         self._inspector._keep(self.exchange, self.exchange.body, data)
+
+    def request_end(self) -> None:
+        self.exchange._sent_whole = True
 
     def answer(self, head: ResponseHead) -> None:
         exchange = self.exchange
@@ -218,7 +222,7 @@ class Inspector:
             raise NotReplayed("this exchange is not kept any more")
         if not exchange.outcome:
             raise NotReplayed("the exchange is not over yet")
-        if not exchange.body.whole:
+        if not exchange.body.whole or not exchange._sent_whole:  # a part is not to arrive as the whole
             raise NotReplayed("the request's body is not known whole")
         if exchange.status == 101:
             raise NotReplayed("an upgraded connection cannot be replayed")

@@ -50,11 +50,15 @@ class _SeenRequest(PassingRequest):
         super().__init__(inner)
         self.complete = False
         self._watch = watch
+        if not inner.has_body:
+            watch.request_end()
 
     def receive_body_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
         data = self._inner.receive_body_nowait(max_bytes)
         if data:
             self._watch.request_body(data)
+        elif data is not None:
+            self._watch.request_end()
         return data
 
     def send_head(self, head: ResponseHead) -> None:

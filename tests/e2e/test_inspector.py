@@ -170,8 +170,21 @@ async def test_what_cannot_be_replayed_says_so(opened: Open) -> None:
             await inspector.replay(long.number)
         with pytest.raises(NotReplayed, match="not kept"):
             await inspector.replay(99)
-    with pytest.raises(NotReplayed, match="does not run|cannot be reached"):
+    with pytest.raises(NotReplayed, match=r"does not run|cannot be reached"):
         await inspector.replay(short.number)
+
+
+async def test_a_request_that_its_caller_broke_off_is_not_replayed_as_if_it_were_whole(opened: Open) -> None:
+    inspector = Inspector()
+    async with opened(inspector) as ends:
+        async with await anyio.connect_tcp("127.0.0.1", ends.port) as caller:
+            head = f"POST {ends.path('/echo')} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await caller.send(head.encode() + b"5\r\nfirst\r\n")
+            await until(lambda: inspector.exchanges and inspector.exchanges[0].body.size)
+        kept = await over(inspector)
+        assert (kept.outcome, kept.body.data) == ("incomplete", b"first")
+        with pytest.raises(NotReplayed, match="whole"):
+            await inspector.replay(kept.number)
 
 
 async def test_what_still_runs_is_not_replayed_and_says_that(opened: Open) -> None:
