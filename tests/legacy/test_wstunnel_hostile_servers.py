@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 
@@ -11,6 +12,7 @@ import pytest
 from wsproto.utilities import generate_accept_token
 
 from tunnelkit import TunnelClient
+from tunnelkit.errors import StreamBroken
 from tunnelkit.net.listen import Listener
 from tunnelkit.net.stream import ByteStream
 
@@ -207,4 +209,33 @@ async def test_answers_to_the_handshake_that_are_no_switch_are_tried_again(fault
         ) as client:
             await until(lambda: dials >= 2)
             assert client.transport is None
+        group.cancel_scope.cancel()
+
+
+async def test_what_is_no_message_right_behind_the_switch_leaves_no_connection_over() -> None:
+    """It comes before the client has attached to the session inside."""
+    ended = 0
+
+    async def serve(stream: ByteStream) -> None:
+        nonlocal ended
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await stream.receive()
+        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+        await stream.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + generate_accept_token(key) + b"\r\n\r\n\x82\x02xx"
+        )
+        with suppress(StreamBroken):
+            while (data := await stream.receive()) and b"\x88\x82" not in data:  # a close, behind pings
+                pass
+        ended += 1
+        stream.abort()
+
+    listener = Listener.bind("127.0.0.1:0")
+    async with anyio.create_task_group() as group:
+        await group.start(listener.serve, serve)
+        url = f"ws://127.0.0.1:{listener.addresses[0][1]}"
+        async with TunnelClient(url, token=TOKEN, origin="http://127.0.0.1:9", transport="wstunnel", limits=SHORT):
+            await until(lambda: ended >= 1)
         group.cancel_scope.cancel()

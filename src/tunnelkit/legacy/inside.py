@@ -125,6 +125,13 @@ class InsideServer:
         """For the client."""
         return self._far
 
+    def lose(self, error: Exception) -> None:
+        """The peer is lost, and its session with it: at both ends, of which neither may have attached yet."""
+        lost = ConnectionLost(str(error))
+        self.link.fence(lost)
+        self._far.lose(lost)
+        self._near.lose(lost)
+
     async def run(self) -> None:
         """Serve the client's connection to its end. Raises nothing but cancellation."""
         assert self.grant.resume_key is not None

@@ -226,9 +226,7 @@ class _Pool:
         now = anyio.current_time()
         self._plan.lost(now, random.random(), busy=connection.busy, proved=connection.proved)
         if self._plan.empty and not self._retiring:
-            error = ConnectionLost(f"the last connection of the pool ended: {connection.failure}")
-            self.inside.link.fence(error)
-            self.inside.connection.lose(error)
+            self.inside.lose(ConnectionLost(f"the last connection of the pool ended: {connection.failure}"))
         self._ring()
 
     # -- what connections tell -----------------------------------------------------------------

@@ -133,8 +133,7 @@ class _Server:
 
     def _end(self, error: Exception) -> None:
         logger.debug("a WStunnel server's connection ended: %s", error)
-        self._inside.link.fence(ConnectionLost(str(error)))
-        self._inside.connection.lose(ConnectionLost(str(error)))
+        self._inside.lose(error)
 
     async def _ping(self) -> None:
         """Theirs close a connection on which no ping came for their timeout (30 s by default; 3 s at the least)."""
