@@ -63,6 +63,11 @@ def test_a_request_of_theirs_becomes_a_head() -> None:
     assert not field_values(head.fields, b"content-length")
 
 
+def test_a_query_that_is_not_ascii_comes_as_it_is_and_is_escaped() -> None:
+    request = wire.read_request('{"Method":"GET","URL":"http://a/%C3%BC?q=ü"}'.encode())
+    assert request_head(request)[1].target == b"/%C3%BC?q=%C3%BC"
+
+
 @pytest.mark.parametrize(
     ("method", "length", "told"),
     [(b"POST", 10, [b"10"]), (b"POST", 0, [b"0"]), (b"GET", 0, []), (b"POST", None, []), (b"DELETE", 3, [b"3"])],
@@ -79,6 +84,7 @@ def test_the_length_of_a_request_is_the_messages(method: bytes, length: int | No
     [
         (b"GET", b"/path", []),
         (b"GET", b"ftp://a/", []),
+        (b"GET", "http://ü/".encode(), []),
         (b"CONNECT", b"http://a/", []),
         (b"G T", b"http://a/", []),
         (b"GET", b"http://a/", [(b"A\n", b"b")]),

@@ -190,7 +190,8 @@ def test_what_cannot_even_be_text(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"URL":"http://a/"}', '{"Method":"GET"}', '{"Method":1,"URL":""}', '{"Method":"GET","URL":"http://ü/"}']
+    "text",
+    ['{"URL":"http://a/"}', '{"Method":"GET"}', '{"Method":1,"URL":""}', r'{"Method":"GET","URL":"http://a/\ud800"}'],
 )
 def test_what_is_no_request(text: str) -> None:
     with pytest.raises(RemoteProtocolError, match="none of wsp's"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Final
 
@@ -39,6 +40,7 @@ NOTE_LIMIT: Final = 4 * 1024  # bytes of its own words about a failure; what is 
 _NOT_OF_REQUESTS: Final = frozenset(
     b"connection expect host keep-alive te trailer transfer-encoding upgrade x-host".split()
 )
+_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _NOT_OF_RESPONSES: Final = frozenset(b"connection keep-alive trailer transfer-encoding upgrade".split())
 
 
@@ -56,7 +58,7 @@ def request_from(head: RequestHead, origin: HostOrigin, *, has_body: bool) -> Re
 def request_head(request: Request, limits: Limits = DEFAULT_LIMITS) -> tuple[HostOrigin, RequestHead]:
     """Where a request goes, and its head for there, with the Content-Length that it has. Raises ``HeadError`` for one
     that must not be made."""
-    destination = parse_destination(request.url)
+    destination = parse_destination(_percent_encoded(request.url))
     origin = destination.origin
     host = str(origin).partition("://")[2].encode()
     dropped = _NOT_OF_REQUESTS | {b"content-length"}
@@ -67,6 +69,11 @@ def request_head(request: Request, limits: Limits = DEFAULT_LIMITS) -> tuple[Hos
     head = RequestHead(request.method, destination.target, fields)
     validate_request(head, limits, ADDED_FIELDS)
     return origin, head
+
+
+def _percent_encoded(url: bytes) -> bytes:
+    """Theirs escapes what is not ASCII in a path, and passes a query on as it came."""
+    return _NOT_ASCII.sub(lambda found: b"%%%02X" % ord(found[0]), url)
 
 
 def response_from(head: ResponseHead, method: bytes) -> Response:

@@ -235,9 +235,9 @@ def _no_constant(name: str) -> object:
 
 def _read_text(members: dict[str, object], name: str) -> bytes:
     value = members.get(name)
-    if not isinstance(value, str) or not value.isascii():
-        raise _bad(f"{name} is no ASCII text")
-    return value.encode()
+    if not isinstance(value, str):
+        raise _bad(f"{name} is no text")
+    return _encoded(value)
 
 
 def _read_fields(header: object) -> Fields:
@@ -258,7 +258,7 @@ def _encoded(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise _bad("Header holds half of a surrogate pair") from None
+        raise _bad("a text holds half of a surrogate pair") from None
 
 
 def _read_length(members: dict[str, object]) -> int | None:
