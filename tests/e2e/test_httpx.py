@@ -224,15 +224,23 @@ async def test_what_a_body_raises_comes_out_as_it_is(error: Exception) -> None:
 
 @pytest.mark.parametrize(("sent", "told"), [(15, "longer"), (5, "shorter")])
 async def test_a_body_of_another_length_than_it_says_is_an_error_of_the_programs(sent: int, told: str) -> None:
+    closed = anyio.Event()
+
     async def body() -> AsyncIterator[bytes]:
-        yield b"x" * sent
+        try:
+            yield b"x" * sent
+        finally:
+            closed.set()
 
     async def app(request: Asked) -> Answer:
         return Answer(body=await request.read())
 
+    content = body()  # held, so that nothing but a close ends it
     async with serve(app) as (client, ends):
-        with anyio.fail_after(10), pytest.raises(httpx.LocalProtocolError, match=told):
-            await client.post("/", content=body(), headers={"Content-Length": "10"})
+        with anyio.fail_after(10):
+            with pytest.raises(httpx.LocalProtocolError, match=told):
+                await client.post("/", content=content, headers={"Content-Length": "10"})
+            await closed.wait()
         await ends.pending(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from inspect import isasyncgen
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -62,7 +63,7 @@ class TunnelTransport(httpx.AsyncBaseTransport):
         self._open.add(inside)
         if inside.has_body:
             assert isinstance(stream, httpx.AsyncByteStream)
-            running.spawn(lambda: upload(inside, stream, content_length(head.fields)))
+            running.spawn(lambda: upload(inside, _pieces(stream), content_length(head.fields)))
         return await _answer(inside, request)
 
     async def aclose(self) -> None:
@@ -86,6 +87,19 @@ def _x_host(head: RequestHead, request: httpx.Request) -> bytes | None:
     if len(values) > 1 or any(len(value) > X_HOST_LIMIT for value in values):
         raise httpx.LocalProtocolError("X-Host stands twice, or is too long", request=request)
     return values[0] if values else None
+
+
+async def _pieces(stream: httpx.AsyncByteStream) -> AsyncIterator[bytes]:
+    """Closed, it closes what it reads: httpx leaves a generator that it was given as a body to the garbage collector,
+    and trio complains."""
+    pieces = aiter(stream)
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        for generator in (pieces, getattr(stream, "_stream", None)):
+            if isasyncgen(generator):
+                await generator.aclose()
 
 
 async def _answer(inside: InsideRequest, request: httpx.Request) -> httpx.Response:
