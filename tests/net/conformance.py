@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from contextlib import suppress
+from typing import TypedDict, Unpack
 
 import anyio
 import pytest
@@ -15,6 +16,12 @@ from tunnelkit.net.stream import READ_AHEAD, WRITE_BUFFER, ByteStream
 
 from .pairs import Pair, fill, pattern, read_all, read_exactly
 
+
+class Directions(TypedDict, total=False):
+    readable: bool
+    writable: bool
+
+
 DIRECTIONS = [
     pytest.param({"readable": True}, id="readable"),
     pytest.param({"writable": True}, id="writable"),
@@ -23,7 +30,7 @@ DIRECTIONS = [
 ]
 
 
-async def is_blocked(stream: ByteStream, **directions: bool) -> bool:
+async def is_blocked(stream: ByteStream, **directions: Unpack[Directions]) -> bool:
     """Whether ``wait`` does not return, but for spurious returns, as a driver sees them."""
     for _ in range(5):
         if directions.get("readable"):
@@ -313,7 +320,7 @@ class StreamContract:
             await send_for_ever()
 
     @pytest.mark.parametrize("directions", DIRECTIONS)
-    async def test_abort_ends_a_pending_wait(self, pair: Pair, directions: dict[str, bool]) -> None:
+    async def test_abort_ends_a_pending_wait(self, pair: Pair, directions: Directions) -> None:
         one, _ = pair
         await fill(one)
         async with anyio.create_task_group() as tasks:
@@ -339,7 +346,7 @@ class StreamContract:
         await one.wait(readable=True, writable=True)
 
     @pytest.mark.parametrize("directions", DIRECTIONS)
-    async def test_wake_ends_a_pending_wait(self, pair: Pair, directions: dict[str, bool]) -> None:
+    async def test_wake_ends_a_pending_wait(self, pair: Pair, directions: Directions) -> None:
         one, _ = pair
         await fill(one)
         async with anyio.create_task_group() as tasks:
@@ -348,9 +355,7 @@ class StreamContract:
             one.wake()
 
     @pytest.mark.parametrize("directions", DIRECTIONS)
-    async def test_wake_is_kept_for_the_next_wait_and_for_it_alone(
-        self, pair: Pair, directions: dict[str, bool]
-    ) -> None:
+    async def test_wake_is_kept_for_the_next_wait_and_for_it_alone(self, pair: Pair, directions: Directions) -> None:
         one, _ = pair
         await fill(one)
         one.wake()
@@ -368,7 +373,7 @@ class StreamContract:
             one.wake()
 
     @pytest.mark.parametrize("directions", DIRECTIONS)
-    async def test_a_cancelled_wait_changes_nothing(self, pair: Pair, directions: dict[str, bool]) -> None:
+    async def test_a_cancelled_wait_changes_nothing(self, pair: Pair, directions: Directions) -> None:
         one, other = pair
         taken = await fill(one)
         for _ in range(3):

@@ -21,8 +21,8 @@ from anyio.lowlevel import checkpoint
 from ..errors import StreamBroken
 from .buffer import ReadBuffer
 from .failures import stream_broken
-from .loop import loop_clock
-from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream
+from .loop import in_callback, loop_clock
+from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream, Taker
 
 __all__ = ["AioStream"]
 
@@ -54,8 +54,8 @@ def _reads_on_readiness(loop: asyncio.AbstractEventLoop) -> bool:
     return isinstance(loop, asyncio.SelectorEventLoop) or type(loop).__module__.startswith("uvloop")
 
 
-# A wait: its future, and whether it ends when bytes come, and when there is room.
-_Waiter: TypeAlias = "tuple[asyncio.Future[None], bool, bool]"
+# A wait: its future, whether it ends when bytes come, and when there is room; and who may take the bytes instead.
+_Waiter: TypeAlias = "tuple[asyncio.Future[None], bool, bool, Taker | None]"
 
 
 def _unchanging(data: Buffer) -> Buffer:
@@ -251,13 +251,13 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         if readable and self._paused and not (self._held.size or self._eof_received or self._over):
             self._resume_reading()
         if self._is_ready(readable, writable):
             await checkpoint()
         else:
-            waiter = self._loop.create_future(), readable, writable
+            waiter = self._loop.create_future(), readable, writable, taker
             self._waiters.append(waiter)
             try:
                 await waiter[0]
@@ -276,10 +276,24 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         return writable and self._transport.get_write_buffer_size() < WRITE_BUFFER
 
     def _wake_waiters(self, *, readable: bool = False, writable: bool = False, all_of_them: bool = False) -> None:
-        for future, for_reading, for_writing in self._waiters:
+        for future, for_reading, for_writing, taker in self._waiters:
             wanted = all_of_them or (readable and for_reading) or (writable and for_writing)
-            if wanted and not future.done():
+            if wanted and not future.done() and (all_of_them or taker is None or not self._taken(taker, future)):
                 future.set_result(None)
+
+    def _taken(self, taker: Taker, waiter: asyncio.Future[None]) -> bool:
+        """Whether ``taker`` saw to what came, so that its task need not be woken; or was woken by what it did."""
+        try:
+            taken = in_callback(taker)
+        except Exception as exc:
+            if not waiter.done():
+                waiter.set_exception(exc)
+            return True
+        if not taken or self._held.size:
+            return waiter.done()
+        if self._paused and not (self._eof_received or self._over):
+            self._resume_reading()
+        return True
 
     @property
     def _ended(self) -> bool:

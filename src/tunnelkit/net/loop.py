@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import anyio
 
-__all__ = ["Clock", "loop_clock", "runs_on_asyncio"]
+try:
+    from sniffio import current_async_library_cvar as _library
+except ImportError:  # then anyio asks asyncio itself
+    _library = None  # type: ignore[assignment]
+
+__all__ = ["Clock", "in_callback", "loop_clock", "runs_on_asyncio"]
+
+T = TypeVar("T")
 
 Clock: TypeAlias = Callable[[], float]
 
 
+class _Here(threading.local):
+    called_back = False
+
+
+_here = _Here()
+
+
+def in_callback(call: Callable[[], T]) -> T:
+    """``call()``, from a callback of an asyncio loop, where no task is current by which anyio and this module would
+    know the loop. The context is the callback's own (``loop.add_reader``, ``loop.call_soon``)."""
+    if _library is not None:
+        _library.set("asyncio")
+    _here.called_back = True
+    try:
+        return call()
+    finally:
+        _here.called_back = False
+
+
 def runs_on_asyncio() -> bool:
-    """Whether the current task is one of asyncio's (or uvloop's)."""
+    """Whether the current task, or callback, is one of asyncio's (or uvloop's)."""
     # A running asyncio loop alone does not tell: in trio's guest mode it is trio's host.
+    if _here.called_back:
+        return True
     try:
         return asyncio.current_task() is not None
     except RuntimeError:

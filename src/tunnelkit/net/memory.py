@@ -7,7 +7,7 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import StreamBroken
 from .buffer import ReadBuffer
-from .stream import READ_AHEAD, Buffer, ByteStream
+from .stream import READ_AHEAD, Buffer, ByteStream, Taker
 
 __all__ = ["MemoryStream", "memory_pair"]
 
@@ -104,7 +104,7 @@ class MemoryStream(ByteStream):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         waiter = _Waiter(readable, writable)
         if self._is_ready(waiter):
             await checkpoint()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyio.lowlevel import checkpoint
 
 from .buffer import ReadBuffer
-from .stream import READ_AHEAD, Buffer, ByteStream
+from .stream import READ_AHEAD, Buffer, ByteStream, Taker
 
 __all__ = ["PrefixedStream", "prefixed"]
 
@@ -35,11 +35,11 @@ class PrefixedStream(ByteStream):
     async def send_eof(self) -> None:
         await self._stream.send_eof()
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         if readable and self._early:
             await checkpoint()
         else:
-            await self._stream.wait(readable=readable, writable=writable)
+            await self._stream.wait(readable=readable, writable=writable, taker=taker)
 
     def wake(self) -> None:
         self._stream.wake()

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from ..errors import StreamBroken
 from .aio import RESET_ON_CLOSE
 from .failures import stream_broken
-from .stream import READ_AHEAD, Buffer, ByteStream
+from .stream import READ_AHEAD, Buffer, ByteStream, Taker
 
 __all__ = ["SocketStream"]
 
@@ -117,7 +117,7 @@ class SocketStream(ByteStream):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         if self._woken or self._closed or self._failure is not None:
             await checkpoint()
         else:
@@ -127,7 +127,10 @@ class SocketStream(ByteStream):
                 await checkpoint_if_cancelled()
             self._waiting += 1
             try:
-                await self._wait_for(readable, writable)
+                if taker is None:
+                    await self._wait_for(readable, writable)
+                else:
+                    await self._wait_beyond(taker)
             except anyio.ClosedResourceError:
                 pass  # from notify_closing: this is how wake, abort and failure end it
             finally:
@@ -145,6 +148,14 @@ class SocketStream(ByteStream):
             return anyio.wait_writable(self._socket)
         self._doorbell = self._doorbell or anyio.Event()
         return self._doorbell.wait()
+
+    async def _wait_beyond(self, taker: Taker) -> None:
+        """Wait for what ``taker`` does not see to by itself."""
+        while not (self._woken or self._closed or self._failure is not None):
+            await anyio.wait_readable(self._socket)
+            self._turn = _TURN
+            if not taker():
+                return
 
     async def _wait_for_either(self) -> None:
         async def wait_writable() -> None:

@@ -9,15 +9,18 @@ in the kernel (facts: anyio's own asyncio stream bounds neither).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream"]
+__all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream", "Taker"]
 
 READ_AHEAD = 64 * 1024
 WRITE_BUFFER = 64 * 1024
 CLOSE_TIMEOUT = 5.0  # seconds that aclose may take to send what is buffered
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+# Takes what came, in place of the task that waits for it. True: it took all there was, and the task may wait on.
+Taker: TypeAlias = Callable[[], bool]
 
 
 class ByteStream(ABC):
@@ -67,12 +70,16 @@ class ByteStream(ABC):
     # -- waiting -------------------------------------------------------------------------------
 
     @abstractmethod
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         """Return when one of the asked for is possible (data, end or failure count as readable; failure as
         writable) or when ``wake`` was called since the last return of a ``wait``.
 
         With neither asked for, only ``wake`` or failure returns. Spurious returns are allowed. At most one task
         may wait for each direction. Cancelling changes nothing.
+
+        ``taker``, of who waits to read alone, is called where ``wait`` would have returned because something can be
+        read: a task's turn of the loop costs more than much of what is done in it. It runs in a callback of the
+        loop, or in the task; what it raises, ``wait`` raises. A stream need not call it.
         """
 
     @abstractmethod

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from ..errors import StreamBroken
 from .buffer import ReadBuffer
-from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream
+from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream, Taker
 
 __all__ = ["TlsFailure", "TlsStream"]
 
@@ -289,7 +289,7 @@ class TlsStream(ByteStream):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         if self._is_ready(readable, writable):
             await checkpoint()
         elif writable:
@@ -297,7 +297,7 @@ class TlsStream(ByteStream):
         elif self._unsent and not self._writers and not self._pushing:
             await self._wait_and_push(readable)
         else:
-            await self._wait_below(readable, False)
+            await self._wait_below(readable, False, taker)
         # Only now: a cancelled wait must not swallow a wake.
         self._woken = False
 
@@ -319,12 +319,16 @@ class TlsStream(ByteStream):
             self._pushing = False
             self._hand_over()
 
-    async def _wait_below(self, readable: bool, writable: bool) -> None:
+    async def _wait_below(self, readable: bool, writable: bool, taker: Taker | None = None) -> None:
         self._waiting += 1
         try:
-            await self._stream.wait(readable=readable, writable=writable)
+            await self._stream.wait(readable=readable, writable=writable, taker=taker and self._above(taker))
         finally:
             self._waiting -= 1
+
+    def _above(self, taker: Taker) -> Taker:
+        """``taker`` takes what was decrypted. What is left here after it, both ways, is for its task."""
+        return lambda: taker() and not (self._unsent or self._held or self._has_ciphertext())
 
     def _hand_over(self) -> None:
         """Another waiting task pushes what is left from now on."""
