@@ -36,6 +36,9 @@ __all__ = ["Link"]
 CLOSE_TIMEOUT = 1.0
 # Bytes that any transport takes in one message.
 LAST_WORD_LIMIT = 4096
+# Exchanges that share a message where many are under way: while the peer works on these, this end goes on with the
+# next. With all of a turn's in one message the two ends would work by turns, each waiting for the other.
+SHARED = 8
 # Seconds that the reader may work before the other tasks have their turn: a peer can send faster than it is handled,
 # and a connection that always has another message need not wait.
 READER_TURN = 0.005
@@ -104,6 +107,7 @@ class Link:
         self._logger = logger
         self._run: _Run | None = None
         self._now = loop_clock()
+        self._gathered = 0  # exchanges that had all they have to say put in since the last message
         self._bell = Doorbell()  # there may be something to send
         self._timer_bell = Doorbell()  # something is due earlier than the timekeeper believes
         self._timer_due = inf
@@ -159,10 +163,14 @@ class Link:
         self._bell.ring()
 
     def flush(self) -> None:
-        """Send what waits at once, for one exchange that is alone: there is nobody to share a message with, and it
-        need not wait for the writer's turn of the loop. A writer that is at work is left to it."""
+        """An exchange has nothing to add for now. What waits is sent at once where it is alone, with nobody to share
+        a message with, or where ``SHARED`` have gathered; else the writer sends it in its turn of the loop. A writer
+        that is at work is left to it."""
+        self._gathered += 1
+        if self._gathered < SHARED and len(self.streams) != 1:
+            return
         run = self._run
-        if run is None or self.gone or len(self.streams) != 1 or not (self._bell.awaited and self._has_output(run)):
+        if run is None or self.gone or not (self._bell.awaited and self._has_output(run)):
             return
         room = run.connection.room_now()
         message = self.session.data_to_send(self._now(), room) if room else b""
@@ -372,6 +380,7 @@ class Link:
                 await self._bell.wait()
 
     def _after_message(self) -> None:
+        self._gathered = 0
         if self._unsent:
             self.tell_sent()
         self._deliver_rooms()

@@ -101,7 +101,7 @@ class Stream:
             self._owner.ring()
 
     def flush(self) -> None:
-        """Nothing follows for now: what waits may leave at once, if no other stream has anything to share."""
+        """Nothing follows for now: what waits may leave at once, if no other stream is about to share a message."""
         self._owner.flush()
 
     def consume(self, count: int) -> None:

@@ -14,6 +14,7 @@ from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import ResetCode, StreamKind
 from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
+from tunnelkit.link import SHARED
 from tunnelkit.transports.memory import QUEUE_LIMIT, Faults
 from tunnelkit.tunnel_stream import Stream, StreamHandler
 
@@ -52,6 +53,25 @@ async def test_an_exchange_that_is_alone_need_not_wait_for_the_writer(monkeypatc
         pair.server.open_stream(StreamKind.HTTP, Silent())
         stream.flush()
         assert len(left) == 1  # two can share a message, which is the writer's to pack
+
+
+async def test_of_many_exchanges_the_first_go_out_while_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends work at the same time then, and not by turns."""
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        left: list[bytes] = []
+        monkeypatch.setattr(server, "room_now", lambda: 4096)
+        monkeypatch.setattr(server, "send_now", left.append)
+        waiting = pair.server.open_stream(StreamKind.HTTP, Silent())  # none is alone
+        handlers = [Silent() for _ in range(2 * SHARED + 1)]
+        for count, handler in enumerate(handlers, 1):
+            stream = pair.server.open_stream(StreamKind.HTTP, handler)
+            stream.send_head(b"a head", fin=True)
+            stream.flush()
+            assert len(left) == count // SHARED
+        assert [handler.heard for handler in handlers] == [["sent"]] * (2 * SHARED) + [[]]  # that one is the writer's
+        assert waiting.was_sent
 
 
 async def test_a_connection_that_breaks_meanwhile_costs_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
