@@ -61,12 +61,22 @@ def test_repr_tells_its_state() -> None:
 def test_garbage_is_bounded() -> None:
     deadlines: Deadlines[int] = Deadlines()
     for key in range(10):
-        deadlines.add(1e6, key)
+        deadlines.add(1.0, key)
     for number in range(10_000):
         deadlines.add(60.0 + number, "late")  # type: ignore[arg-type]
         deadlines.add(60.0 + number, number + 10)
+        assert deadlines.next() == 1.0
         deadlines.cancel(number + 10)
         assert len(deadlines._heap) <= 2 * len(deadlines) + MAX_GARBAGE
+
+
+def test_what_is_cancelled_before_anybody_asks_leaves_no_trace() -> None:
+    deadlines: Deadlines[int] = Deadlines()
+    for number in range(10):
+        deadlines.add(1.0, number)
+        assert deadlines.cancel(number)
+    assert deadlines.next() is None
+    assert not deadlines._heap
 
 
 @given(

@@ -21,8 +21,8 @@ from tunnelkit.core.queueing import (
 )
 from tunnelkit.errors import LocalProtocolError
 
-EXCHANGE_MOVE_NAMES = sorted({move for _, move in EXCHANGE_MOVES})
-PLACE_MOVE_NAMES = sorted({move for _, move in PLACE_MOVES})
+EXCHANGE_MOVE_NAMES = sorted({move for moves in EXCHANGE_MOVES.values() for move in moves})
+PLACE_MOVE_NAMES = sorted({move for moves in PLACE_MOVES.values() for move in moves})
 
 
 def first(n: int) -> int:
@@ -46,9 +46,9 @@ def make_entry(queue: TokenQueue[str, str], exchange: str, serial: int, until: f
 def test_every_move_of_an_exchange(state: ExchangeState, move: str) -> None:
     entry = make_entry(make_queue(), "x", 1)
     entry.state = state
-    if (state, move) in EXCHANGE_MOVES:
+    if move in EXCHANGE_MOVES[state]:
         entry.advance(move)
-        assert entry.state == EXCHANGE_MOVES[state, move]
+        assert entry.state == EXCHANGE_MOVES[state][move]
     else:
         with pytest.raises(LocalProtocolError, match=f"cannot {move} an exchange that is {state.name}"):
             entry.advance(move)
@@ -59,9 +59,9 @@ def test_every_move_of_an_exchange(state: ExchangeState, move: str) -> None:
 def test_every_move_of_a_session(state: PlaceState, move: str) -> None:
     place = make_place(make_queue())
     place.state = state
-    if (state, move) in PLACE_MOVES:
+    if move in PLACE_MOVES[state]:
         place.advance(move)
-        assert place.state is PLACE_MOVES[state, move]
+        assert place.state is PLACE_MOVES[state][move]
     else:
         with pytest.raises(LocalProtocolError, match=f"cannot {move} a session that is {state.name}"):
             place.advance(move)
@@ -69,8 +69,8 @@ def test_every_move_of_a_session(state: PlaceState, move: str) -> None:
 
 
 def test_nothing_leads_out_of_the_last_states() -> None:
-    assert not [key for key in EXCHANGE_MOVES if key[0] is ExchangeState.GONE]
-    assert not [key for key in PLACE_MOVES if key[0] is PlaceState.REMOVED]
+    assert not EXCHANGE_MOVES[ExchangeState.GONE]
+    assert not PLACE_MOVES[PlaceState.REMOVED]
 
 
 @pytest.mark.parametrize(

@@ -15,37 +15,40 @@ MAX_GARBAGE = 64
 
 
 class Deadlines(Generic[K]):
-    """At most one deadline a key. ``add`` and ``expire`` cost O(log n), ``cancel`` O(1).
+    """At most one deadline a key. ``add`` and ``cancel`` cost O(1), ``next`` and ``expire`` O(log n) for each key
+    that was added since the last of them.
 
-    Nearly every deadline is cancelled (the request is answered in time), so cancelling only forgets the key. The
-    heap is swept before it holds more than ``2 * live + MAX_GARBAGE`` entries.
+    Nearly every deadline is cancelled (the request is answered in time), and most before anybody asks which is the
+    next: those never come into the heap. Of those in it, cancelling only forgets the key. The heap is swept before it
+    holds more than ``2 * live + MAX_GARBAGE`` entries.
     """
 
-    __slots__ = ("_heap", "_live", "_serial")
+    __slots__ = ("_fresh", "_heap", "_live", "_serial")
 
     def __init__(self) -> None:
+        self._fresh: dict[K, float] = {}  # not in the heap yet, in the order in which they were added
         self._heap: list[tuple[float, int, K]] = []  # the serial number orders equal times, so keys need no order
-        self._live: dict[K, int] = {}  # key -> serial number of its one valid entry
+        self._live: dict[K, int] = {}  # key -> serial number of its one valid entry in the heap
         self._serial = 0
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._fresh) + len(self._live)
 
     def __contains__(self, key: K) -> bool:
-        return key in self._live
+        return key in self._fresh or key in self._live
 
     def __repr__(self) -> str:
-        return f"<Deadlines live={len(self._live)} next={self.next()}>"
+        return f"<Deadlines live={len(self)} next={self.next()}>"
 
     def add(self, when: float, key: K) -> None:
         """Give ``key`` the deadline ``when``, in place of the one it had."""
-        self._serial += 1
-        self._live[key] = self._serial
-        heappush(self._heap, (when, self._serial, key))
-        self._sweep()
+        self.cancel(key)
+        self._fresh[key] = when
 
     def cancel(self, key: K) -> bool:
         """Forget ``key``'s deadline; False when it has none."""
+        if self._fresh.pop(key, None) is not None:
+            return True
         if self._live.pop(key, None) is None:
             return False
         self._sweep()
@@ -53,6 +56,7 @@ class Deadlines(Generic[K]):
 
     def next(self) -> float | None:
         """The earliest deadline, or None."""
+        self._take_in()
         heap = self._heap
         while heap:
             when, serial, key = heap[0]
@@ -63,6 +67,7 @@ class Deadlines(Generic[K]):
 
     def expire(self, now: float) -> list[K]:
         """Take out the keys whose deadline is ``now`` or earlier, earliest first, equal ones as they were added."""
+        self._take_in()
         due: list[K] = []
         heap = self._heap
         while heap and heap[0][0] <= now:
@@ -71,6 +76,14 @@ class Deadlines(Generic[K]):
                 del self._live[key]
                 due.append(key)
         return due
+
+    def _take_in(self) -> None:
+        for key, when in self._fresh.items():
+            self._serial += 1
+            self._live[key] = self._serial
+            heappush(self._heap, (when, self._serial, key))
+        self._fresh.clear()
+        self._sweep()
 
     def _sweep(self) -> None:
         if len(self._heap) > 2 * len(self._live) + MAX_GARBAGE:
