@@ -100,6 +100,17 @@ def test_the_peer_keeps_to_its_credit() -> None:
     assert caught.value.code == "flow_control"
 
 
+def test_what_is_passed_on_counts_as_received_and_consumed() -> None:
+    passed, kept = a_window(a_pool()), a_window(a_pool())
+    for size in (FLOOR // 2 - 1, 1, 5):
+        kept.receive(size)
+        assert passed.pass_on(size) == kept.consume(size)
+        assert (passed.limit, passed.held) == (kept.limit, 0)
+    with pytest.raises(RemoteProtocolError, match="bytes received where") as caught:
+        passed.pass_on(passed.limit)
+    assert caught.value.code == "flow_control"
+
+
 # -- granting ----------------------------------------------------------------------------------
 
 
@@ -220,9 +231,8 @@ def test_the_end_of_a_window_at_its_floor() -> None:
     assert pool.budget.used == 0
 
 
-STEPS = st.lists(
-    st.tuples(st.integers(0, 5), st.sampled_from(["open", "first", "receive", "consume", "end", "close", "charge"]),
-              st.integers(0, 300 * KIB)), max_size=80)  # fmt: skip
+KINDS = ["open", "first", "receive", "pass", "consume", "end", "close", "charge"]
+STEPS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(KINDS), st.integers(0, 300 * KIB)), max_size=80)
 
 
 @given(STEPS)
@@ -257,6 +267,8 @@ def _step(windows: dict[int, ReceiveWindow], key: int, step: str, size: int) -> 
     limit = window.limit
     if step == "receive" and not window.ended:
         window.receive(min(size, window.limit - window.received))
+    elif step == "pass" and not window.ended:
+        assert window.pass_on(min(size, window.limit - window.received)) == (window.limit > limit)
     elif step == "consume":
         assert window.consume(min(size, window.held)) == (window.limit > limit)
     elif step == "end":

@@ -48,8 +48,8 @@ def test_new_bytes_are_handed_out_once(inbound: Inbound, ordered: bool) -> None:
 
 
 def test_large_payloads_are_views_and_small_ones_are_not(inbound: Inbound) -> None:
-    large = inbound.receive(build(Kind.DATA, 1, 0, 0, [DATA[:8192]]), 0, 0.0, ordered=True)
-    small = inbound.receive(build(Kind.DATA, 1, 8192, 0, [b"x"]), 8192, 0.0, ordered=True)
+    large = inbound.receive(build(Kind.DATA, 1, 0, 0, [DATA[:20_000]]), 0, 0.0, ordered=True)
+    small = inbound.receive(build(Kind.DATA, 1, 20_000, 0, [b"x"]), 20_000, 0.0, ordered=True)
     assert isinstance(large[0], memoryview)
     assert isinstance(small[0], bytes)
 

@@ -271,8 +271,8 @@ def test_a_stream_alone_is_not_cut_into_turns() -> None:
 
 def test_without_room_nobody_loses_its_turn() -> None:
     queue = TurnQueue(TURN)
-    queue.add(a_stream(2, opened=False))
-    queue.add(a_stream(4, opened=False))
+    queue.add_new(a_stream(2, opened=False))
+    queue.add_new(a_stream(4, opened=False))
     assert serve_all(queue, room=10) == []
     assert [stream_id for stream_id, _size in serve_all(queue)] == [2, 4]
 

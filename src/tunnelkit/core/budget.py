@@ -20,12 +20,12 @@ __all__ = ["Budget"]
 class Budget:
     """``capacity`` bytes, of which ``used`` are taken. Not thread-safe: one per event loop."""
 
-    __slots__ = ("_soft", "capacity", "used")
+    __slots__ = ("capacity", "soft", "used")
 
     def __init__(self, max_buffered_bytes: int) -> None:
         self.capacity = max_buffered_bytes
         self.used = 0
-        self._soft = max_buffered_bytes - max_buffered_bytes // 4
+        self.soft = max_buffered_bytes - max_buffered_bytes // 4  # up to here for what is above floors
 
     def __repr__(self) -> str:
         return f"Budget(used={self.used}, capacity={self.capacity})"
@@ -39,7 +39,7 @@ class Budget:
     @property
     def spare(self) -> int:
         """What ``reserve_spare`` would still give; 0 near exhaustion."""
-        spare = self._soft - self.used
+        spare = self.soft - self.used
         return spare if spare > 0 else 0
 
     def reserve(self, size: int) -> bool:
@@ -51,7 +51,7 @@ class Budget:
 
     def reserve_spare(self, size: int) -> bool:
         """Take ``size`` bytes above a floor: all of them or, saying False, none."""
-        if self.used + size > self._soft:
+        if self.used + size > self.soft:
             return False
         self.used += size
         return True

@@ -89,7 +89,8 @@ class CreditPool:
         free = self._shared - self.above
         if self.open > self._max_streams:  # streams in both directions
             free -= (self.open - self._max_streams) * self.floor
-        spare = self.budget.spare
+        budget = self.budget
+        spare = budget.soft - budget.used
         if spare < free:
             free = spare
         return free >> 3 if free > 0 else 0
@@ -121,9 +122,17 @@ class ReceiveWindow:
         """Count what came. Raises ``RemoteProtocolError`` when it is more than was granted."""
         self.received += size
         if self.received > self.limit:
-            raise RemoteProtocolError(
-                f"{self.received} bytes received where {self.limit} were allowed", code="flow_control"
-            )
+            raise self._too_much()
+
+    def pass_on(self, size: int) -> bool:
+        """``receive`` and ``consume`` in one: for what does not wait here for the application."""
+        self.received += size
+        if self.received > self.limit:
+            raise self._too_much()
+        self.consumed += size
+        if self.consumed < self._mark and (self.limit - self.received) * 4 > self._size:
+            return False
+        return self._grant(self.limit - self.consumed)
 
     def consume(self, size: int) -> bool:
         """Count what the application took; True when ``limit`` rose and the peer is to be told."""
@@ -148,6 +157,11 @@ class ReceiveWindow:
         pool.open -= 1
         pool.above -= self._above
         pool.budget.release(pool.per_stream + self._above)
+
+    def _too_much(self) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            f"{self.received} bytes received where {self.limit} were allowed", code="flow_control"
+        )
 
     def _grant(self, window: int) -> bool:
         """Raise the limit if that is worth a frame; ``window`` is what is left of the last grant."""

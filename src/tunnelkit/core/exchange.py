@@ -110,6 +110,7 @@ _FINAL: Final = Move.FINAL
 _REFUSE: Final = Move.REFUSE
 _DATA: Final = Move.DATA
 _FIN: Final = Move.FIN
+_NO_FIELDS: Final[Fields] = []
 
 
 class _Half:
@@ -137,14 +138,18 @@ class _Half:
     def _illegal(self, move: Move) -> ProtocolError:
         return self.error(f"{move.name} of a {self.name} that is {self.state.name}", code="bad_exchange")
 
-    def data(self, size: int) -> None:
-        state = self.table[self.state].get(_DATA)
-        if state is None:
-            raise self._illegal(_DATA)
-        self.state = state
-        self.seen += size
-        if self.expected is not None and self.seen > self.expected:
-            raise self.error(f"the {self.name}'s body is longer than its Content-Length", code="long_body")
+    def data(self, size: int, fin: bool) -> None:
+        """Body bytes, or raw ones once upgraded, and the end with them; without any it is only the end."""
+        if size or not fin:
+            state = self.table[self.state].get(_DATA)
+            if state is None:
+                raise self._illegal(_DATA)
+            self.state = state
+            self.seen += size
+            if self.expected is not None and self.seen > self.expected:
+                raise self.error(f"the {self.name}'s body is longer than its Content-Length", code="long_body")
+        if fin:
+            self.end()
 
     def end(self) -> None:
         if self.expected is not None and self.seen < self.expected:
@@ -252,15 +257,17 @@ class Exchange:
         heads: HeadReader | None = None,
         earlier: Delivery = _NEVER_SENT,
     ) -> None:
-        incoming, outgoing = RemoteProtocolError, LocalProtocolError
-        self.request = _Half("request", REQUEST, incoming if client else outgoing)
-        self.response = _Half("response", RESPONSE, outgoing if client else incoming)
-        self._in, self._out = (self.request, self.response) if client else (self.response, self.request)
+        if client:
+            self.request = self._in = _Half("request", REQUEST, RemoteProtocolError)
+            self.response = self._out = _Half("response", RESPONSE, LocalProtocolError)
+        else:
+            self.request = self._out = _Half("request", REQUEST, LocalProtocolError)
+            self.response = self._in = _Half("response", RESPONSE, RemoteProtocolError)
         self._limits = limits
         self._heads = heads if heads is not None else HeadReader(limits)
         self._earlier = earlier
         self._interim = 0  # heads
-        self._offer: Fields = []  # the fields of a request that offers an upgrade
+        self._offer = _NO_FIELDS  # the fields of a request that offers an upgrade
         self._sent = True  # until ``fail`` says otherwise
         self._broken_off = False
         self.method = b""
@@ -280,7 +287,9 @@ class Exchange:
 
     def send_known_request(self, known: KnownRequest, *, fin: bool = False) -> bytes:
         """The same for a head that was sent before."""
-        self._take_request(self._outgoing(self.request), known, fin)
+        if self._out is not self.request:
+            raise self._not_ours(self.request)
+        self._take_request(self.request, known, fin)
         return known.block
 
     def send_response(self, head: ResponseHead, *, fin: bool = False) -> bytes:
@@ -289,15 +298,14 @@ class Exchange:
 
     def send_known_response(self, known: KnownResponse, *, fin: bool = False) -> bytes:
         """The same for a head that was sent before."""
-        self._take_response(self._outgoing(self.response), known, fin)
+        if self._out is not self.response:
+            raise self._not_ours(self.response)
+        self._take_response(self.response, known, fin)
         return known.block
 
     def send_data(self, size: int, *, fin: bool = False) -> None:
         """``size`` body bytes, or raw ones once upgraded, are about to go; with none it is only the FIN."""
-        if size or not fin:
-            self._out.data(size)
-        if fin:
-            self._out.end()
+        self._out.data(size, fin)
 
     def send_trailers(self, fields: Fields) -> bytes:
         """The block of the trailer section, which ends our half: its frame carries FIN."""
@@ -309,10 +317,8 @@ class Exchange:
     def send_fin(self) -> None:
         self._out.end()
 
-    def _outgoing(self, half: _Half) -> _Half:
-        if half is not self._out:
-            raise LocalProtocolError(f"this end receives the {half.name}", code="bad_exchange")
-        return half
+    def _not_ours(self, half: _Half) -> LocalProtocolError:
+        return LocalProtocolError(f"this end receives the {half.name}", code="bad_exchange")
 
     # -- receiving -----------------------------------------------------------------------------
 
@@ -347,10 +353,7 @@ class Exchange:
 
     def receive_data(self, size: int, *, fin: bool = False) -> None:
         """A DATA event; with no bytes it is only its FIN."""
-        if size or not fin:
-            self._in.data(size)
-        if fin:
-            self._in.end()
+        self._in.data(size, fin)
 
     def _misplaced(self, head: RequestHead | ResponseHead) -> RemoteProtocolError:
         name = "request" if isinstance(head, RequestHead) else "response"

@@ -91,6 +91,7 @@ _LENGTHS: Final[dict[int, tuple[int, int]]] = {
     RESET: (2, 2),
     GOAWAY: (2, 2),
 }
+_PLAIN_OPEN: Final = _OPEN_PAYLOAD.size  # of an OPEN without fields
 _TYPES: Final = frozenset(code >> 8 for code in _ANY_LENGTH | _LENGTHS.keys())
 _NOT_IGNORABLE: Final = ~IGNORABLE
 _SKIP: Final = 0  # in place of a code: the frame is to be skipped
@@ -121,6 +122,8 @@ class ResetCode(IntEnum):
 # ``pack_header(code, length, stream_id)``: bound once, it is the most called function of the sending side.
 pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
+_pack_open = _OPEN_FRAME.pack
+_unpack_open = _OPEN_PAYLOAD.unpack_from
 
 
 def encode_fields(fields: Mapping[int, bytes]) -> bytes:
@@ -135,7 +138,7 @@ def encode_fields(fields: Mapping[int, bytes]) -> bytes:
 
 def encode_open(stream_id: int, kind: int, limit: int, fields: bytes = b"") -> bytes:
     """OPEN; ``limit`` is the opener's first receive limit, ``fields`` come from ``encode_fields``."""
-    return _OPEN_FRAME.pack(OPEN, _OPEN_PAYLOAD.size + len(fields), stream_id, kind, 0, limit) + fields
+    return _pack_open(OPEN, _PLAIN_OPEN + len(fields), stream_id, kind, 0, limit) + fields
 
 
 def encode_credit(stream_id: int, limit: int) -> bytes:
@@ -152,8 +155,8 @@ def encode_goaway(last_stream_id: int, code: int) -> bytes:
 
 def parse_open(payload: bytes) -> tuple[int, int, dict[int, bytes]]:
     """Kind, first limit and fields of an OPEN. Raises ``RemoteProtocolError`` when the fields are malformed."""
-    kind, _flags, limit = _OPEN_PAYLOAD.unpack_from(payload)
-    return kind, limit, _parse_fields(payload) if len(payload) > _OPEN_PAYLOAD.size else {}
+    kind, _flags, limit = _unpack_open(payload)
+    return kind, limit, _parse_fields(payload) if len(payload) > _PLAIN_OPEN else {}
 
 
 def _parse_fields(payload: bytes) -> dict[int, bytes]:
@@ -209,13 +212,14 @@ class FrameDecoder:
         end = len(data)
         while start <= end:
             code, length, stream_id = _unpack_header(data, start - HEADER_SIZE)
-            if code not in _ANY_LENGTH:
+            if code not in _ANY_LENGTH and (code != OPEN or length != _PLAIN_OPEN):
                 code = _check(code, length)
             stop = start + length
             if stop > end:
                 break
             if code:
-                frames.append((code, stream_id, bytes(data[start:stop])))  # of bytes, this copies once only
+                payload = data[start:stop] if isinstance(data, bytes) else bytes(data[start:stop])  # one copy
+                frames.append((code, stream_id, payload))
             start = stop + HEADER_SIZE
         position = start - HEADER_SIZE
         if position < end:

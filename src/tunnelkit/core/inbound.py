@@ -14,8 +14,8 @@ from .reorder import EarlyBytes
 __all__ = ["Inbound"]
 
 _ACKS_PER_WINDOW: Final = 8
-# Payloads below this size are copied out of their message: cheaper than a view.
-_COPY_BELOW: Final = 4096
+# Payloads below this size are copied out of their message: cheaper than a view, and than frames cut out of one.
+_COPY_BELOW: Final = 16384
 
 
 class Inbound:

@@ -196,9 +196,10 @@ class Multiplexer:
         if stream is None:
             return
         move_local(stream, _SEND_FIN if fin else _SEND)
-        stream.buffered += len(data)
+        size = len(data)
+        stream.buffered += size
         out = stream.out
-        if code == DATA and len(data) < _SMALL_SEND and out:
+        if out and code == DATA and size < _SMALL_SEND:
             last, waiting = out[-1]
             if last == DATA and len(waiting) < _SMALL_SEND:
                 out.pop()
@@ -253,9 +254,14 @@ class Multiplexer:
             table.count_sending(stream)
         if stream.mine and stream.id > table.highest_sent:
             table.highest_sent = stream.id
-        if stream.local is CLOSED and stream.finished:
+        if stream.remote is CLOSED and stream.finished:
             table.finish(stream)
-        elif stream.id in table.starved and stream.buffered * 2 <= self._limits.send_buffer and self._room_of(stream):
+        elif (
+            table.starved
+            and stream.id in table.starved
+            and stream.buffered * 2 <= self._limits.send_buffer
+            and self._room_of(stream)
+        ):
             table.starved.discard(stream.id)
             self._room.append(stream.id)
 

@@ -65,7 +65,10 @@ class Receiver:
         for code, stream_id, payload in self._decoder.feed(data):
             stream = table.active.get(stream_id)
             if stream is None or code == GOAWAY:  # whose header names a stream, but is not for it
-                self._receive_for_none(code, stream_id, payload, events)
+                if code == OPEN:
+                    self._receive_open(stream_id, payload, events)
+                else:
+                    self._receive_for_none(code, stream_id, payload, events)
                 continue
             before = stream.remote
             after = REMOTE_MOVES[before].get(code)
@@ -90,10 +93,8 @@ class Receiver:
     # -- streams come --------------------------------------------------------------------------
 
     def _receive_for_none(self, code: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        """A frame for no stream in the table: OPEN, GOAWAY, or something late for a stream that is over."""
-        if code == OPEN:
-            self._receive_open(stream_id, payload, events)
-        elif code == GOAWAY:
+        """A frame for no stream in the table: GOAWAY, or something late for a stream that is over."""
+        if code == GOAWAY:
             self._receive_goaway(stream_id, parse_number(payload), events)
         elif not self._table.was_sent(stream_id):
             raise RemoteProtocolError(f"frame {code:#06x} for stream {stream_id}, never opened", code="stream_id")
@@ -125,13 +126,11 @@ class Receiver:
     # -- and bring -----------------------------------------------------------------------------
 
     def _receive_head(self, stream: Stream, before: Half, code: int, payload: bytes, events: list[Event]) -> None:
-        window = stream.window
-        size = len(payload)
-        window.receive(size)
+        grants = stream.window.pass_on(len(payload))
         if code == HEAD_MORE or before is _IN_HEAD:
             fits = self._table.keep_head(stream.id, payload)
         else:
-            fits = size <= self._table.limits.head_block_limit
+            fits = len(payload) <= self._table.limits.head_block_limit
         if not fits:
             self._table.abandon(stream, ResetCode.LIMIT)
             self._tell_reset(stream, ResetCode.LIMIT, events)
@@ -141,10 +140,10 @@ class Receiver:
         ended = stream.remote is CLOSED
         if code != HEAD_MORE:
             events.append(HeadBlock(stream.id, payload, ended))
-        if window.consume(size) and not ended:
-            self._table.control.add_credit(stream)
         if ended:
             self._receive_end(stream)
+        elif grants:
+            self._table.control.add_credit(stream)
 
     def _receive_end(self, stream: Stream) -> None:
         stream.window.end()

@@ -114,6 +114,12 @@ class TurnQueue:
             self.size += 1
             (self._later if stream.served else self._first).append(stream)
 
+    def add_new(self, stream: Stream) -> None:
+        """Queue a stream whose OPEN is to be sent."""
+        stream.queued = True
+        self.size += 1
+        self._first.append(stream)
+
     def drop(self, stream: Stream) -> None:
         if stream.queued:
             stream.queued = False

@@ -57,7 +57,7 @@ class StreamTable:
         self.mine += 1
         opening = encode_open(stream_id, kind, window.limit, fields)
         stream = self.active[stream_id] = Stream(stream_id, window, send_limit, opening)
-        self.turns.add(stream)
+        self.turns.add_new(stream)
         return stream_id
 
     def add_peers(self, stream_id: int, window: ReceiveWindow, send_limit: int) -> None:

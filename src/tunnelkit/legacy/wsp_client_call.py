@@ -37,7 +37,7 @@ class Call:
         self._complete = False
         self._broken: HeadError | None = None
         self._news = anyio.Event()
-        fields = {int(OpenField.X_HOST): str(origin).encode(), int(OpenField.BY_DESTINATION): b""}
+        fields = {OpenField.X_HOST: str(origin).encode(), OpenField.BY_DESTINATION: b""}
         self._stream: Stream = link.open_stream(StreamKind.HTTP, self, fields)
         self._stream.send_head(self._exchange.send_request(head, fin=not has_body), fin=not has_body)
 

@@ -47,7 +47,7 @@ class Call:
         x_hosts = field_values(head.fields, b"x-host")
         if len(x_hosts) > 1:
             raise HeadError(400, "bad_request", "there is more than one X-Host field")
-        fields = {int(OpenField.X_HOST): x_hosts[0]} if x_hosts else None
+        fields = {OpenField.X_HOST: x_hosts[0]} if x_hosts else None
         self._stream: Stream = link.open_stream(StreamKind.HTTP, self, fields)
 
     def _read_head(self) -> RequestHead:
