@@ -3,9 +3,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import logging.handlers
 import pickle
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -49,8 +52,8 @@ def kept() -> Iterator[Kept]:
     logger.setLevel(level)
 
 
-def follow_a_request() -> None:
-    access = AccessLog()
+def follow_a_request(access: AccessLog | None = None) -> None:
+    access = access or AccessLog()
     access.received(id=19, token="tech_x...#1a2b3c", verb=b"GET", url=b"/", addr="10.210.2.11, 53.5.22.247")
     access.sent(id=19, token="tech_x...#1a2b3c", info="GET /", ws="s1")
     access.answer(id=19, token="tech_x...#1a2b3c", ws="s1", length=393)
@@ -81,9 +84,158 @@ def test_a_request_line_is_a_whole_record(kept: Kept) -> None:
     assert record.msecs == int((record.created - int(record.created)) * 1000)
     assert record.relativeCreated == pytest.approx((record.created - usual.created) * 1000 + usual.relativeCreated)
     assert (record.threadName, record.process, record.filename) == (usual.threadName, usual.process, "logs.py")
-    assert pickle.loads(pickle.dumps(copy.copy(record))).getMessage() == record.getMessage()
-    formatter = logging.Formatter("{levelname} {name} {message} {event}", style="{")
-    assert formatter.format(record).startswith("INFO tunnelkit.access HTTP RET   ")
+
+
+STANDARD = sorted({*vars(logging.makeLogRecord({})), "event", "fields"})
+
+
+@pytest.fixture
+def untouched() -> list[logging.LogRecord]:
+    """The records of a request that nobody asked for anything yet."""
+    logger, handler = logging.Logger("tunnelkit.access"), Kept()
+    logger.addHandler(handler)
+    follow_a_request(AccessLog(logger=logger))
+    return handler.records
+
+
+@pytest.mark.parametrize("name", STANDARD)
+def test_each_attribute_of_a_request_line_is_there_when_it_is_asked_for(
+    untouched: list[logging.LogRecord], name: str
+) -> None:
+    for record in untouched:
+        value = getattr(record, name)
+        assert value == record.__dict__[name] == vars(copy.copy(record))[name]
+        delattr(record, name)
+        assert not hasattr(record, name)
+        assert not hasattr(record, "no_such_attribute")
+
+
+def test_what_is_set_before_the_rest_is_made_stays(untouched: list[logging.LogRecord]) -> None:
+    record = untouched[0]
+    record.created, record.threadName = 1000.5, "mine"
+    assert (record.msecs, record.threadName, record.__dict__["threadName"]) == (500, "mine", "mine")
+
+
+@pytest.mark.parametrize(("style", "form"), [("%", "%({})s"), ("{", "{{{}}}"), ("$", "${{{}}}")])
+def test_formatters_of_all_styles_show_all_of_a_request_line(
+    kept: Kept, style: Literal["%", "{", "$"], form: str
+) -> None:
+    follow_a_request()
+    names = [*STANDARD, "message", "asctime"]
+    text = logging.Formatter("|".join(map(form.format, names)), style=style).format(kept.records[-1])
+    shown = dict(zip(names, text.split("|"), strict=True))
+    assert shown["message"].startswith("HTTP RET      pkg=tunnelkit.server")
+    assert (shown["name"], shown["levelname"], shown["event"]) == ("tunnelkit.access", "INFO", "HTTP RET")
+    assert shown["fields"] == str(kept.records[-1].__dict__["fields"])
+    assert shown["asctime"].endswith(f",{int(float(shown['msecs'])):03}")
+
+
+def test_a_request_line_is_copied_and_pickled_as_a_usual_record(untouched: list[logging.LogRecord]) -> None:
+    first, second, third, _ = untouched
+    copies = copy.copy(first), copy.deepcopy(second), pickle.loads(pickle.dumps(third))
+    for record, other in zip(untouched, copies, strict=False):
+        assert type(other) is logging.LogRecord
+        assert other.__dict__ == record.__dict__
+        assert TextFormatter().format(other) == TextFormatter().format(record)
+
+
+def test_a_request_line_passes_through_a_socket(untouched: list[logging.LogRecord]) -> None:
+    record = untouched[-1]
+    pickled = logging.handlers.SocketHandler("", 1).makePickle(record)
+    received = logging.makeLogRecord(pickle.loads(pickled[4:]))
+    assert (received.getMessage(), received.created) == (record.getMessage(), record.created)
+    assert received.__dict__["fields"] == record.__dict__["fields"]
+
+
+def test_a_queue_of_request_lines(kept: Kept) -> None:
+    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = logging.handlers.QueueHandler(queue)  # which copies them
+    ACCESS.addHandler(handler)
+    follow_a_request()
+    ACCESS.removeHandler(handler)
+    for record in kept.records:
+        other = queue.get_nowait()
+        assert (other.getMessage(), other.created) == (record.getMessage(), record.created)
+        assert other.__dict__["fields"] == record.__dict__["fields"]
+
+
+def test_a_request_line_from_a_filter_is_what_the_filter_made_of_it(kept: Kept) -> None:
+    def change(record: logging.LogRecord) -> bool:
+        fields = record.__dict__["fields"]
+        if record.__dict__["event"] == "WS   RCV":
+            record.msg, record.args = "%s\n%s", ("now", "another")
+        elif fields["id"] == 19 and record.levelno == logging.INFO:
+            record.__dict__["fields"] = fields | {"token": "-"}
+            record.msg, record.levelname, record.extra = "one\ntwo", "LOUD", 7
+        return bool(record.__dict__["event"] != "WS   SND")
+
+    ACCESS.addFilter(change)
+    try:
+        follow_a_request()
+    finally:
+        ACCESS.removeFilter(change)
+    shown = [line.partition(" ")[2] for line in kept.lines(TextFormatter())]
+    assert shown == [r"LOUD    one\x0atwo", r"DEBUG   now\x0aanother", r"LOUD    one\x0atwo"]
+    assert [record.__dict__["fields"]["token"] for record in kept.records] == ["-", "tech_x...#1a2b3c", "-"]
+    assert copy.copy(kept.records[0]).__dict__["extra"] == 7
+
+
+def test_how_logging_is_set_up_may_change_between_two_lines(kept: Kept) -> None:
+    access, late = AccessLog(), Kept()
+
+    def seen() -> tuple[int, int]:
+        access.sent(id=1, token="t", info="GET /")
+        counts = len(kept.records), len(late.records)
+        kept.records.clear()
+        late.records.clear()
+        return counts
+
+    assert seen() == (1, 0)
+    logging.getLogger().addHandler(late)
+    try:
+        assert seen() == (1, 1)
+        ACCESS.propagate = False
+        assert seen() == (0, 0)
+        ACCESS.addHandler(late)
+        assert seen() == (0, 1)
+        late.setLevel(logging.INFO)
+        assert seen() == (0, 0)
+        ACCESS.propagate = True
+        ACCESS.disabled = True
+        assert seen() == (0, 0)
+        ACCESS.disabled = False
+        logging.disable(logging.DEBUG)
+        assert seen() == (0, 0)
+        logging.disable(logging.NOTSET)
+        kept.addFilter(lambda record: False)
+        assert seen() == (0, 0)
+    finally:
+        logging.getLogger().removeHandler(late)
+        ACCESS.removeHandler(late)
+        ACCESS.propagate, ACCESS.disabled = True, False
+        logging.disable(logging.NOTSET)
+
+
+def test_a_program_says_at_which_level_the_inner_lines_are(kept: Kept) -> None:
+    access = AccessLog()
+    access.inner_level = logging.INFO
+    ACCESS.setLevel(logging.INFO)
+    try:
+        assert access.details
+        access.sent(id=1, token="t", info="GET /")
+        access.answer(id=1, token="t")
+        AccessLog().answer(id=1, token="t")
+    finally:
+        ACCESS.setLevel(logging.NOTSET)
+    assert [(record.levelno, record.levelname) for record in kept.records] == [(logging.INFO, "INFO")] * 2
+
+
+def test_many_tokens_are_not_remembered_for_ever(kept: Kept) -> None:
+    access = AccessLog()
+    for number in range(1000):
+        access.answer(id=number, token=f"token {number}", ws=f"ws{number}")
+    assert kept.records[-1].getMessage().endswith('token="token 999" id=999 ws=ws999 len=')
+    assert sum(len(value) for value in vars(access).values() if isinstance(value, dict)) <= 3 * 256
 
 
 @pytest.mark.parametrize("odd", ["", "two words", 'a"b', "k=v", "back\\slash", "\x1b[31m", "né", "x" * 2000])
@@ -92,7 +244,7 @@ def test_a_request_line_is_what_log_event_makes_of_its_fields(kept: Kept, odd: s
     access.received(id=1, token=odd, verb=odd, url=odd.encode(), addr=odd, x_host=odd)
     access.sent(id=1, token=odd, info=odd, ws=odd, attempt=2)
     access.answer(id=1, token=odd, ws=odd)
-    access.returned(id=1, token=odd, status=499, sent=0, seconds=0, outcome="caller_gone")
+    access.returned(id=1, token=odd, status=499, sent=0, seconds=0, outcome=odd)
     for record in kept.records[:]:
         log_event(SERVER, logging.INFO, record.__dict__["event"], **record.__dict__["fields"])
         assert record.getMessage() == kept.records[-1].getMessage()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from tunnelkit.logs import ACCESS, JsonFormatter, TextFormatter
+from tunnelkit.logs import ACCESS, AccessLog, JsonFormatter, TextFormatter
 
 from .logfile import LogFile
 from .parsing import Settings, UsageError
@@ -20,15 +20,6 @@ from .parsing import Settings, UsageError
 __all__ = ["logging_to", "syslog_handler"]
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "warn": logging.WARNING}
-
-
-class _AsInfo(logging.Filter):
-    """The library's WS SND and WS RCV lines are DEBUG; here, as in WStunnel, whoever sees HTTP RCV sees them too."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno == logging.DEBUG:
-            record.levelno, record.levelname = logging.INFO, "INFO"
-        return True
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -46,19 +37,21 @@ class _StandardError(logging.StreamHandler[TextIO]):
 def logging_to(settings: Settings) -> Iterator[None]:
     """Send tunnelkit's log lines where the flags say, as long as the block runs."""
     logger = logging.getLogger("tunnelkit")
-    level = LEVELS.get(settings["log_level"], logging.ERROR)
-    handler, extra = _handler(settings), _AsInfo()
+    handler = _handler(settings)
     handler.setFormatter(JsonFormatter() if settings["log_format"] == "json" else TextFormatter())
     logger.addHandler(handler)
-    logger.setLevel(level)
-    if level <= logging.INFO:
-        ACCESS.setLevel(logging.DEBUG)
-        ACCESS.addFilter(extra)
+    logger.setLevel(LEVELS.get(settings["log_level"], logging.ERROR))
+    # Four lines a request: they need not look further up for other handlers, of which there are none.
+    ACCESS.addHandler(handler)
+    ACCESS.propagate = False
+    AccessLog.inner_level = logging.INFO  # as in WStunnel, whoever sees HTTP RCV sees WS SND and WS RCV too
     try:
         yield
     finally:
-        ACCESS.removeFilter(extra)
-        ACCESS.setLevel(logging.NOTSET)
+        AccessLog.inner_level = logging.DEBUG
+        ACCESS.propagate = True
+        ACCESS.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
         logger.removeHandler(handler)
         handler.close()
 

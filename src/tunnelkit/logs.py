@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 __all__ = [
     "ACCESS",
@@ -32,11 +32,19 @@ __all__ = [
 
 Value: TypeAlias = str | bytes | int | float | bool | None
 Fields: TypeAlias = Mapping[str, Value]
+K = TypeVar("K")
+V = TypeVar("V")
 
 SERVER: Final = logging.getLogger("tunnelkit.server")  # what happens at a server, sessions above all
 CLIENT: Final = logging.getLogger("tunnelkit.client")  # at a client
 ACCESS: Final = logging.getLogger("tunnelkit.access")  # a line for each request, at either end
 logging.getLogger("tunnelkit").addHandler(logging.NullHandler())
+
+_Kind: TypeAlias = tuple[str, tuple[str, ...]]  # of a request's line: its event, and its fields' names
+_RECEIVED: Final[_Kind] = "HTTP RCV", ("pkg", "token", "id", "verb", "url", "addr", "x-host", "try")
+_SENT: Final[_Kind] = "WS   SND", ("pkg", "token", "id", "info", "ws", "try")
+_ANSWER: Final[_Kind] = "WS   RCV", ("pkg", "token", "id", "ws", "len")
+_RETURNED: Final[_Kind] = "HTTP RET", ("pkg", "token", "id", "status", "bytes", "ms", "outcome")
 
 MAX_VALUE = 1024  # characters of one value
 MAX_LINE = 16 * 1024  # characters of a message that did not come from here
@@ -50,7 +58,7 @@ _QUOTED = {"\\": "\\\\", '"': '\\"'}
 # where pages put a path into a query (?next=%2F_token%2F...).
 _TOKEN_PATH = re.compile(r"((?:/|%2[Ff])(?:_|%5[Ff])token(?:/|%2[Ff]))([^/?#\s]*)")
 _EVENT_WIDTH = 13  # of WStunnel's lines: "HTTP RCV     "
-_TOKENS_KEPT = 256  # whose text is remembered: most requests have the same few
+_TEXTS_KEPT = 256  # of tokens, and of other words: most requests have the same few
 _TARGETS_KEPT, _TARGET_KEPT = 256, 256  # requests whose text is, and the size of the longest
 
 
@@ -162,46 +170,108 @@ def log_event(logger: logging.Logger, level: int, event: str, /, **fields: Value
         logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields}, stacklevel=2)
 
 
-class _AccessRecord(logging.LogRecord):
-    """One of the four lines of a request: they are written for every request, and logging's own way to a record
-    (a walk up the stack for the caller's line, a dozen look-ups of what never changes) cost more than the request's
-    way through both ends. ``always`` is what all of them have in common."""
+class _Later:
+    """An attribute of a record that is there when its ``__dict__`` is."""
 
-    def __init__(self, always: dict[str, object], started: float, event: str, text: str, fields: Fields) -> None:
-        now = time()
-        own = always.copy()
-        own["created"] = now
-        own["msecs"] = int(now % 1 * 1000) + 0.0
-        own["relativeCreated"] = (now - started) * 1000
-        own["msg"] = text
-        own["event"] = event
-        own["fields"] = fields
-        self.__dict__ = own
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, record: logging.LogRecord, of: object = None) -> Any:
+        try:
+            return record.__dict__[self._name]
+        except KeyError:  # it was deleted since
+            raise AttributeError(self._name) from None
+
+
+class _AccessRecord(logging.LogRecord):
+    """One of the four lines of a request.
+
+    They are written for every request, and logging's own way to a record (a walk up the stack for the caller's line,
+    a dozen look-ups of what never changes) cost more than the request's way through both ends. So it begins with what
+    handlers and formatters look at most. Whoever asks for anything else, or for its ``__dict__``, finds the whole
+    record, which is made at that moment. ``always`` is what all of one logger and level have in common.
+    """
+
+    __slots__ = ("_always", "_kind", "_values", "printable")
+
+    def __init__(self, always: dict[str, Any], kind: _Kind, values: tuple[Value, ...], text: str) -> None:
+        self.created = time()
+        self.levelno = always["levelno"]
+        self.levelname = always["levelname"]
+        self.msg = self.printable = text  # it is known to be so, as long as it is the message
+        self.args = ()
+        self.exc_info = None
+        self._always: dict[str, Any] | None = always
+        self._kind = kind
+        self._values = values
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        own: dict[str, Any] = _own_dict(self)
+        if self._always is not None:
+            own.update(self._whole(self._always) | own)
+            self._always = None
+        return own
+
+    def _whole(self, always: dict[str, Any]) -> dict[str, Any]:
+        now, (event, names) = self.created, self._kind
+        return always | {
+            "msecs": int(now % 1 * 1000) + 0.0,
+            "relativeCreated": always["relativeCreated"] + (now - always["created"]) * 1000,
+            "event": event,
+            "fields": dict(zip(names, self._values, strict=True)),
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled as a usual record."""
+        return logging.makeLogRecord, (self.__dict__,)
+
+    def getMessage(self) -> str:
+        return super().getMessage() if self.args else str(self.msg)
+
+
+_own_dict = vars(logging.LogRecord)["__dict__"].__get__  # past the property
+_AT_ONCE = {"created", "levelno", "levelname", "msg", "args", "exc_info"}
+for _name in {*vars(logging.makeLogRecord({})), "event", "fields"} - _AT_ONCE:
+    setattr(_AccessRecord, _name, _Later(_name))
+
+
+class _Kept(dict[K, V]):
+    """What ``make`` made of a key, in the fewest steps to it. When there are too many, all are forgotten."""
+
+    def __init__(self, make: Callable[[K], V]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: K) -> V:
+        if len(self) >= _TEXTS_KEPT:
+            self.clear()
+        self[key] = value = self._make(key)
+        return value
 
 
 class AccessLog:
     """The lines HTTP RCV, WS SND, WS RCV and HTTP RET of one end. Tokens are given masked.
 
-    The outer two are INFO, the inner two DEBUG. Each costs one check when its level is off. To be made in the thread
-    that writes them, whose name stands in the records. Each line's text is put together here, as ``_Line`` would: its
-    fields are known, and of most of them it is known that nothing in them wants quotes.
+    The outer two are INFO, the inner two DEBUG; a program that wants them at another level sets ``inner_level``, of
+    the class or of one log. Each costs one check when its level is off. To be made in the thread that writes them,
+    whose name stands in the records. Each line's text is put together here, as ``_Line`` would: its fields are known,
+    and of most of them it is known that nothing in them wants quotes.
     """
+
+    inner_level: int = logging.DEBUG  # of WS SND and WS RCV
 
     def __init__(self, pkg: str = "tunnelkit.server", logger: logging.Logger = ACCESS) -> None:
         self._pkg = pkg
         self._logger = logger
-        self._always = {level: _always(logger.name, level) for level in (logging.INFO, logging.DEBUG)}
-        self._whose = lru_cache(maxsize=_TOKENS_KEPT)(self._whose_text)
-        record = logging.makeLogRecord({})
-        self._started = record.created - record.relativeCreated / 1000
-
-    def _whose_text(self, token: str) -> str:
-        return f" pkg={quoted(self._pkg)} token={quoted(token)} id="
+        self._always = _Kept[int, dict[str, Any]](lambda level: _always(logger.name, level))
+        self._whose = _Kept[str, str](lambda token: f" pkg={quoted(pkg)} token={quoted(token)} id=")
+        self._shown = _Kept[str, str](quoted)
 
     @property
     def details(self) -> bool:
         """Whether the inner two are written: for who must work for what they say."""
-        return self._logger.isEnabledFor(logging.DEBUG)
+        return self._logger.isEnabledFor(self.inner_level)
 
     def received(
         self,
@@ -218,54 +288,41 @@ class AccessLog:
         if self._logger.isEnabledFor(logging.INFO):
             asked = _asked_once if len(url) + len(x_host) > _TARGET_KEPT else _asked
             url, x_host, shown = asked(verb, url, addr, x_host)
-            text = f"HTTP RCV     {self._whose(token)}{id} {shown} try={'' if attempt is None else attempt}"
-            fields: Fields = {
-                "pkg": self._pkg,
-                "token": token,
-                "id": id,
-                "verb": verb,
-                "url": url,
-                "addr": addr,
-                "x-host": x_host,
-                "try": attempt,
-            }
-            self._write(logging.INFO, "HTTP RCV", text, fields)
+            text = f"HTTP RCV     {self._whose[token]}{id} {shown} try={'' if attempt is None else attempt}"
+            values = (self._pkg, token, id, verb, url, addr, x_host, attempt)
+            self._write(logging.INFO, _RECEIVED, values, text)
 
     def sent(self, *, id: int, token: str, info: str | bytes, ws: str = "", attempt: int | None = None) -> None:
         """WS SND: the request goes to the session ``ws``. ``info`` is its method and target."""
-        if self._logger.isEnabledFor(logging.DEBUG):
+        if self._logger.isEnabledFor(level := self.inner_level):
             info, shown = (_info_once if len(info) > _TARGET_KEPT else _info)(info)
             again = "" if attempt is None else attempt
-            text = f"WS   SND     {self._whose(token)}{id} info={shown} ws={quoted(ws)} try={again}"
-            fields: Fields = {"pkg": self._pkg, "token": token, "id": id, "info": info, "ws": ws, "try": attempt}
-            self._write(logging.DEBUG, "WS   SND", text, fields)
+            text = f"WS   SND     {self._whose[token]}{id} info={shown} ws={self._shown[ws]} try={again}"
+            self._write(level, _SENT, (self._pkg, token, id, info, ws, attempt), text)
 
     def answer(self, *, id: int, token: str, ws: str = "", length: int | None = None) -> None:
         """WS RCV: the answer's head came back through the session; ``length`` is what it says of its body."""
-        if self._logger.isEnabledFor(logging.DEBUG):
+        if self._logger.isEnabledFor(level := self.inner_level):
             shown = "" if length is None else length
-            text = f"WS   RCV     {self._whose(token)}{id} ws={quoted(ws)} len={shown}"
-            fields: Fields = {"pkg": self._pkg, "token": token, "id": id, "ws": ws, "len": length}
-            self._write(logging.DEBUG, "WS   RCV", text, fields)
+            text = f"WS   RCV     {self._whose[token]}{id} ws={self._shown[ws]} len={shown}"
+            self._write(level, _ANSWER, (self._pkg, token, id, ws, length), text)
 
     def returned(self, *, id: int, token: str, status: int, sent: int, seconds: float, outcome: str) -> None:
         """HTTP RET: the exchange is over. ``sent`` counts the answer's body bytes that the caller was given."""
         if self._logger.isEnabledFor(logging.INFO):
             ms = round(seconds * 1000)
-            text = f"HTTP RET     {self._whose(token)}{id} status={status} bytes={sent} ms={ms} outcome={outcome}"
-            fields: Fields = {
-                "pkg": self._pkg,
-                "token": token,
-                "id": id,
-                "status": status,
-                "bytes": sent,
-                "ms": ms,
-                "outcome": outcome,
-            }
-            self._write(logging.INFO, "HTTP RET", text, fields)
+            how = self._shown[outcome]
+            text = f"HTTP RET     {self._whose[token]}{id} status={status} bytes={sent} ms={ms} outcome={how}"
+            values = (self._pkg, token, id, status, sent, ms, outcome)
+            self._write(logging.INFO, _RETURNED, values, text)
 
-    def _write(self, level: int, event: str, text: str, fields: Fields) -> None:
-        self._logger.handle(_AccessRecord(self._always[level], self._started, event, text, fields))
+    def _write(self, level: int, kind: _Kind, values: tuple[Value, ...], text: str) -> None:
+        logger = self._logger
+        record = _AccessRecord(self._always[level], kind, values, text)
+        if logger.filters:
+            logger.handle(record)
+        else:  # what is left of it: it is known that the logger is not disabled
+            logger.callHandlers(record)
 
 
 # Callers ask the same again and again: what is shown of it is made once, where it is short.
@@ -287,7 +344,7 @@ _asked = lru_cache(maxsize=_TARGETS_KEPT)(_asked_once)
 _info = lru_cache(maxsize=_TARGETS_KEPT)(_info_once)
 
 
-def _always(name: str, level: int) -> dict[str, object]:
+def _always(name: str, level: int) -> dict[str, Any]:
     """What all records of one logger and level have in common; as the place that they come from, this module."""
     always = logging.LogRecord(name, level, __file__, 0, "", (), None).__dict__
     return always | dict.fromkeys({"taskName"} & always.keys())  # Python 3.12's: a request's lines come from several
@@ -301,28 +358,27 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._second = 0  # the last one that was formatted,
-        self._starts: dict[str, str] = {}  # and how its lines begin, by their levels
+        # The last second, and how its lines begin, by their levels. Both at once, as several threads may log.
+        self._starts: tuple[int, dict[str, str]] = (0, {})
 
     def format(self, record: logging.LogRecord) -> str:
         # logging's own format() keeps a traceback's text in the record, as another handler's formatter made it.
-        if self._second != int(record.created):
-            self._second = int(record.created)
-            self._starts.clear()
-        start = self._starts.get(record.levelname) or self._start(record)
+        second, starts = self._starts
+        if not 0 <= record.created - second < 1:
+            self._starts = _, starts = int(record.created), {}
+        start = starts.get(record.levelname)
+        if start is None:
+            start = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
+            starts[record.levelname] = start
         message = record.getMessage()
-        if not message.isprintable() or len(message) > MAX_LINE:
+        is_printable = type(record) is _AccessRecord and message is record.printable
+        if not (is_printable or message.isprintable()) or len(message) > MAX_LINE:
             message = printable(message, MAX_LINE)
         line = start + message
         if not record.exc_info:
             return line
         traceback = _printable_lines(self.formatException(record.exc_info))
         return "\n".join([line, *[f"    {line}" for line in traceback]])
-
-    def _start(self, record: logging.LogRecord) -> str:
-        start = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
-        self._starts[record.levelname] = start
-        return start
 
 
 class JsonFormatter(logging.Formatter):

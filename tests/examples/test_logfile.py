@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -58,6 +59,15 @@ def test_to_close_it_twice_closes_nothing_of_others(
     assert lines(path.with_name("other")) == ["whole"]
     assert lines(path) == []
     assert capsys.readouterr().err == ""
+
+
+def test_its_filters_and_its_formatter_count(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(handler := LogFile(path))
+    handler.addFilter(lambda record: record.msg != "no")
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    for text in ("yes", "no", "and yes"):
+        logger.warning(text)
+    assert lines(path) == ["WARNING yes", "WARNING and yes"]
 
 
 class Clock:
@@ -227,6 +237,38 @@ def test_one_file_outlives_its_loops(path: Path, logger: logging.Logger, backend
         anyio.run(log, backend=backend)
         logger.info("in none")
         assert len(lines(path)) == count + 1
+
+
+def test_a_loop_that_stopped_leaves_nothing_behind(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(LogFile(path))
+    loop = asyncio.new_event_loop()
+    loop.call_soon(logger.info, "in the loop")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert lines(path) == []
+    logger.info("in none")
+    assert lines(path) == ["in the loop", "in none"]
+    loop.close()
+
+
+@pytest.mark.anyio
+async def test_lines_of_many_threads_are_all_written_once(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(LogFile(path))
+
+    def log(name: int) -> None:
+        for number in range(500):
+            logger.log(logging.WARNING if number % 100 == 0 else logging.INFO, "%d %d", name, number)
+
+    async with anyio.create_task_group() as threads:
+        for name in range(4):
+            threads.start_soon(anyio.to_thread.run_sync, log, name)
+        for number in range(500):
+            logger.info("4 %d", number)
+            await anyio.lowlevel.checkpoint()
+    logger.handlers[0].close()
+    written = lines(path)
+    for name in range(5):
+        assert [line for line in written if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
 
 
 @needs_dev_full
