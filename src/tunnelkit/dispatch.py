@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .core.destinations import check_x_host, through_tunnel
-from .core.routing import Reserved, RoutingConfig, ToDestination, ToName, ToTunnel, route
+from .core.routing import NotFound, Reserved, RoutingConfig, ToDestination, ToName, ToTunnel, route
 from .core.rules import RuleSet
 from .core.trust import TrustedProxies
+from .errors import HeadError
 from .forwarding import answers_itself, client_address, scheme_told
 from .gateway import Gateway
+from .gateway_exchange import GatewayExchange
 from .http.mounted import Mounted
 from .http.own_answers import refuse
 from .http.request import CallerRequest
@@ -48,12 +50,7 @@ class Dispatcher:
 
     async def public(self, request: CallerRequest) -> None:
         """Answer a caller's request, or serve a tunnel client's connection to its end."""
-        self._mark_forwarded(request)
-        where = request.plan(route, lambda: route(request.head, self._routing))
-        if isinstance(where, ToDestination):
-            where = through_tunnel(where, request.head, self._rules())
-        elif isinstance(where, (ToTunnel, ToName)) and where.x_host is not None:
-            check_x_host(where, request.head, self._rules())
+        where = self._where(request)
         if isinstance(where, (ToTunnel, ToName)):
             await self.to_tunnel(request, where)
         elif isinstance(where, Reserved) and where.name == "_tunnel":
@@ -62,6 +59,26 @@ class Dispatcher:
             await self._pages.answer(request, where)
         else:
             refuse(request, 404, "no_tunnel", where.detail)
+
+    def begin(self, request: CallerRequest) -> GatewayExchange | None:
+        """``public`` as far as it goes without waiting, for a request to a tunnel. None: nothing was done."""
+        try:
+            where = self._where(request)
+        except HeadError:  # which ``public`` tells
+            return None
+        if not isinstance(where, (ToTunnel, ToName)) or self._gateway.draining or answers_itself(request.head):
+            return None
+        return self._gateway.begin(request, where)
+
+    def _where(self, request: CallerRequest) -> Reserved | ToTunnel | ToName | NotFound:
+        """Raises ``HeadError`` where the rules forbid it."""
+        self._mark_forwarded(request)
+        where = request.plan(route, lambda: route(request.head, self._routing))
+        if isinstance(where, ToDestination):
+            return through_tunnel(where, request.head, self._rules())
+        if isinstance(where, (ToTunnel, ToName)) and where.x_host is not None:
+            check_x_host(where, request.head, self._rules())
+        return where
 
     async def admin(self, request: CallerRequest) -> None:
         """Answer a request at the admin listener."""

@@ -93,15 +93,29 @@ class Gateway:
 
         When cancelled, the exchange is cancelled at the other end too.
         """
-        where = self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
-        asks = bool(self._callers.credentials) and not request.inside
-        if asks and not await self._callers.passes(request, where.digest, where.name, where.tag):
+        where = self._where(route)
+        if self._asks(request) and not await self._callers.passes(request, where.digest, where.name, where.tag):
             self.metrics.unauthorised += 1
             return
+        await self._begin(request, where).finish()
+
+    def begin(self, request: CallerRequest, route: ToTunnel | ToName) -> GatewayExchange | None:
+        """``handle`` as far as it goes without waiting; None where that is nowhere."""
+        return None if self._asks(request) else self._begin(request, self._where(route))
+
+    def _begin(self, request: CallerRequest, where: Addressed) -> GatewayExchange:
         self.metrics.requests += 1
         exchange = GatewayExchange(self, request, where, next(self._numbers))
         self.active.add(exchange)
-        await exchange.run()
+        exchange.begin()
+        return exchange
+
+    def _asks(self, request: CallerRequest) -> bool:
+        """Whether callers have to say who they are, which takes time to check."""
+        return bool(self._callers.credentials) and not request.inside
+
+    def _where(self, route: ToTunnel | ToName) -> Addressed:
+        return self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
 
     def over(self, exchange: GatewayExchange) -> None:
         self.active.discard(exchange)

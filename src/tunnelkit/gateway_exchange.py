@@ -76,14 +76,24 @@ class GatewayExchange:
 
     # -- the task ------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """From submitting the request until the caller has its answer, or is gone."""
+    def begin(self) -> None:
+        """Submit the request. What is left then is to ``finish``, or, where nobody will, to ``drop``."""
         try:
             self._submit()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def finish(self) -> None:
+        """Until the caller has its answer, or is gone."""
+        try:
             while not self._done:
                 await self._turn()
         finally:
             self._leave()
+
+    def drop(self) -> None:
+        self._leave()
 
     async def _turn(self) -> None:
         if self.request.gone:

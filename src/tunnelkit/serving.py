@@ -9,7 +9,7 @@ import logging
 import random
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,9 @@ from .errors import ConfigError, HeadError
 from .event_stream import Events
 from .gateway import Gateway, TunnelRegistry
 from .heads import RequestHead, ResponseHead
-from .http.caller import FrontRequest
 from .http.codec import HeadParser
 from .http.dates import Dates
-from .http.front import Front
+from .http.front import Beginner, Front, Handler
 from .http.plain_codec import PlainBelow
 from .inspector import Inspector
 from .logs import AccessLog
@@ -175,7 +174,8 @@ class Serving:
         self.to_tunnel = dispatcher.to_tunnel
         self._tasks: TaskGroup | None = None
         self.calls: set[anyio.CancelScope] = set()  # of the ASGI mount
-        self.front = self._make_front(dispatcher.public)
+        plain = not state.middleware and state.inspector is None
+        self.front = self._make_front(dispatcher.public, dispatcher.begin if plain else None)
         self.admin_front = self._make_front(dispatcher.admin)
         secure = state.context is not None
         self.listener = Listener.bind(*state.listen, ssl_context=self._current_context if secure else None)
@@ -211,9 +211,10 @@ class Serving:
     def _stands_for_many(self, address: str) -> bool:
         return self._state.trusts(address) or is_loopback(address)
 
-    def _make_front(self, handler: Callable[[FrontRequest], Awaitable[None]]) -> Front:
+    def _make_front(self, handler: Handler, begin: Beginner | None = None) -> Front:
         return Front(
             handler,
+            begin=begin,
             timers=self.timers,
             limits=self._state.limits,
             # A poll and a post for every answer: theirs are most of the heads where clients come by long-poll.

@@ -199,7 +199,7 @@ async def test_a_client_too_many_tries_on_and_gets_in_when_there_is_room() -> No
         assert "too_many_clients" in event.reason
         assert 2 <= event.delay < 4  # as the server asked: the time that it gives a silent client
         one.close()
-        await two.wait_ready(10)
+        await two.wait_ready(30)
         assert (await ends.get("/echo"))[0] == 200
 
 

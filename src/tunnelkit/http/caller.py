@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import anyio.lowlevel
 
@@ -13,7 +13,7 @@ from ..heads import Fields, RequestHead, ResponseHead
 from ..net.loop import loop_clock
 from ..net.peer import Peer
 from ..net.prefixed import prefixed
-from ..net.stream import READ_AHEAD, Buffer, ByteStream
+from ..net.stream import READ_AHEAD, Buffer, ByteStream, Taker
 from ..net.timers import Timers
 from .clocks import Deadline, Pace
 from .codec import Body, End, HeadParser, State
@@ -22,7 +22,7 @@ from .request import CallerRequest
 from .server_codec import ServerCodec
 from .writing import GATHER, Outgoing
 
-__all__ = ["CallerConnection", "FrontRequest"]
+__all__ = ["Begun", "CallerConnection", "FrontRequest"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,14 @@ _DONE: Final = State.DONE
 
 # Body pieces below this are joined to the next: a body that comes byte by byte must not cost an object a byte.
 SMALL_PIECE = 1024
+
+
+class Begun(Protocol):
+    """A request that was begun without waiting. Once it rests nothing is left to do; else ``finish`` is awaited or
+    ``drop`` called."""
+
+    async def finish(self) -> None: ...
+    def drop(self) -> None: ...
 
 
 class CallerConnection:
@@ -60,6 +68,12 @@ class CallerConnection:
         self.may_ask = False  # it came while the server drained: one request, so that it can be told
         self.upgraded = False  # who upgraded it knows when it is over
         self.is_link = False  # its last request was a transport's, which may wait for as long as it likes
+        self.fresh = True  # it has asked for nothing yet
+        self.in_head: bool | None = None  # what the read clock runs for while a head is waited for: that, or idleness
+        # The request that was begun where its bytes came, by ``taker``, and has not been the task's so far.
+        self.taker: Taker | None = None
+        self.request: FrontRequest | None = None
+        self.begun: Begun | None = None
         self.dead = False  # failed or broken off: nothing can be read or written
         self.gone = False  # dead, or it ended its sending half and so has left
         self.late = False  # the read clock struck
@@ -84,6 +98,24 @@ class CallerConnection:
         """Nothing is left to do on it before its next request."""
         idle = not (self.closing or self.gone or self._out.size)
         return idle and self.codec.keep_alive and not (self.codec.eof or self.codec.buffered)
+
+    @property
+    def rests(self) -> bool:
+        """Whether the next request can be begun: none is under way. The one before is let go of then."""
+        request = self.request
+        if request is None:
+            return True
+        if not request.rested or self.gone:
+            return False
+        self.request = self.begun = None
+        self.codec.start_next_cycle()
+        return True
+
+    def forget_request(self) -> None:
+        """Nobody comes back for what was begun."""
+        if self.begun is not None:
+            self.begun.drop()
+        self.request = self.begun = self.taker = None
 
     @property
     def blocked(self) -> bool:
@@ -413,7 +445,8 @@ class FrontRequest(CallerRequest):
 
     def rest(self) -> bool:
         connection = self._connection
-        self.rested = self._reads and connection.may_idle
+        waits = self._reads or connection.request is self
+        self.rested = waits and connection.may_idle
         if self.rested:
             connection.read_clock.set(connection.now() + connection.limits.keep_alive_idle)
         return self.rested

@@ -1,13 +1,15 @@
 """The front: serves callers' connections, one task each.
 
 A connection is a loop: read a head, let the handler answer, finish, read the next. What goes wrong on it costs
-the connection, never the listener.
+the connection, never the listener. A request that comes whole while the task waits for it is begun right where its
+bytes came in; where its answer then fits the caller's socket, the task sleeps on.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -20,14 +22,15 @@ from ..heads import RequestHead, ResponseHead
 from ..net.peer import Peer
 from ..net.stream import READ_AHEAD, ByteStream
 from ..net.timers import Timers
-from .caller import CallerConnection, FrontRequest
+from .caller import Begun, CallerConnection, FrontRequest
 from .codec import HeadParser, Signal
 from .dates import Dates
 from .parsers import DEFAULT_PARSER
 
-__all__ = ["ErrorResponder", "Front", "Handler", "plain_error"]
+__all__ = ["Beginner", "ErrorResponder", "Front", "Handler", "plain_error"]
 
 Handler: TypeAlias = Callable[[FrontRequest], Awaitable[None]]
+Beginner: TypeAlias = Callable[[FrontRequest], Begun | None]
 ErrorResponder: TypeAlias = Callable[[RequestHead | None, HeadError], tuple[ResponseHead, bytes]]
 
 _logger = logging.getLogger("tunnelkit.server")
@@ -45,14 +48,15 @@ def plain_error(head: RequestHead | None, error: HeadError) -> tuple[ResponseHea
 
 
 class Front:
-    """``handler`` answers a request before it returns, or the front does so with 500. ``half_close_answers``: a
-    caller that ends its sending half still gets its answer (design, section 8). ``dates``: answers without a Date
-    get one."""
+    """``handler`` answers a request before it returns, or the front does so with 500. ``begin`` is asked first about
+    one that came whole; None, with nothing done, leaves it to ``handler``. ``half_close_answers``: a caller that ends
+    its sending half still gets its answer (design, section 8). ``dates``: answers without a Date get one."""
 
     def __init__(
         self,
         handler: Handler,
         *,
+        begin: Beginner | None = None,
         timers: Timers,
         limits: Limits = DEFAULT_LIMITS,
         parser: HeadParser = DEFAULT_PARSER,
@@ -61,6 +65,7 @@ class Front:
         dates: Dates | None = None,
     ) -> None:
         self._handler = handler
+        self._begin = begin
         self._timers = timers
         self._limits = limits
         self._parser = parser
@@ -109,6 +114,8 @@ class Front:
             dates=self._dates,
         )
         connection.closing = connection.may_ask = self._draining
+        if self._begin is not None:
+            connection.taker = partial(self._take, connection, self._begin)
         self._connections.add(connection)
         try:
             await self._serve(connection)
@@ -122,17 +129,15 @@ class Front:
             connection.break_off()
             raise
         finally:
+            connection.forget_request()
             connection.close_clocks()
             self._connections.discard(connection)
             self._ended.set()
 
     async def _serve(self, connection: CallerConnection) -> None:
-        head: RequestHead | None = None
         try:
-            while (head := await self._next_head(connection, first=head is None)) is not None:
-                connection.may_ask = connection.is_link = False
-                connection.closing = self._draining
-                if not await self._exchange(connection, head):
+            while (request := await self._next_request(connection)) is not None:
+                if not await self._exchange(connection, request):
                     return
                 connection.codec.start_next_cycle()
                 if connection.codec.buffered:  # pipelined: of requests answered at once, one a turn of the loop
@@ -142,37 +147,71 @@ class Front:
 
     # -- heads ---------------------------------------------------------------------------------
 
-    async def _next_head(self, connection: CallerConnection, *, first: bool) -> RequestHead | None:
+    async def _next_request(self, connection: CallerConnection) -> FrontRequest | None:
         """None when the connection is over. Raises ``HeadError`` for a head that is refused."""
         codec = connection.codec
-        in_head: bool | None = None  # what the clock runs for
+        connection.in_head = None
         while True:
             event = codec.next_event()
             if isinstance(event, RequestHead):
-                connection.read_clock.clear()
-                return event
+                return self._request(connection, event)
             if event is Signal.CLOSED:
                 return None
-            while not connection.read(READ_AHEAD):
-                if connection.late and codec.mid_head and not connection.dead:
-                    raise HeadError(408, "request_timeout", "the request's head did not come in time")
-                if connection.dead or connection.late:
+            if not connection.read(READ_AHEAD):
+                if not self._expect_head(connection):
                     return None
-                if connection.closing and not codec.mid_head and not connection.may_ask:
-                    return None
-                if in_head is not (first or codec.mid_head):  # in all for a head, however many pieces it comes in
-                    in_head = first or codec.mid_head
-                    time = self._limits.head_timeout if in_head else self._limits.keep_alive_idle
-                    connection.read_clock.set(connection.now() + time)
-                await connection.stream.wait(readable=True)
+                await connection.stream.wait(readable=True, taker=connection.taker)
+                if connection.request is not None:
+                    return connection.request
+
+    def _expect_head(self, connection: CallerConnection) -> bool:
+        """Let the clock run for what is to come next. False when nothing is, or not any more."""
+        mid_head = connection.codec.mid_head
+        if connection.late and mid_head and not connection.dead:
+            raise HeadError(408, "request_timeout", "the request's head did not come in time")
+        if connection.dead or connection.late:
+            return False
+        if connection.closing and not mid_head and not connection.may_ask:
+            return False
+        in_head = connection.fresh or mid_head
+        if in_head is not connection.in_head:  # in all for a head, however many pieces it comes in
+            connection.in_head = in_head
+            time = self._limits.head_timeout if in_head else self._limits.keep_alive_idle
+            connection.read_clock.set(connection.now() + time)
+        return True
+
+    def _request(self, connection: CallerConnection, head: RequestHead) -> FrontRequest:
+        connection.read_clock.clear()
+        connection.in_head = None
+        connection.fresh = connection.may_ask = connection.is_link = False
+        connection.closing = self._draining
+        return FrontRequest(connection, head)
+
+    def _take(self, connection: CallerConnection, begin: Beginner) -> bool:
+        """Bytes came while the task waits: begin the request that they are. False leaves it, as far as it was read,
+        to the task."""
+        if not connection.rests or not connection.read(READ_AHEAD):
+            return False
+        head = connection.codec.next_event()
+        if not isinstance(head, RequestHead):
+            return False
+        request = connection.request = self._request(connection, head)
+        if not request.received or connection.codec.buffered:
+            return False
+        try:
+            connection.begun = begin(request)
+        except Exception as error:
+            connection.begun = _Failed(error)
+            return False
+        return connection.begun is not None
 
     # -- exchanges -----------------------------------------------------------------------------
 
-    async def _exchange(self, connection: CallerConnection, head: RequestHead) -> bool:
+    async def _exchange(self, connection: CallerConnection, request: FrontRequest) -> bool:
         """One request and its answer. Whether the connection lives on."""
-        request = FrontRequest(connection, head)
+        begun, connection.request, connection.begun = connection.begun, None, None
         try:
-            await self._handler(request)
+            await (self._handler(request) if begun is None else begun.finish())
         except HeadError as error:
             self._answer_failure(connection, request, error)
         except Exception as error:
@@ -243,6 +282,18 @@ class Front:
                 await connection.stream.wait(readable=left > 0)
             else:
                 left -= len(data)
+
+
+class _Failed:
+    """What could not be begun, for the task to tell."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def finish(self) -> None:
+        raise self._error
+
+    def drop(self) -> None: ...
 
 
 _INTERNAL = HeadError(500, "internal_error", "the server failed to answer this request")
