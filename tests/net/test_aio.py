@@ -96,7 +96,7 @@ async def test_idle_streams_share_one_receive_buffer() -> None:
 @pytest.mark.parametrize("direct", [True, False])
 async def test_all_is_read_with_and_without_reading_directly(direct: bool) -> None:
     stream, peer = await open_one()
-    stream._reads_directly = direct
+    stream._by_readiness = direct
     total = 5_000_000
     received: list[bytes] = []
 

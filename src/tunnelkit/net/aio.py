@@ -49,8 +49,9 @@ def _shared_buffer() -> memoryview:
         return _shared_buffer()
 
 
-def _reads_on_readiness(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether nothing reads a paused transport's socket; a proactor's read may be under way even then."""
+def _works_by_readiness(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether nothing else reads a paused transport's socket, or writes while its buffer is empty; a proactor's read
+    may be under way even then."""
     return isinstance(loop, asyncio.SelectorEventLoop) or type(loop).__module__.startswith("uvloop")
 
 
@@ -70,6 +71,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     __slots__ = (
         "_buffer",
+        "_by_readiness",
         "_closed",
         "_eof_received",
         "_eof_sent",
@@ -83,7 +85,6 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         "_over",
         "_paused",
         "_peer_address",
-        "_reads_directly",
         "_reads_last_words",
         "_socket",
         "_transport",
@@ -105,7 +106,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._lost = self._loop.create_future()  # done by connection_lost
         self._failure: BaseException | None = None
         self._eof_received = self._eof_sent = self._paused = self._closed = self._over = self._woken = False
-        self._reads_directly = _reads_on_readiness(self._loop)
+        self._by_readiness = _works_by_readiness(self._loop)
         self._reads_last_words = isinstance(
             self._loop, asyncio.SelectorEventLoop
         )  # uvloop has closed the socket then
@@ -194,7 +195,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         A fast peer is so read without two changes of the selector and a turn of the loop for every 64 KiB.
         """
         self._turn -= 1
-        if not self._reads_directly or self._turn <= 0:
+        if not self._by_readiness or self._turn <= 0:
             self._resume_reading()
             return None
         try:
@@ -226,18 +227,28 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
             raise stream_broken(self._failure)
         if self._eof_sent:
             raise StreamBroken("the sending half is closed")
-        room = WRITE_BUFFER - transport.get_write_buffer_size()
-        if len(data) <= room:
-            transport.write(data if type(data) is bytes else _unchanging(data))
-            return len(data)
-        taken = 0
+        buffered = transport.get_write_buffer_size()
+        taken = 0 if buffered else self._send_directly(data)
+        if taken == len(data):
+            return taken
         view = memoryview(data)
+        room = WRITE_BUFFER - buffered
         while room > 0 and taken < len(view):
             piece = view[taken : taken + room]
             transport.write(_unchanging(piece))
             taken += len(piece)
             room = 0 if transport.is_closing() else WRITE_BUFFER - transport.get_write_buffer_size()
         return taken
+
+    def _send_directly(self, data: Buffer) -> int:
+        """What the kernel takes, while nothing waits before it: the transport would do no more, and some defer it to
+        the end of the loop's turn."""
+        if not self._by_readiness:
+            return 0
+        try:
+            return self._socket.send(data)
+        except OSError:  # full, or failed: which the transport finds out, and tells as it does
+            return 0
 
     async def send_eof(self) -> None:
         if self._closed or self._transport.is_closing():
