@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Final
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from .config import Limits
 from .core.budget import Budget
@@ -39,9 +39,6 @@ LAST_WORD_LIMIT = 4096
 # Exchanges that share a message where many are under way: while the peer works on these, this end goes on with the
 # next. With all of a turn's in one message the two ends would work by turns, each waiting for the other.
 SHARED = 8
-# Seconds that the reader may work before the other tasks have their turn: a peer can send faster than it is handled,
-# and a connection that always has another message need not wait.
-READER_TURN = 0.005
 
 _GONE: Final = State.GONE
 _OVER: Final = (State.GONE, State.CLOSING)
@@ -319,22 +316,17 @@ class Link:
             self._ended(code)
 
     async def _read(self, run: _Run, unread: bytes | None) -> None:
-        receive = run.connection.receive
         if unread is not None:
-            self._receive(unread, self._now())
-        worked = 0.0
-        while True:
-            message = await receive()
-            if self._run is not run:
-                return
-            began = self._now()
-            self._receive(message, began)
-            worked += self._now() - began
-            if worked >= READER_TURN:
-                worked = 0.0
-                await checkpoint()
+            self._receive(unread)
+        await run.connection.receive_into(partial(self._take, run))
 
-    def _receive(self, message: bytes, now: float) -> None:
+    def _take(self, run: _Run, message: bytes) -> None:
+        if self._run is not run:
+            raise ConnectionLost("it is not this session's connection any more")
+        self._receive(message)
+
+    def _receive(self, message: bytes) -> None:
+        now = self._now()
         self._tell_heard()
         if self._unsent:
             self.tell_sent()  # an answer may come before the send that carried its request has returned

@@ -137,7 +137,9 @@ class Front:
     async def _serve(self, connection: CallerConnection) -> None:
         try:
             while (request := await self._next_request(connection)) is not None:
-                if not await self._exchange(connection, request):
+                lives_on = await self._exchange(connection, request)
+                del request  # it is not kept while the next one is waited for
+                if not lives_on:
                     return
                 connection.codec.start_next_cycle()
                 if connection.codec.buffered:  # pipelined: of requests answered at once, one a turn of the loop

@@ -11,13 +11,15 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, NoReturn, Protocol, TypeAlias
 
 from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import checkpoint
 
 from ..errors import ConfigError
 from ..handshake import Grant, Handshake, Refusal
 from ..heads import Fields
+from ..net.loop import loop_clock
 from ..net.peer import Peer
 from ..net.stream import ByteStream
 from ..proof import Prover
@@ -37,6 +39,10 @@ __all__ = [
 
 # Of this interface. A transport that names another is refused.
 API_VERSION = 1
+
+# Seconds that what was received may be worked on before the other tasks have their turn: a peer can send faster than
+# it is handled, and a connection that always has another message need not wait.
+TURN: Final = 0.005
 
 
 class Connection(ABC):
@@ -82,6 +88,22 @@ class Connection(ABC):
     async def receive(self) -> bytes:
         """The next message. Raises ``ConnectionLost`` at the end (``clean`` when the peer closed in order).
         Cancelling loses no message."""
+
+    async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
+        """Give ``take`` each message as it comes, to the end: raises what ``receive`` raises there, or ``take``.
+
+        A transport that can saves a task's turn for each message: it may call ``take`` from the loop's own callback
+        (``ByteStream.wait``'s ``taker``).
+        """
+        clock, worked = loop_clock(), 0.0
+        while True:
+            message = await self.receive()
+            began = clock()
+            take(message)
+            worked += clock() - began
+            if worked >= TURN:
+                worked = 0.0
+                await checkpoint()
 
     @property
     @abstractmethod

@@ -6,13 +6,15 @@ synchronous (``_flush``) and whoever comes by does it. Only waiting for room is 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
-from ...net.stream import ByteStream
+from ...net.stream import ByteStream, Taker
 from ..base import Connection
 from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
 
@@ -54,6 +56,7 @@ class WebSocketConnection(Connection):
         self._waiting = 0
         self._left: anyio.Event | None = None
         self._turns = 0
+        self._take: Callable[[bytes], None] | None = None  # who is given all that comes
 
     def __repr__(self) -> str:
         side = "client" if self._client else "server"
@@ -139,6 +142,13 @@ class WebSocketConnection(Connection):
 
     # -- receiving -----------------------------------------------------------------------------
 
+    async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
+        self._take = take
+        try:
+            await super().receive_into(take)
+        finally:
+            self._take = None
+
     async def receive(self) -> bytes:
         while True:
             self._check()
@@ -152,6 +162,23 @@ class WebSocketConnection(Connection):
             elif not self._read():
                 await self._wait_to_receive()
                 self._answer()
+
+    def _take_whole(self, take: Callable[[bytes], None]) -> bool:
+        """Bytes came while the receiver waits: give the messages that are whole. False: what else there is, or was,
+        is for the receiver."""
+        if not self._read():
+            return False
+        while self._lost is None:
+            event = self._next_event()
+            if isinstance(event, bytes):
+                take(event)
+            elif event is None:
+                return True
+            else:
+                if event is not PAUSE:
+                    self._handle_control(event)
+                return False
+        return False
 
     def _next_event(self) -> Event | None:
         try:
@@ -199,8 +226,9 @@ class WebSocketConnection(Connection):
     async def _wait_to_receive(self) -> None:
         """Wait for bytes; and for room, when a control frame is stuck and no sender waits for it anyway."""
         self._receive_writes = self._has_output and not self._send_waits
+        taker = None if self._take is None or self._receive_writes else partial(self._take_whole, self._take)
         try:
-            await self._wait(readable=True, writable=self._receive_writes)
+            await self._wait(readable=True, writable=self._receive_writes, taker=taker)
         finally:
             self._receive_writes = False
 
@@ -216,11 +244,11 @@ class WebSocketConnection(Connection):
         finally:
             self._send_waits = False
 
-    async def _wait(self, *, readable: bool, writable: bool) -> None:
+    async def _wait(self, *, readable: bool, writable: bool, taker: Taker | None = None) -> None:
         self._turns = 0
         self._waiting += 1
         try:
-            await self._stream.wait(readable=readable, writable=writable)
+            await self._stream.wait(readable=readable, writable=writable, taker=taker)
         finally:
             self._waiting -= 1
             if self._left is not None:
