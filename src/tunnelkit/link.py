@@ -420,12 +420,12 @@ class Link:
     # -- events --------------------------------------------------------------------------------
 
     def _deliver(self, event: Event, touched: dict[Stream, StreamHandler]) -> None:
+        if isinstance(event, Opened):
+            self._open_by_peer(event)
+            return
         if isinstance(event, GoAway):
             if self._going_away is not None:
                 self._going_away()
-            return
-        if isinstance(event, Opened):
-            self._open_by_peer(event)
             return
         stream = self.streams.get(event.stream_id)
         if stream is None:
@@ -433,13 +433,13 @@ class Link:
             return
         handler = touched[stream] = stream.handler
         try:
-            if isinstance(event, Data):
+            if type(event) is Data:
                 handler.on_data(event.data, event.fin)
-            elif isinstance(event, HeadBlock):
+            elif type(event) is HeadBlock:
                 handler.on_head(event.block, event.fin)
-            elif isinstance(event, Progress):
+            elif type(event) is Progress:
                 handler.on_progress(event.limit)
-            elif isinstance(event, Reset):
+            elif type(event) is Reset:
                 stream.forget()
                 handler.on_reset(event.code)
         except Exception:
