@@ -25,6 +25,12 @@ MEET_A_PARSER = ("tests/http", "tests/oracle", "tests/e2e", "tests/transports", 
 WAYS = "websocket,longpoll,streamed"
 
 
+def is_there(version: str) -> bool:
+    """A command of that name may be a version manager's, which knows no such Python."""
+    found = shutil.which(f"python{version}")
+    return found is not None and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0
+
+
 def environment(version: str) -> Path:
     """The interpreter of ``.venv-<version>``, made or brought up to date."""
     folder = ROOT / f".venv-{version}"
@@ -57,7 +63,7 @@ def full(python: Path) -> dict[str, bool]:
 
 def main() -> int:
     results: dict[str, bool] = {}
-    for version in (version for version in PYTHONS if shutil.which(f"python{version}")):
+    for version in (version for version in PYTHONS if is_there(version)):
         python = environment(version)
         for backend, parser in product(BACKENDS, PARSERS):
             name = f"python{version} {backend} {parser}"
