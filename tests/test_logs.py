@@ -7,6 +7,7 @@ import logging.handlers
 import pickle
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Literal
 
@@ -414,7 +415,7 @@ def test_each_second_has_its_own_time(kept: Kept) -> None:
 
 
 def test_json_of_an_event(kept: Kept) -> None:
-    log_event(SERVER, logging.INFO, "HTTP RCV", id=3, url=b"/\x1b", level="not overwritten", ok=None)
+    log_event(SERVER, logging.INFO, "HTTP RCV", id=3, url=b"/\x1b", level="not overwritten", ok=None, token="té")
     document = json.loads(kept.lines(JsonFormatter())[0])
     assert document.pop("time").endswith("+00:00")
     assert document == {
@@ -424,7 +425,16 @@ def test_json_of_an_event(kept: Kept) -> None:
         "id": 3,
         "url": r"/\x1b",
         "ok": None,
+        "token": "té",
     }
+
+
+@given(st.floats(0, 4e9) | st.integers(0, 4 * 10**12).map(lambda ms: ms / 1000) | st.just(1.9999996))
+def test_the_time_in_json_is_what_datetime_says(created: float) -> None:
+    record = logging.makeLogRecord({"created": created})
+    time = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+    formatter = JsonFormatter()
+    assert [json.loads(formatter.format(record))["time"] for _ in range(2)] == [time] * 2
 
 
 def test_json_of_a_plain_record_and_of_an_exception(kept: Kept) -> None:

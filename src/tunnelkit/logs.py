@@ -384,9 +384,11 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a record: time, level, logger, message, and the event's fields beside them."""
 
+    _start = (-1, "")  # the last second, and how its times begin
+
     def format(self, record: logging.LogRecord) -> str:
         document: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": self._time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
         }
@@ -395,10 +397,22 @@ class JsonFormatter(logging.Formatter):
             document["message"] = printable(record.getMessage(), MAX_LINE)
         else:
             document["message"] = getattr(record, "event", "")
-            document.update((key, _json_value(value)) for key, value in fields.items() if key not in document)
+            for key, value in fields.items():
+                if key not in document:
+                    document[key] = _json_value(value)
         if record.exc_info:
             document["exception"] = "\n".join(_printable_lines(self.formatException(record.exc_info)))
         return json.dumps(document, ensure_ascii=True)
+
+    def _time(self, created: float) -> str:
+        """As ``datetime`` writes it, in milliseconds, but its date and clock are made once a second."""
+        micros = round(created % 1 * 1_000_000)
+        second = int(created) + micros // 1_000_000
+        last, start = self._start
+        if second != last:
+            start = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+            self._start = second, start
+        return f"{start}.{micros // 1000 % 1000:03}+00:00"
 
 
 def _printable_lines(text: str) -> list[str]:
@@ -408,4 +422,6 @@ def _printable_lines(text: str) -> list[str]:
 
 
 def _json_value(value: Value) -> object:
+    if value.__class__ is str and value.isprintable() and len(value) <= MAX_VALUE:
+        return value  # as most are
     return printable(value) if isinstance(value, (str, bytes)) else value
