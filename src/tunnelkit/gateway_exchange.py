@@ -7,7 +7,6 @@ whichever side has news. What may follow what, and how it ended, is ``core.excha
 from __future__ import annotations
 
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .core.exchange import Delivery, Exchange
@@ -40,39 +39,38 @@ CHUNK = 64 * 1024
 class GatewayExchange:
     """See the module. It is the handler of its stream (``link.StreamHandler``), and the registry's exchange."""
 
+    # What all begin with. Most of it never changes: as attributes of each it cost more than what does.
+    status = 0  # of what the caller was given
+    session: ServerSession | None = None
+    _known: KnownRequest | None = None
+    _upgrade = False
+    _block_size = 0
+    _stream: Stream | None = None
+    _outcome = ""  # for the log, where the exchange does not know it
+    _held_size = 0
+    _answer_ended = False
+    _trailers: Trailers | None = None
+    _switching: ResponseHead | None = None  # a 101 to be passed on
+    _received_bytes = 0
+    _sent_bytes = 0
+    _attempt = 0
+    _done = False
+    _left = False
+
     def __init__(self, gateway: Gateway, request: CallerRequest, where: Addressed, number: int) -> None:
         self.request = request
         self.number = number
-        self.masked = where.tag
-        self.session: ServerSession | None = None
         self.started = gateway.now()
-        self.status = 0  # of what the caller was given
-        self._gateway = gateway
+        self.masked = where.tag
         self.digest = where.digest
-        self._x_host = where.x_host
-        self._by_destination = where.by_destination
-        self._target = where.target
-        self._unknown = where.unknown
         self.name = where.name
-        self._upgrade = False
-        self._known: KnownRequest | None = None
         self.head = request.head  # as it goes out, once it is submitted
-        self._block_size = 0
-        self._stream: Stream | None = None
+        self._gateway = gateway
+        self._where = where
         self._exchange = Exchange(client=False, limits=gateway.limits, heads=gateway.reader)
-        self._outcome = ""  # for the log, where the exchange does not know it
         self._held: list[bytes] | None = []
-        self._held_size = 0
         self._body_done = not request.has_body
-        self._inbox: deque[bytes] = deque()  # the answer's bytes that the caller does not take yet
-        self._answer_ended = False
-        self._trailers: Trailers | None = None
-        self._switching: ResponseHead | None = None  # a 101 to be passed on
-        self._received_bytes = 0
-        self._sent_bytes = 0
-        self._attempt = 0
-        self._done = False
-        self._left = False
+        self._inbox: list[bytes] = []  # the answer's bytes that the caller does not take yet: few pieces
 
     # -- the task ------------------------------------------------------------------------------
 
@@ -120,7 +118,7 @@ class GatewayExchange:
         if stream is None:
             return
         peer = await self.request.upgrade(head)
-        early, self._inbox = self._inbox, deque()
+        early, self._inbox = self._inbox, []
         splice = Splice(stream, peer, early, fin=self._answer_ended)
         self._done = True
         await splice.run()
@@ -157,10 +155,10 @@ class GatewayExchange:
             verb=request.head.method,
             url=request.head.target,
             addr=request.peer.forwarded_for or request.peer.address,
-            x_host=self._x_host or b"",
+            x_host=self._where.x_host or b"",
         )
         if gateway.events.of_requests:
-            gateway.tell_started(self, self._x_host)
+            gateway.tell_started(self, self._where.x_host)
         if refusal is not None:
             self._fail(refusal.status, refusal.code, refusal.detail)
             return
@@ -182,7 +180,8 @@ class GatewayExchange:
         try:
             prepared = request.plan(prepare, self._make_prepared)
         except HeadError as error:
-            self.head = RequestHead(request.head.method, self._target, [])  # what was asked for may hold the token
+            # What was asked for may hold the token.
+            self.head = RequestHead(request.head.method, self._where.target, [])
             return None, error
         self._known, self._upgrade = prepared.known, prepared.upgrade
         self.head = prepared.known.head
@@ -191,7 +190,7 @@ class GatewayExchange:
     def _make_prepared(self) -> Prepared:
         gateway = self._gateway
         trusted = gateway.trusts(self.request.peer.address)
-        return prepare(self.request, self._target, trusted=trusted, base_path=gateway.base_path)
+        return prepare(self.request, self._where.target, trusted=trusted, base_path=gateway.base_path)
 
     def dispatch(self, session: ServerSession) -> None:
         """Open a stream on ``session`` and give it all there is of the request."""
@@ -213,9 +212,9 @@ class GatewayExchange:
 
     def _open_fields(self) -> dict[int, bytes]:
         fields: dict[int, bytes] = {}
-        if self._x_host is not None:
-            fields[OpenField.X_HOST] = self._x_host
-            if self._by_destination:
+        if self._where.x_host is not None:
+            fields[OpenField.X_HOST] = self._where.x_host
+            if self._where.by_destination:
                 fields[OpenField.BY_DESTINATION] = b""
         peer = self.request.peer
         if peer.forwarded_for not in ("", peer.address):
@@ -251,7 +250,7 @@ class GatewayExchange:
     def reject(self, rejected: Rejected) -> None:
         """It found no place, or no time: it has left the registry."""
         self._withdraw_or_reset(ResetCode.CANCEL)
-        detail = (rejected.code == "no_tunnel" and self._unknown) or rejected.detail
+        detail = (rejected.code == "no_tunnel" and self._where.unknown) or rejected.detail
         self._fail(rejected.status, rejected.code, detail, retry_after=rejected.retry_after)
 
     def _again(self, *, full: bool = False, refused: bool = False) -> None:
@@ -410,7 +409,7 @@ class GatewayExchange:
         while self._inbox:
             if not self._give(self._inbox[0]) and not (self.request.flush() and self._give(self._inbox[0])):
                 return
-            self._inbox.popleft()
+            del self._inbox[0]
         if self._answer_ended and not self._done:
             self._complete()
 
