@@ -125,6 +125,18 @@ def test_an_ack_is_due_after_its_delay(inbound: Inbound) -> None:
     assert inbound.deadline == inf
 
 
+def test_the_deadline_of_an_ack_that_went_out_stays(inbound: Inbound) -> None:
+    """It may be early: moving it for every message would cost more than to look once in vain."""
+    receive(inbound, 0, 10, 1.0)
+    first = inbound.deadline
+    inbound.ack_written()
+    receive(inbound, 10, 20, 1.001)
+    assert inbound.deadline == first
+    inbound.handle_timer(first)
+    assert not due(inbound)
+    assert inbound.deadline == 1.001 + LIMITS.ack_delay
+
+
 def test_an_ack_is_due_after_an_eighth_of_the_window(inbound: Inbound) -> None:
     receive(inbound, 0, 9_999)
     assert not due(inbound)

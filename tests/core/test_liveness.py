@@ -16,12 +16,12 @@ def due(liveness: Liveness) -> bool:
 
 
 def owes(liveness: Liveness) -> bool:
-    return liveness.owes
+    return liveness.due or liveness.pong is not None
 
 
 def started(*, active: bool = False, pings: bool = True) -> Liveness:
     liveness = Liveness(LIMITS)
-    liveness.active = active
+    liveness.set_active(active)
     liveness.start(100.0, pings=pings)
     return liveness
 
@@ -71,13 +71,13 @@ def test_a_ping_that_is_never_written_runs_out_too() -> None:
 
 def test_becoming_active_shortens_both_clocks() -> None:
     liveness = started()
-    liveness.active = True
+    liveness.set_active(True)
     assert liveness.deadline == 105.0
-    liveness.active = False
+    liveness.set_active(False)
     assert liveness.deadline == 120.0
     liveness.check(120.0, 100.0)
     assert liveness.deadline == 130.0
-    liveness.active = True
+    liveness.set_active(True)
     assert liveness.active
     assert liveness.deadline == 125.0
 
@@ -98,7 +98,7 @@ def test_stop_forgets_what_belonged_to_the_connection() -> None:
     liveness.stop()
     assert not owes(liveness)
     assert liveness.deadline == inf
-    liveness.active = True
+    liveness.set_active(True)
     assert liveness.deadline == inf
     assert liveness.answered(payload, 121.0) is None
 

@@ -113,6 +113,14 @@ def test_an_ack_beyond_the_pointer_moves_it() -> None:
     assert not replay.pending
 
 
+def test_an_ack_beyond_the_pointer_lets_go_of_whole_chunks() -> None:
+    replay = filled(SMALL_CHUNK, SMALL_CHUNK)
+    replay.rewind()
+    replay.acknowledge(SMALL_CHUNK + 5)
+    assert taken(replay, 2 * SMALL_CHUNK) == DATA[SMALL_CHUNK + 5 : 2 * SMALL_CHUNK]
+    assert not replay.pending
+
+
 def test_clear_lets_go_of_everything() -> None:
     replay = filled(10, 20)
     replay.rewind()

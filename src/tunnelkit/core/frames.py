@@ -204,9 +204,6 @@ class FrameDecoder:
                 return []
             data = bytes(self._held)
             self._held = bytearray()
-        return self._cut(data)
-
-    def _cut(self, data: bytes | memoryview) -> list[Frame]:
         frames: list[Frame] = []
         start = HEADER_SIZE  # of the payload
         end = len(data)

@@ -50,7 +50,7 @@ class Inbound:
     def forget(self) -> None:
         """The connection is over. Early bytes were not acknowledged, so the peer sends them again."""
         self._early.clear()
-        self._gap_deadline = inf
+        self._gap_deadline = inf  # while there are early bytes, something is missing before them
         self.deadline = inf  # when ``handle_timer`` is to be called, at the latest
         self.ack_written()
 
@@ -78,7 +78,7 @@ class Inbound:
             return []
         self.received = offset + size
         fresh = message[start:] if size < _COPY_BELOW else memoryview(message)[start:]
-        return [fresh, *self._ripe(now)] if self._early else [fresh]
+        return [fresh] if self._gap_deadline == inf else [fresh, *self._ripe(now)]
 
     def handle_timer(self, now: float) -> None:
         """Time has passed. Raises ``ConnectionFailed`` when a gap stayed open too long."""
@@ -94,8 +94,9 @@ class Inbound:
         if self._owed >= self._owed_limit:
             self.ack_due = True
         if self._ack_deadline == inf:
-            self._ack_deadline = now + self._limits.ack_delay
-            self._arm(self._ack_deadline)
+            self._ack_deadline = due = now + self._limits.ack_delay
+            if due < self.deadline:
+                self.deadline = due
 
     def _keep_early(self, message: bytes, offset: int, now: float, *, ordered: bool) -> None:
         if ordered:
@@ -115,8 +116,4 @@ class Inbound:
 
     def _open_gap(self, now: float) -> None:
         self._gap_deadline = now + self._limits.gap_timeout
-        self._arm(self._gap_deadline)
-
-    def _arm(self, when: float) -> None:
-        if when < self.deadline:
-            self.deadline = when
+        self.deadline = min(self.deadline, self._gap_deadline)

@@ -55,7 +55,8 @@ class InFlightLimit:
         """A message was acknowledged ``round_trip`` after it left, while ``rate`` bytes passed a second.
         ``in_turns``: see rule 4."""
         base = self._measure_base(now, round_trip)
-        self._best_rate = max(self._best_rate, rate)
+        if rate > self._best_rate:
+            self._best_rate = rate
         if self._draining_since is None and self._is_stale(now, rate, in_turns=in_turns):
             self._draining_since = now
         target = 2 * base + SLACK

@@ -33,13 +33,13 @@ class Liveness:
     """
 
     __slots__ = (
-        "_active",
         "_heard",
         "_limits",
         "_number",
         "_pinged_at",
         "_pings",
         "_written",
+        "active",
         "deadline",
         "due",
         "pong",
@@ -47,7 +47,7 @@ class Liveness:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._active = False
+        self.active = False  # whether exchanges run, so that a silent connection is found out sooner
         self._number = 0
         self.stop()
 
@@ -68,19 +68,8 @@ class Liveness:
         self._pinged_at: float | None = None
         self._written: tuple[bytes, float] | None = None  # the last PING: its payload, when it was pulled
 
-    @property
-    def owes(self) -> bool:
-        """Whether a PING or a PONG is to be written."""
-        return self.due or self.pong is not None
-
-    @property
-    def active(self) -> bool:
-        """Whether exchanges run, so that a silent connection is found out sooner."""
-        return self._active
-
-    @active.setter
-    def active(self, active: bool) -> None:
-        self._active = active
+    def set_active(self, active: bool) -> None:
+        self.active = active
         self.deadline = self._next_deadline()
 
     def check(self, now: float, last_received: float) -> None:
@@ -121,7 +110,7 @@ class Liveness:
     def _next_deadline(self) -> float:
         if not self._pings:
             return inf
-        limits, active = self._limits, self._active
+        limits, active = self._limits, self.active
         if self._pinged_at is None:
             return self._heard + (limits.ping_active_silence if active else limits.ping_idle_silence)
         return self._pinged_at + (limits.ping_active_timeout if active else limits.ping_idle_timeout)

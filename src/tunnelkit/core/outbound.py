@@ -20,6 +20,7 @@ __all__ = ["LEAST_CONTROL_ROOM", "LEAST_ROOM", "FrameSource", "Outbound"]
 # multiplexer (an OPEN has up to 2,060 bytes, a control frame 20) goes out whole.
 LEAST_ROOM: Final = 2304
 LEAST_CONTROL_ROOM: Final = 64
+_DATA: Final = int(Kind.DATA)
 
 
 class FrameSource(Protocol):
@@ -42,7 +43,7 @@ class Outbound:
     What was put into a message counts as sent whatever becomes of it: if it is lost, so is its connection.
     """
 
-    __slots__ = ("_began", "_control_reserve", "_max_message", "_share", "_source", "_starved", "pace", "replay")
+    __slots__ = ("_began", "_control_reserve", "_share", "_source", "_starved", "pace", "replay")
 
     def __init__(self, source: FrameSource, limits: Limits, window: int, budget: Budget | None) -> None:
         if window < SMALLEST_WINDOW:
@@ -53,18 +54,18 @@ class Outbound:
         self._share = ReplayShare(budget, max(limits.replay_floor, LEAST_ROOM))
         self._starved = False  # the budget gave nothing and the floor is full: the next ack gives room
         self._control_reserve = min(limits.control_reserve, CONTROL_ALLOWANCE)
-        self._max_message = 0
         self._began = 0  # what the peer had when the connection was attached
 
     @property
     def has_output(self) -> bool:
         """Whether ``message`` would give one."""
-        if self.replay.pending:
+        replay = self.replay
+        if replay.pointer < replay.end:
             return not self._held_back()
         source = self._source
         if not source.has_output:
             return False
-        if self.replay.room >= LEAST_ROOM and not self._starved and not self._held_back():
+        if replay.room >= LEAST_ROOM and not self._starved and not self._held_back():
             return True
         return source.has_control and self._control_room() >= LEAST_CONTROL_ROOM
 
@@ -75,7 +76,6 @@ class Outbound:
                 f"the peer has {peer_ack} bytes, not between {self.replay.acked} and {self.replay.end}",
                 code="bad_ack",
             )
-        self._max_message = max_message
         self._take_ack(peer_ack)
         self.replay.rewind()
         self._began = peer_ack
@@ -100,8 +100,10 @@ class Outbound:
 
     def message(self, epoch: int, ack: int, now: float, limit: int, at_once: int | None = None) -> bytes:
         """The next DATA message, at most ``limit`` bytes, or ``b""``. ``at_once``: see ``Pace.sent``."""
-        room = min(limit, self._max_message, self.pace.message_size) - HEADER_SIZE
-        if self.replay.pending:
+        size = self.pace.message_size  # which keeps to the connection's largest
+        room = (limit if limit < size else size) - HEADER_SIZE
+        replay = self.replay
+        if replay.pointer < replay.end:
             return b"" if self._held_back() else self._old_bytes(epoch, ack, now, room, at_once)
         if self._source.has_output:
             return self._new_bytes(epoch, ack, now, room, at_once)
@@ -115,7 +117,7 @@ class Outbound:
 
     def _old_bytes(self, epoch: int, ack: int, now: float, room: int, at_once: int | None) -> bytes:
         replay = self.replay
-        message = build(Kind.DATA, epoch, replay.pointer, ack, replay.take(room))
+        message = build(_DATA, epoch, replay.pointer, ack, replay.take(room))
         self.pace.sent(replay.pointer, now, busy=replay.pending, at_once=at_once)
         return message
 
@@ -124,7 +126,7 @@ class Outbound:
         if not pieces:
             return b""
         replay = self.replay
-        message = build(Kind.DATA, epoch, replay.end, ack, pieces)
+        message = build(_DATA, epoch, replay.end, ack, pieces)
         replay.append(memoryview(message)[HEADER_SIZE:])
         self.pace.sent(replay.end, now, busy=self._source.has_output, at_once=at_once)
         return message

@@ -99,12 +99,13 @@ class Pace:
         return self.rate
 
     def _resize(self) -> None:
-        wanted = self.size if self.rate is None else int(self.rate * self._message_time)
-        self.size = min(max(wanted, self._limits.min_message), self._largest)
+        size = self.size if self.rate is None else int(self.rate * self._message_time())
+        if size < self._limits.min_message:
+            size = self._limits.min_message
+        self.size = size if size < self._largest else self._largest
 
-    @property
     def _message_time(self) -> float:
-        time, shortest, at_once = self._limits.message_time, self.in_flight.shortest, self._at_once
-        if at_once is None or shortest is None:
+        time, at_once = self._limits.message_time, self._at_once
+        if at_once is None or (shortest := self.in_flight.shortest) is None:
             return time
         return time * at_once / (at_once + 1) + shortest / at_once

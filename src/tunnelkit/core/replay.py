@@ -57,10 +57,14 @@ class ReplayBuffer:
         begin again has more than it said.
         """
         self.acked = offset
-        _drop_until(self._sent, offset)
+        sent = self._sent
+        while sent and sent[0][0] <= offset:
+            sent.popleft()
         if offset > self.pointer:
             self.pointer = offset
-            _drop_until(self._again, offset)
+            again = self._again
+            while again and again[0][0] <= offset:
+                again.popleft()
 
     def rewind(self) -> None:
         """A new connection: everything that is not acknowledged goes out again."""
@@ -91,11 +95,6 @@ class ReplayBuffer:
         self._sent.clear()
         self._again.clear()
         self.acked = self.pointer = self.end
-
-
-def _drop_until(chunks: deque[tuple[int, memoryview]], offset: int) -> None:
-    while chunks and chunks[0][0] <= offset:
-        chunks.popleft()
 
 
 class Budget(Protocol):
@@ -138,6 +137,8 @@ class ReplayShare:
 
     def settle(self, unacked: int) -> None:
         """Give back what ``unacked`` bytes do not need."""
+        if not self.held:
+            return
         excess = self.held - max(0, unacked - self._floor)
         if self._budget is not None and (excess >= SHARE_SLACK or (excess and unacked <= self._floor)):
             self._budget.release(excess)

@@ -138,9 +138,11 @@ class Session:
 
     @active.setter
     def active(self, active: bool) -> None:
-        if active != self._liveness.active:
-            self._liveness.active = active
-            self._timer = min(self._timer, self._liveness.deadline)
+        liveness = self._liveness
+        if active is not liveness.active:
+            liveness.set_active(active)
+            if liveness.deadline < self._timer:
+                self._timer = liveness.deadline
 
     def ask(self) -> None:
         """Write a PING with the next message, whatever the clocks say; its answer is a sign of life."""
@@ -152,7 +154,8 @@ class Session:
         """Whether ``data_to_send`` has something now."""
         if self._state is not _ATTACHED:
             return self._state is State.CLOSING
-        return self._inbound.ack_due or self._liveness.owes or self._outbound.has_output
+        liveness = self._liveness
+        return self._inbound.ack_due or liveness.due or liveness.pong is not None or self._outbound.has_output
 
     # -- connections come and go -----------------------------------------------------------------
 
@@ -244,8 +247,8 @@ class Session:
         """
         if self._state is not _ATTACHED:
             return self._farewell()
-        inbound = self._inbound
-        if self._liveness.owes:
+        inbound, liveness = self._inbound, self._liveness
+        if liveness.due or liveness.pong is not None:
             message = self._answer(now)
         else:
             message = self._outbound.message(self._epoch, inbound.received, now, limit, at_once)
