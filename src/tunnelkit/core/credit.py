@@ -72,7 +72,8 @@ class CreditPool:
     def open_window(self, *, first: bool) -> ReceiveWindow | None:
         """The window of a new stream, ``first`` when we are its opener; None when there is no room for a floor."""
         count = self.open + 1
-        if count * self.floor + self.above > self.size or not self.budget.reserve(self.per_stream):
+        budget = self.budget
+        if count * self.floor + self.above > self.size or not budget.reserve(self.per_stream):
             return None
         self.open = count
         if not first:
@@ -81,7 +82,7 @@ class CreditPool:
         if extra > self._first_extra:
             extra = self._first_extra
         self.above += extra
-        self.budget.charge(extra)
+        budget.used += extra  # charged
         return ReceiveWindow(self, extra)
 
     def raise_step(self) -> int:

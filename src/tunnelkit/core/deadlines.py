@@ -42,7 +42,8 @@ class Deadlines(Generic[K]):
 
     def add(self, when: float, key: K) -> None:
         """Give ``key`` the deadline ``when``, in place of the one it had."""
-        self.cancel(key)
+        if key in self._fresh or key in self._live:
+            self.cancel(key)
         self._fresh[key] = when
 
     def cancel(self, key: K) -> bool:

@@ -24,7 +24,6 @@ from ..heads import (
     ResponseHead,
     Trailers,
     encode_trailers,
-    is_interim,
     switches_as_offered,
     validate_trailers,
 )
@@ -385,19 +384,20 @@ class Exchange:
 
     def _take_response(self, half: _Half, known: KnownResponse, fin: bool) -> None:
         head = known.head
-        if is_interim(head.status):
+        status = head.status
+        if status >= 200:
+            half.move(_FINAL)
+            self.request.move(_REFUSE)
+            bodiless = status == 204 or status == 304 or self.method == b"HEAD"
+            half.expected = 0 if bodiless else known.length
+            self.status = status
+        elif status == 101:
+            self._switch(half, head)
+        else:
             half.move(Move.INTERIM)
             self._interim += 1
             if self._interim > INTERIM_LIMIT:
                 raise half.error(f"more than {INTERIM_LIMIT} interim responses", code="bad_exchange")
-        elif head.status == 101:
-            self._switch(half, head)
-        else:
-            half.move(_FINAL)
-            self.request.move(_REFUSE)
-            bodiless = self.method == b"HEAD" or head.status in (204, 304)
-            half.expected = 0 if bodiless else known.length
-            self.status = head.status
         if fin:
             half.end()
 
@@ -443,8 +443,9 @@ class Exchange:
     @property
     def outcome(self) -> Delivery:
         """Of all attempts: what the caller is told."""
-        delivery = self.delivery
-        return delivery if self._earlier is _NEVER_SENT else max(self._earlier, delivery)
+        if self.response.state is _DONE:
+            return _ANSWERED
+        return max(self._earlier, self.delivery)
 
     def may_dispatch_again(self, *, has_body: bool, body_held: bool, other_session_attached: bool) -> bool:
         """``may_dispatch_again`` for this exchange, after ``fail``."""

@@ -31,6 +31,7 @@ class Guard:
         self._rules = rules
         self._prefix = prefix
         self._serves = serves
+        self._lets_all_pass = serves and not rules
 
     def __repr__(self) -> str:
         return f"<Guard {self._allowlist!r} {self._rules!r}>"
@@ -39,7 +40,8 @@ class Guard:
         """The origin that the request names and may go to; None for the configured one. ``by_destination``: it was
         named in wsp's way, by which the configured one may be named too. Raises ``HeadError``."""
         if x_host is None:
-            self._check_plain(head)
+            if not self._lets_all_pass:
+                self._check_plain(head)
             return None
         wanted = parse_x_host(x_host)
         verdict = self._rules.judge(head, wanted, head.target)
@@ -59,8 +61,6 @@ class Guard:
     def _check_plain(self, head: RequestHead) -> None:
         if not self._serves:
             raise HeadError(403, "x_host_refused", "this client serves only requests with an X-Host field")
-        if not self._rules:  # most requests come by here
-            return
         if self._rules.judge(head, self.own or _HERE, self._prefix + head.target) is Verdict.FORBIDDEN:
             raise HeadError(403, "destination_refused", "the client's rules forbid this request")
 

@@ -25,7 +25,7 @@ from .events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset, Roo
 from .frames import DATA, HEAD, Buffer, StreamKind, encode_fields, encode_goaway
 from .receiver import Receiver
 from .scheduler import SCRAP
-from .streams import CLOSED, OPENED, Send, Stream, move_local
+from .streams import CLOSED, LOCAL_MOVES, OPENED, Send, Stream, illegal_local, move_local
 from .table import StreamTable
 
 __all__ = [
@@ -195,7 +195,11 @@ class Multiplexer:
         stream = self._active.get(stream_id) or self._table.find(stream_id)
         if stream is None:
             return
-        move_local(stream, _SEND_FIN if fin else _SEND)
+        move = _SEND_FIN if fin else _SEND
+        half = LOCAL_MOVES[stream.local].get(move)
+        if half is None:
+            raise illegal_local(stream, move)
+        stream.local = half
         size = len(data)
         stream.buffered += size
         out = stream.out
@@ -229,7 +233,7 @@ class Multiplexer:
     def frames_to_send(self, limit: int) -> list[Buffer]:
         """Whole frames, in pieces, of at most ``limit`` bytes together. A limit of 2,100 always makes progress."""
         pieces: list[Buffer] = []
-        turns = self._turns
+        table, turns = self._table, self._turns
         if self._control.waiting:
             limit -= self._control.pull(pieces, limit)
         while turns.size and (limit > SCRAP or not pieces):
@@ -237,7 +241,15 @@ class Multiplexer:
             if stream is None:
                 break
             limit -= used
-            self._after_turn(stream)
+            if stream.mine and stream.id > table.highest_sent:
+                table.highest_sent = stream.id
+            if stream.charged:
+                table.count_sending(stream)
+            if stream.local is CLOSED:
+                if stream.remote is CLOSED and stream.finished:
+                    table.finish(stream)
+            elif table.starved:
+                self._check_room(stream)
         return pieces
 
     def take_room_events(self) -> list[Room]:
@@ -248,21 +260,10 @@ class Multiplexer:
         self._room = []
         return [Room(stream.id) for stream in streams if stream.local is OPENED]
 
-    def _after_turn(self, stream: Stream) -> None:
-        table = self._table
-        if stream.charged:
-            table.count_sending(stream)
-        if stream.mine and stream.id > table.highest_sent:
-            table.highest_sent = stream.id
-        if stream.remote is CLOSED and stream.finished:
-            table.finish(stream)
-        elif (
-            table.starved
-            and stream.id in table.starved
-            and stream.buffered * 2 <= self._limits.send_buffer
-            and self._room_of(stream)
-        ):
-            table.starved.discard(stream.id)
+    def _check_room(self, stream: Stream) -> None:
+        starved = self._table.starved
+        if stream.id in starved and stream.buffered * 2 <= self._limits.send_buffer and self._room_of(stream):
+            starved.discard(stream.id)
             self._room.append(stream.id)
 
     # -- frames in -----------------------------------------------------------------------------

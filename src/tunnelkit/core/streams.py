@@ -31,6 +31,7 @@ __all__ = [
     "Half",
     "Send",
     "Stream",
+    "illegal_local",
     "move_local",
 ]
 
@@ -154,5 +155,9 @@ def move_local(stream: Stream, move: int) -> None:
     """Raises ``LocalProtocolError`` when the stream's own half does not know the move."""
     half = LOCAL_MOVES[stream.local].get(move)
     if half is None:
-        raise LocalProtocolError(f"{Send(move).name} on stream {stream.id}, whose own half is {stream.local.name}")
+        raise illegal_local(stream, move)
     stream.local = half
+
+
+def illegal_local(stream: Stream, move: int) -> LocalProtocolError:
+    return LocalProtocolError(f"{Send(move).name} on stream {stream.id}, whose own half is {stream.local.name}")
