@@ -138,7 +138,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Modules that are one floor together.
-WINGS = {"agent_events": "agent", "gateway_exchange": "gateway", "gateway_request": "gateway", "har": "inspector"}
+WINGS = {
+    "agent_events": "agent",
+    "agent_workers": "agent",
+    "gateway_exchange": "gateway",
+    "gateway_request": "gateway",
+    "har": "inspector",
+}
 
 SERVER_SIDE = {
     *(

@@ -1,9 +1,4 @@
-"""The client's agent: takes streams that the server opens, judges the request, and hands it to an origin.
-
-Workers are reused: a task a request costs more than the request's own work (facts). A worker whose origin left a
-connection open waits right there, so that the next request goes out on it, from the link's reader, and its answer
-alone wakes a task.
-"""
+"""The client's agent: takes streams that the server opens, judges the request, and hands it to an origin."""
 
 from __future__ import annotations
 
@@ -14,9 +9,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from .agent_events import finished, started
+from .agent_workers import Workers
 from .config import Limits
 from .core.allowlist import HostOrigin
 from .core.events import Opened
@@ -27,7 +23,6 @@ from .core.known_heads import HeadReader, KnownRequest, KnownResponse
 from .errors import HeadError, RemoteProtocolError, TunnelkitError
 from .event_stream import Events
 from .heads import Fields, RequestHead, ResponseHead, Trailers
-from .net.doorbell import Doorbell
 from .net.loop import Clock, loop_clock
 from .net.stream import Buffer, ByteStream
 from .origins.base import Begun, Origin, OriginExchange, Perch
@@ -40,9 +35,6 @@ __all__ = ["Agent"]
 T = TypeVar("T")
 
 logger = logging.getLogger("tunnelkit.client")
-
-# Workers that wait for their next request, with and without a connection; more than these end when they have none.
-WORKERS_KEPT = 100
 
 
 class Agent:
@@ -77,21 +69,12 @@ class Agent:
         self._numbers = itertools.count(1)
         self._around = around
         self.now: Clock = anyio.current_time
-        self._workers: list[_Worker] = []
-        self._perched: dict[Perch, _Worker] = {}
-        self._tasks: TaskGroup | None = None
+        self._workers = Workers()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The workers live here, until cancelled."""
         self.now = loop_clock()
-        try:
-            async with anyio.create_task_group() as self._tasks:
-                task_status.started()
-                await anyio.sleep_forever()
-        finally:
-            self._tasks = None
-            self._workers.clear()
-            self._perched.clear()
+        await self._workers.run(task_status=task_status)
 
     def drain(self) -> None:
         """Take nothing new. ``idle`` is set when what runs is over."""
@@ -101,7 +84,7 @@ class Agent:
 
     def accept(self, stream: Stream, opened: Opened) -> StreamHandler | None:
         """The handler of a stream that the server opened; None refuses it, and nothing reached an origin."""
-        if self.draining or self._tasks is None or not self._serves(opened.kind):
+        if self.draining or not self._workers.running or not self._serves(opened.kind):
             return None
         exchange = AgentExchange(self, stream, opened)
         self.active.add(exchange)
@@ -130,40 +113,7 @@ class Agent:
         return self.own if self.own is not None and by_destination and wanted == self._guard.own else self._named
 
     def assign(self, exchange: AgentExchange, origin: Origin) -> None:
-        begun = (origin if self._around is None else self._around(origin)).begin(exchange)
-        perch = begun.perch
-        worker = self._perched.pop(perch, None) if perch is not None else None
-        if worker is not None:
-            worker.give(exchange, begun)
-        elif self._workers:
-            self._workers.pop().give(exchange, begun)
-        elif self._tasks is not None:
-            worker = _Worker(self)
-            worker.give(exchange, begun)
-            self._tasks.start_soon(worker.run)
-        else:
-            begun.drop()
-
-    def park(self, worker: _Worker) -> bool:
-        if not self._has_room:
-            return False
-        self._workers.append(worker)
-        return True
-
-    def take_perch(self, worker: _Worker, perch: Perch) -> bool:
-        """Who begins something there from now on gives it to ``worker``."""
-        if not self._has_room:
-            return False
-        self._perched[perch] = worker
-        return True
-
-    def leave_perch(self, worker: _Worker, perch: Perch) -> None:
-        if self._perched.get(perch) is worker:
-            del self._perched[perch]
-
-    @property
-    def _has_room(self) -> bool:
-        return len(self._workers) + len(self._perched) < WORKERS_KEPT
+        self._workers.give(exchange, (origin if self._around is None else self._around(origin)).begin(exchange))
 
     def over(self, exchange: AgentExchange) -> None:
         self.active.discard(exchange)
@@ -172,43 +122,6 @@ class Agent:
             self._events.tell_request(finished(exchange))
         if self.draining and not self.active:
             self.idle.set()
-
-
-class _Worker:
-    """A task that serves one exchange after the other."""
-
-    __slots__ = ("_agent", "_bell", "_work")
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self._work: tuple[AgentExchange, Begun] | None = None
-        self._bell = Doorbell()
-
-    def give(self, exchange: AgentExchange, begun: Begun) -> None:
-        self._work = exchange, begun
-        self._bell.ring()
-
-    async def run(self) -> None:
-        try:
-            while self._work is not None:
-                (exchange, begun), self._work = self._work, None
-                self._bell.muffle()
-                perch = await exchange.serve(begun)
-                if perch is not None:
-                    await self._wait_at(perch)
-                if self._work is None and self._agent.park(self):
-                    await self._bell.wait()
-        finally:
-            if self._work is not None:
-                self._work[1].drop()
-
-    async def _wait_at(self, perch: Perch) -> None:
-        """Until something comes: the answer to what was begun here meanwhile, or else the end of the perch."""
-        if self._agent.take_perch(self, perch):
-            try:
-                await perch.wait(readable=True)
-            finally:
-                self._agent.leave_perch(self, perch)
 
 
 class AgentExchange(OriginExchange):
@@ -322,8 +235,7 @@ class AgentExchange(OriginExchange):
         perch = None
         try:
             perch = await begun.finish()
-            if not self._exchange_over:
-                self.fail(502, "origin_failed", "the origin gave no complete answer")
+            self._check_complete()
         except Exception as error:
             if not isinstance(error, TunnelkitError):
                 logger.exception("an origin failed")
@@ -331,6 +243,18 @@ class AgentExchange(OriginExchange):
         finally:
             self._leave()
         return perch
+
+    def advance(self, begun: Begun) -> bool:
+        """The same as far as it goes without waiting. True: it is over, and the next may begin where it went out."""
+        if not begun.advance():
+            return False
+        self._check_complete()
+        self._leave()
+        return True
+
+    def _check_complete(self) -> None:
+        if not self._exchange_over:
+            self.fail(502, "origin_failed", "the origin gave no complete answer")
 
     @property
     def _exchange_over(self) -> bool:

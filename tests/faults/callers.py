@@ -18,7 +18,7 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.to_thread import run_sync
 
-from tunnelkit.agent import WORKERS_KEPT
+from tunnelkit.agent_workers import WORKERS_KEPT
 
 from ..e2e.origin import BLOCK
 from ..e2e.processes import expected_digest

@@ -8,13 +8,15 @@ import anyio
 import pytest
 
 from tunnelkit import TunnelClient
-from tunnelkit.agent import WORKERS_KEPT, AgentExchange
+from tunnelkit.agent import AgentExchange
+from tunnelkit.agent_workers import WORKERS_KEPT, Served, Workers
 from tunnelkit.config import KIB
 from tunnelkit.core.frames import DATA, ResetCode, StreamKind, pack_header
 from tunnelkit.errors import HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead, encode_request
 from tunnelkit.link import Link
 from tunnelkit.net.memory import MemoryStream, memory_pair
+from tunnelkit.net.stream import Taker
 from tunnelkit.origins.base import Begun, Origin, OriginExchange, Perch
 
 from .links import Silent
@@ -284,7 +286,7 @@ async def test_workers_are_used_again() -> None:
         await client.wait_ready(10)
         for _ in range(5):
             assert (await there.get())[0] == 200
-        await eventually(lambda: len(client._agent._workers) == 1)
+        await eventually(lambda: len(client._agent._workers.parked) == 1)
         assert client._agent.answered == 5
 
 
@@ -306,7 +308,7 @@ async def test_workers_that_wait_are_few() -> None:
             await eventually(lambda: len(arrived) == count)
             go.set()
         await eventually(lambda: not client._agent.active)
-        assert len(client._agent._workers) == WORKERS_KEPT
+        assert len(client._agent._workers.parked) == WORKERS_KEPT
 
 
 async def test_an_exchange_that_is_gone_before_a_worker_sees_it() -> None:
@@ -315,15 +317,16 @@ async def test_an_exchange_that_is_gone_before_a_worker_sees_it() -> None:
         await client.wait_ready(10)
         assert (await there.get())[0] == 200
         agent = client._agent
-        await eventually(lambda: len(agent._workers) == 1)
-        give = agent._workers[0].__class__.give
+        await eventually(lambda: len(agent._workers.parked) == 1)
+        give = Workers.give
 
-        def give_and_reset(worker: object, exchange: object, chosen: object) -> None:
-            give(worker, exchange, chosen)  # type: ignore[arg-type]
-            exchange.on_reset(ResetCode.CANCEL)  # type: ignore[attr-defined]
+        def give_and_reset(workers: Workers, exchange: Served, begun: Begun) -> None:
+            give(workers, exchange, begun)
+            assert isinstance(exchange, AgentExchange)
+            exchange.on_reset(ResetCode.CANCEL)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(agent._workers[0].__class__, "give", give_and_reset)
+            patch.setattr(Workers, "give", give_and_reset)
             caller = there.call()
             await caller.send("GET", PATH)
             await eventually(lambda: not agent.active and agent.answered == 2)
@@ -511,8 +514,9 @@ class Place:
         self.came = anyio.Event()
         self.waiting = 0
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
         assert readable
+        assert taker is not None
         self.waiting += 1
         try:
             await self.came.wait()
@@ -591,7 +595,7 @@ async def test_a_worker_leaves_where_it_waits_when_that_ends_and_serves_on() -> 
         await eventually(lambda: place.waiting)
         origin.place = None
         place.came.set()
-        await eventually(lambda: not client._agent._perched)
+        await eventually(lambda: not client._agent._workers.perched)
         await caller.send("GET", PATH)
         assert await caller.answer() == (200, b"fine")
         assert origin.tasks[0] == origin.tasks[1]

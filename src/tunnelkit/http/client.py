@@ -9,7 +9,7 @@ from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, StreamBroken
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.prefixed import prefixed
-from ..net.stream import READ_AHEAD, Buffer, ByteStream
+from ..net.stream import READ_AHEAD, Buffer, ByteStream, Taker
 from .client_codec import ClientCodec, RequestBlock, request_block
 from .codec import Body, End, HeadParser, Signal, State
 from .parsers import DEFAULT_PARSER
@@ -141,8 +141,8 @@ class OriginConnection:
 
     # -- waiting and closing -------------------------------------------------------------------
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None:
-        await self.stream.wait(readable=readable, writable=writable)
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
+        await self.stream.wait(readable=readable, writable=writable, taker=taker)
 
     def wake(self) -> None:
         self.stream.wake()

@@ -68,8 +68,14 @@ class OriginPool:
 
     def release(self, connection: OriginConnection) -> bool:
         """Give a connection back, whatever state it is in: what cannot be used again is let go. True: kept."""
+        if self.keep(connection):
+            return True
+        self._let_go(connection)
+        return False
+
+    def keep(self, connection: OriginConnection) -> bool:
+        """Give a connection back if it can be used again. False: it is still the caller's."""
         if self._closed or not connection.reusable:
-            self._let_go(connection)
             return False
         now = self._keeper.now()
         self._idle.append((now, connection))

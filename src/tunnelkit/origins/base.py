@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from ..core.allowlist import HostOrigin
 from ..core.known_heads import KnownResponse
 from ..heads import Fields, RequestHead, ResponseHead
-from ..net.stream import Buffer, ByteStream
+from ..net.stream import Buffer, ByteStream, Taker
 
 __all__ = ["Begun", "Origin", "OriginExchange", "Perch"]
 
@@ -108,14 +108,14 @@ class OriginExchange(ABC):
 
 class Perch(Protocol):
     """Where a task may wait between two exchanges, and so need not be woken to begin the next: an idle connection to
-    an origin. It wakes when something comes."""
+    an origin. It wakes when something comes that ``taker`` leaves (``ByteStream.wait``)."""
 
-    async def wait(self, *, readable: bool = False, writable: bool = False) -> None: ...
+    async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None: ...
 
 
 class Begun(ABC):
     """An exchange for which was done what could be done without waiting. Either ``finish`` is awaited or ``drop`` is
-    called, once."""
+    called, once; neither after ``advance`` was True."""
 
     __slots__ = ()
 
@@ -123,6 +123,12 @@ class Begun(ABC):
     @abstractmethod
     def perch(self) -> Perch | None:
         """What the exchange goes out on: a task that waits there already is the one to ``finish`` it."""
+
+    def advance(self) -> bool:
+        """Do as much more as can be done without waiting, when something came to the perch. True: that was the rest,
+        and the next exchange may begin there. Else ``finish`` goes on, with what went wrong here too: nothing is
+        raised."""
+        return False
 
     @abstractmethod
     async def finish(self) -> Perch | None:

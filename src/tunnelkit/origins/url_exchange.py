@@ -25,7 +25,18 @@ class UrlExchange(Begun):
     """Where a kept-alive connection is idle, the request is on its way once this is made. ``failed`` hears why no
     connection could be had, or what was wrong with the answer."""
 
-    __slots__ = ("_connection", "_dial", "_exchange", "_failed", "_pool", "_request", "_request_ended", "_starved")
+    __slots__ = (
+        "_connection",
+        "_dial",
+        "_exchange",
+        "_failed",
+        "_failure",
+        "_last",
+        "_pool",
+        "_request",
+        "_request_ended",
+        "_starved",
+    )
 
     def __init__(
         self,
@@ -42,6 +53,10 @@ class UrlExchange(Begun):
         self._failed = failed
         self._request_ended = not exchange.has_body
         self._starved = False  # the tunnel took no more of the answer
+        self._last: End | ResponseHead | None = (
+            None  # of the answer, and why it ended instead, where that came before
+        )
+        self._failure: Exception | None = None  # ``finish`` began
         self._connection = pool.acquire_nowait()
         if self._connection is not None:
             self._send_request(self._connection)
@@ -53,6 +68,17 @@ class UrlExchange(Begun):
     def drop(self) -> None:
         if self._connection is not None:
             self._connection.abort()
+
+    def advance(self) -> bool:
+        """An answer that is there as a whole is passed on, and its connection given back."""
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            self._last = self._pump_answer(connection)
+        except Exception as error:
+            self._failure = error
+        return isinstance(self._last, End) and self._pool.keep(connection)
 
     async def finish(self) -> Perch | None:
         """A kept-alive connection that turns out to be dead is replaced once, where the request may be made again
@@ -124,7 +150,8 @@ class UrlExchange(Begun):
         """Pump both ways until the answer is complete or nobody wants it. Raises StreamBroken or HeadError when the
         origin failed; the connection is spoilt then."""
         exchange = self._exchange
-        while (last := self._pump_answer(connection)) is None:
+        self._raise_failure()
+        while (last := self._last or self._pump_answer(connection)) is None:
             if exchange.gone:
                 connection.abort()
                 return
@@ -134,6 +161,14 @@ class UrlExchange(Begun):
             await connection.wait(readable=not self._starved, writable=not (fitted and flushed))
         if isinstance(last, ResponseHead):
             await self._switch(connection, last)
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # it knows this frame, which is not to know it
 
     async def _switch(self, connection: OriginConnection, head: ResponseHead) -> None:
         while not connection.flush():
