@@ -245,3 +245,20 @@ async def test_the_others_have_their_turn() -> None:
     with anyio.move_on_after(0.05) as scope:
         await Always().receive_into(work)
     assert scope.cancelled_caught
+
+
+async def test_the_others_have_their_turn_beside_a_websocket(streams: tuple[ByteStream, ByteStream]) -> None:
+    turns = 0
+
+    def work(message: bytes) -> None:
+        until = anyio.current_time() + TURN
+        while anyio.current_time() < until:
+            pass
+
+    async with taking(WebSocketConnection(streams[0], client=False), work) as taken:
+        await streams[1].send(20 * frame(BINARY, b"m"))
+        while len(taken.messages) < 20:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+    assert turns >= 10
+    taken.connection.abort()

@@ -462,6 +462,7 @@ class FrontRequest(CallerRequest):
         if connection.dead:
             raise StreamBroken("the caller is gone")
         connection.upgraded = True
+        connection.forget_request()
         connection.close_clocks()  # none of them for upgraded connections (design, section 10)
         early = connection.codec.trailing_data
         connection.codec.forget()  # it may be a tunnel client's, and stay for days

@@ -7,15 +7,15 @@ synchronous (``_flush``) and whoever comes by does it. Only waiting for room is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final, NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
+from ...net.loop import loop_clock
 from ...net.stream import ByteStream, Taker
-from ..base import Connection
+from ..base import TURN, Connection
 from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
 
 __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
@@ -57,6 +57,8 @@ class WebSocketConnection(Connection):
         self._left: anyio.Event | None = None
         self._turns = 0
         self._take: Callable[[bytes], None] | None = None  # who is given all that comes
+        self._now = loop_clock()
+        self._turn_ends = 0.0  # when the others are to have theirs
 
     def __repr__(self) -> str:
         side = "client" if self._client else "server"
@@ -144,10 +146,40 @@ class WebSocketConnection(Connection):
 
     async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
         self._take = take
+        self._turn_ends = self._now() + TURN
         try:
-            await super().receive_into(take)
+            while True:
+                self._check()
+                if not self._take_messages(take):
+                    await checkpoint()
+                elif self._lost is None and not self._read():
+                    await self._wait_to_receive()
+                    self._answer()
+                else:
+                    continue
+                self._turn_ends = self._now() + TURN
         finally:
             self._take = None
+
+    def _take_messages(self, take: Callable[[bytes], None]) -> bool:
+        """Give all messages that are here. False: their turn is over, and there may be more."""
+        while self._lost is None and (event := self._next_event()) is not None:
+            if isinstance(event, bytes):
+                take(event)
+                if self._now() >= self._turn_ends:
+                    return False
+            elif event is PAUSE:
+                return False
+            else:
+                self._handle_control(event)
+        return True
+
+    def _take_all(self) -> bool:
+        """Bytes came while the receiver waits. True: it can wait on."""
+        if self._take is None or not self._read():
+            return False
+        self._turn_ends = self._now() + TURN
+        return self._take_messages(self._take) and self._lost is None and not self._has_output
 
     async def receive(self) -> bytes:
         while True:
@@ -162,23 +194,6 @@ class WebSocketConnection(Connection):
             elif not self._read():
                 await self._wait_to_receive()
                 self._answer()
-
-    def _take_whole(self, take: Callable[[bytes], None]) -> bool:
-        """Bytes came while the receiver waits: give the messages that are whole. False: what else there is, or was,
-        is for the receiver."""
-        if not self._read():
-            return False
-        while self._lost is None:
-            event = self._next_event()
-            if isinstance(event, bytes):
-                take(event)
-            elif event is None:
-                return True
-            else:
-                if event is not PAUSE:
-                    self._handle_control(event)
-                return False
-        return False
 
     def _next_event(self) -> Event | None:
         try:
@@ -226,7 +241,7 @@ class WebSocketConnection(Connection):
     async def _wait_to_receive(self) -> None:
         """Wait for bytes; and for room, when a control frame is stuck and no sender waits for it anyway."""
         self._receive_writes = self._has_output and not self._send_waits
-        taker = None if self._take is None or self._receive_writes else partial(self._take_whole, self._take)
+        taker = None if self._take is None or self._receive_writes else self._take_all
         try:
             await self._wait(readable=True, writable=self._receive_writes, taker=taker)
         finally:
