@@ -14,8 +14,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Half of the tests' time is waiting: two workers a core.
-WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
+# Most of the tests' time is waiting: three workers a core, each of about 150 MB.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 )))
 # In the order of the files: the long ones come early, and none is left for the end.
 SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
@@ -36,12 +36,14 @@ test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 m
 fuzz: $(READY)  ## the property tests and models with 3000 new examples each (minutes); they print how to repeat a failure
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto -m hypothesis
 
-ways: $(READY)  ## the end-to-end tests over long-poll, strict and streamed, whatever they are about
-	TUNNELKIT_TEST_WAYS=longpoll,streamed $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) \
-		-m "not full and not one_way" tests/e2e
+ways: $(READY)  ## what `make test` leaves: the other backend of programs and ways, everything over long-poll too
+	TUNNELKIT_TEST_HALF=second $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) \
+		tests/e2e tests/examples tests/faults tests/legacy
 
+# WHICH, of names as pytest's -k has them, chooses some.
+WHICH ?=
 full: $(READY)  ## the tests of full size (1 GB bodies and more), on asyncio and trio
-	$(BIN)/python -m pytest -q -m full
+	$(BIN)/python -m pytest -q -m full -k "$(WHICH)"
 
 # One tunnel a worker (a class of tests): most of the time is waiting. The attacks come after: they look at how quick
 # others are.

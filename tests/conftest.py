@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 import sys
+import zlib
 from collections.abc import Generator, Iterator
+from contextlib import suppress
+from importlib import import_module
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ import trustme
 from hypothesis import HealthCheck, settings
 
 from .hangs import end_process_after, ended_after
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # `fast` is the same on every run, so that a red build is the change's own doing; `deep` looks for new examples.
 # Neither has a deadline: a shared machine pauses when it likes.
@@ -28,10 +33,15 @@ settings.register_profile(
 settings.register_profile("deep", deadline=None, max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fast")
 settings.load_profile(PROFILE)
-# Of a test that looks for examples as `deep` does, in place of the time limit of all others.
+# Of a test that looks for examples as `deep` does, and of the full sizes, in place of the time limit of all others.
 DEEP_TIMEOUT = 1800
+FULL_TIMEOUT = 240
 
 BACKENDS = os.environ.get("TUNNELKIT_TEST_BACKENDS", "asyncio,trio").split(",")
+# Which half of the paired cases (below): "first" is `make test`'s, "second" is `make ways`'; "whole" is both,
+# and what is meant where somebody names a backend, or ways.
+_NAMED = {"TUNNELKIT_TEST_BACKENDS", "TUNNELKIT_TEST_WAYS"} & set(os.environ)
+HALF = os.environ.get("TUNNELKIT_TEST_HALF", "whole" if _NAMED else "first")
 USE_UVLOOP = os.environ.get("TUNNELKIT_TEST_UVLOOP") == "1"
 # Of the tests, and the programs that they run, that choose no parser of heads. With h11, nothing finds httptools.
 PARSER = os.environ.get("TUNNELKIT_TEST_PARSER", "auto")
@@ -50,22 +60,61 @@ ONLY_ASKED_FOR = ("full", "faults")
 _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
+# Files that wait long, and come late in the order of names: begun first, they are not what is waited for at the end.
+BEGUN_FIRST = ("tests/testing/test_longpoll.py", "tests/e2e/test_cuts.py", "tests/testing/test_websocket.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """In a fresh checkout every file is compiled, with its asserts rewritten, which takes longer than all else of
+    collecting. Each worker begins with other files, and finds the rest compiled."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    files = sorted(path for folder in session.config.args for path in (ROOT / folder).glob("**/test_*.py"))
+    begin = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    for path in files[begin:] + files[:begin]:
+        # What goes wrong, or is to be skipped, is told when the file is collected.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
 @pytest.hookimpl(trylast=True)  # after hypothesis has marked its tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``-m``, full sizes and faults are left out: they take minutes. So does `deep`, which gets them."""
+    """Without ``-m``, full sizes and faults are left out: they take minutes. So does `deep`, which gets them. And of
+    paired cases there is one half."""
     if PROFILE == "deep":
         for item in items:
             if item.get_closest_marker("hypothesis"):
                 item.add_marker(pytest.mark.timeout(DEEP_TIMEOUT))
+    for item in items:
+        if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
+    items.sort(key=lambda item: not item.nodeid.startswith(BEGUN_FIRST))
     if config.option.markexpr:
         return
     kept: list[pytest.Item] = []
-    long: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for item in items:
-        (long if any(item.get_closest_marker(name) for name in ONLY_ASKED_FOR) else kept).append(item)
-    if long:
-        config.hook.pytest_deselected(items=long)
+        long = any(item.get_closest_marker(name) for name in ONLY_ASKED_FOR)
+        (left if long or HALF not in ("whole", half_of(item)) else kept).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
         items[:] = kept
+
+
+def half_of(item: pytest.Item) -> str:
+    """What is paired is slow, and says much the same on either backend: tests that start programs, and those that run
+    over several ways, each of which meets one backend in the first half and the other one in the second. Which one
+    comes first differs from test to test, and from module to module where they share programs."""
+    pair = item.get_closest_marker("pair")
+    programs = item.get_closest_marker("programs")
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    if "anyio_backend" not in params or not (pair or programs):
+        return "first"
+    name = item.path.name if programs else item.name.partition("[")[0]
+    turn = zlib.crc32(name.encode()) + (params["anyio_backend"] == "trio") + (pair.args[0] if pair else 0)
+    return "second" if turn % 2 else "first"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ..conftest import HALF
 from .ways import Way, chosen
 
 # Modules that choose their transports themselves, or are about one: they run once, as they are.
@@ -49,24 +50,17 @@ CARRIED = {
 }
 BOTH = (Way.WEBSOCKET, Way.LONGPOLL)
 
-# For all tests but those left out and those with ways of their own (``make ways``).
+# For all tests but those left out and those with ways of their own.
 ASKED_FOR = [Way(name) for name in os.environ.get("TUNNELKIT_TEST_WAYS", "").split(",") if name]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ways = _ways_of(metafunc)
-    if ways:
+    if len(ways) == 1:
         metafunc.parametrize("way", ways, indirect=True, scope="module", ids=str)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """``make ways`` does without what ``make test`` has run already."""
-    if isinstance(item, pytest.Function) and "way" not in getattr(item, "callspec", _NoParameters).params:
-        item.add_marker("one_way")
-
-
-class _NoParameters:
-    params: dict[str, object] = {}  # noqa: RUF012 - never changed
+    elif ways:
+        pairs = [pytest.param(way, id=way, marks=pytest.mark.pair(way is Way.LONGPOLL)) for way in ways]
+        metafunc.parametrize("way", pairs, indirect=True, scope="module")
 
 
 def _ways_of(metafunc: pytest.Metafunc) -> list[Way]:
@@ -78,7 +72,12 @@ def _ways_of(metafunc: pytest.Metafunc) -> list[Way]:
         return [Way(name) for name in own.args]
     if ASKED_FOR:
         return ASKED_FOR
-    return list(BOTH) if module in CARRIED else []
+    if module in CARRIED:
+        return [*BOTH, Way.STREAMED] if HALF == "second" else list(BOTH)
+    if HALF != "second":
+        return []
+    default = [Way.AUTO] if metafunc.definition.get_closest_marker("programs") else []
+    return [*default, Way.LONGPOLL, Way.STREAMED]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,7 +26,7 @@ from .hosts import HOSTS, hosted
 from .peers import program
 from .tunnel import exchange
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 # It says what it heard of each event: the next one is sent only then. In the end it goes where it is told.
 PAGE = """<!doctype html><meta charset="utf-8"><title>a page behind a tunnel</title><script>

@@ -17,7 +17,7 @@ from tunnelkit.inspector_page import serve_inspector
 from .devtools import open_browser
 from .tunnel import open_ends, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 SECRET = "a-secret-value"
 MARKUP = "<b>not markup</b>"

@@ -8,17 +8,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
-from ..conftest import BACKENDS
 from .origin import BLOCK, pattern_digest
 from .processes import TOKEN, Tunnel, open_processes
 from .ways import Way
 
 CURL = shutil.which("curl")
-pytestmark = pytest.mark.skipif(CURL is None, reason="curl is not installed")
+pytestmark = [pytest.mark.programs, pytest.mark.skipif(CURL is None, reason="curl is not installed")]
 
 SMALL = [0, 1, 65_535, 65_536, 65_537]
 GB = 1_000_000_000
@@ -29,9 +28,9 @@ SIZES = [
 ]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def tunnel(request: pytest.FixtureRequest, way: Way) -> Iterator[Tunnel]:
-    with open_processes(request.param) as processes:
+@pytest.fixture(scope="module")
+def tunnel(anyio_backend: tuple[str, dict[str, Any]], way: Way) -> Iterator[Tunnel]:
+    with open_processes(anyio_backend[0]) as processes:
         yield processes
 
 

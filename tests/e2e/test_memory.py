@@ -8,11 +8,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from ..conftest import BACKENDS
 from .processes import Tunnel, download, fetch, in_threads, open_processes, stalled, upload
 from .ways import Way
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak (VmHWM)")
+pytestmark = [
+    pytest.mark.programs,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak (VmHWM)"),
+]
 
 MB = 1_000_000
 GB = 1000 * MB
@@ -23,9 +25,9 @@ SHORT_OR_FULL = [
 ]
 
 
-@pytest.fixture(params=BACKENDS)
-def tunnel(request: pytest.FixtureRequest, way: Way) -> Iterator[Tunnel]:
-    with open_processes(request.param) as processes:
+@pytest.fixture
+def tunnel(anyio_backend_name: str, way: Way) -> Iterator[Tunnel]:
+    with open_processes(anyio_backend_name) as processes:
         yield processes
 
 

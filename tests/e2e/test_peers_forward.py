@@ -18,7 +18,7 @@ from .peers import Peer, SecureEnds, carrier, check_events, squid, tinyproxy
 from .transfers import Download, Upload
 from .tunnel import Ends, gather, open_ends
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 MB = 1_000_000
 

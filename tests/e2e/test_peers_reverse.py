@@ -20,7 +20,7 @@ from .peers import Peer, SecureEnds, carrier, check_events, haproxy, nginx, ngin
 from .transfers import Download, Upload
 from .tunnel import TOKEN, Ends, gather, open_ends, read_head, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 MB = 1_000_000
 Make: TypeAlias = "Callable[[int, Mapping[str, Path]], Peer]"

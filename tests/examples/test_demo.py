@@ -11,6 +11,8 @@ import pytest
 
 import demo
 
+pytestmark = pytest.mark.programs
+
 SCRIPT = Path(demo.__file__)
 
 

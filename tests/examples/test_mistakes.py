@@ -91,6 +91,7 @@ def test_a_captive_portal() -> None:
     assert "tunnel server" in line
 
 
+@pytest.mark.programs
 def test_an_origin_that_does_not_listen(anyio_backend_name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

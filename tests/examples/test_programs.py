@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.programs
+
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 TOKEN = "my_b!g_$secret!!"
 WAIT = 45.0  # for a hang: a busy machine may take long to start a program

@@ -25,7 +25,7 @@ from .ends import TOKEN, End, Figures, Tunnel, open_tunnel
 
 resource = pytest.importorskip("resource", reason="a POSIX limit")
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 WATCHED = 1.0  # seconds in which nothing may spin
 SHARE = 0.4  # of a core, which a loop without pauses would take whole

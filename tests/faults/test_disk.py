@@ -10,7 +10,7 @@ from .ends import Tunnel
 from .places import Surroundings
 from .scenarios import SHORT_FORM, disk_full, leaves_nothing
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 
 async def test_no_caller_notices_and_the_log_goes_on(linked: tuple[Tunnel, Surroundings]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from .callers import Pace, crowd, traffic
 from .ends import Tunnel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 
 async def test_traffic_leaves_nothing_behind(tunnel: Tunnel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from .ends import Figures, Tunnel
 from .scenarios import SHORT_FORM, Fault, client_killed, leaves_nothing, server_killed, server_restarted
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 
 @pytest.mark.parametrize("fault", [server_killed, client_killed, server_restarted])

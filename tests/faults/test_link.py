@@ -10,7 +10,7 @@ from .ends import Tunnel
 from .places import Surroundings
 from .scenarios import SHORT_FORM, leaves_nothing, link_lost
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 
 @pytest.mark.parametrize("seconds", [SHORT_FORM.brief, SHORT_FORM.long], ids=["within-the-grace", "for-longer"])

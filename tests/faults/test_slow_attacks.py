@@ -24,7 +24,7 @@ from .attackers import Attacker, Slow, attack
 from .callers import Call, Kind, ask, crowd, seen
 from .ends import Figures, Tunnel, open_tunnel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 OTHERS = 100
 AT_ONCE = 4

@@ -10,7 +10,7 @@ import pytest
 from .ends import Figures, Tunnel
 from .scenarios import SHORT_FORM, LongFault, client_paused, leaves_nothing, server_paused
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.programs]
 
 
 @pytest.mark.parametrize("seconds", [SHORT_FORM.brief, SHORT_FORM.long], ids=["within-the-grace", "for-longer"])

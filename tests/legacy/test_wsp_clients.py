@@ -660,6 +660,7 @@ async def test_no_two_may_have_one_path() -> None:
         TunnelServer("127.0.0.1:0", transports=(ours, other))
 
 
+@pytest.mark.programs
 async def test_the_command_line_serves_them(anyio_backend_name: str) -> None:
     flags = ["--listen", "127.0.0.1:0", "--wsp-token", TOKEN, "--wsp-register", "/register", "--secretkey", KEY]
     flags += ["--backend", anyio_backend_name]

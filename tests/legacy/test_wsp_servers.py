@@ -568,6 +568,7 @@ async def test_a_client_that_ends_says_so_to_those_who_wait() -> None:
 # -- as a program ------------------------------------------------------------------------------
 
 
+@pytest.mark.programs
 async def test_the_command_line_serves_an_origin_through_theirs_and_needs_no_token(anyio_backend_name: str) -> None:
     async with WspServer.running("a secret key") as server, serve_origin() as origin:
         flags = ["--tunnel", server.url, "--server", origin.url, "--transport", "wsp", "--poolidlesize", "3"]

@@ -276,6 +276,7 @@ async def test_the_transport_is_found_by_its_name() -> None:
         await until(lambda: [session.transport for session in server.sessions()] == ["wstunnel"])
 
 
+@pytest.mark.programs
 async def test_the_command_line_serves_them(anyio_backend_name: str) -> None:
     command = ["examples/tunnel_server.py", "--listen", "127.0.0.1:0", "--backend", anyio_backend_name]
     server = await anyio.to_thread.run_sync(lambda: Process(*command))
@@ -288,6 +289,7 @@ async def test_the_command_line_serves_them(anyio_backend_name: str) -> None:
         server.close()
 
 
+@pytest.mark.programs
 async def test_the_command_line_serves_an_origin_through_theirs(anyio_backend_name: str) -> None:
     async with WStunnelServer.running() as server, serve_origin() as origin:
         flags = ["--tunnel", server.url, "--server", origin.url, "--token", TOKEN, "--transport", "wstunnel"]
