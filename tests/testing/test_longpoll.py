@@ -16,8 +16,8 @@ from .keeping import UNORDERED, each_check, keeps
 
 pytestmark = pytest.mark.anyio
 
-# Clocks by which a peer that vanished is noticed within the time of a test.
-SHORT = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=1.0, poll_absence=1.5, poll_answer_timeout=2.0)
+# A peer that vanished is noticed within the time of a test, and one that a busy machine delays is not taken for one.
+SHORT = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=1.0, poll_absence=4.0, poll_answer_timeout=4.0)
 
 
 @pytest.fixture(autouse=True)
