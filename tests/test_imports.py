@@ -45,7 +45,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "inspector": (*BELOW_THE_RUNTIME, "redaction"),
     "inspector_page": (*BELOW_THE_RUNTIME, "inspector"),
     "tunnel_stream": BELOW_THE_RUNTIME,
-    "link": (*BELOW_THE_RUNTIME, "tunnel_stream"),
+    "link_run": BELOW_THE_RUNTIME,
+    "link": (*BELOW_THE_RUNTIME, "link_run", "tunnel_stream"),
     "lifetime": (),
     "splice": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "regexp_engine": BELOW_THE_RUNTIME,
@@ -179,7 +180,8 @@ CLIENT_SIDE = {
 RUNTIME = (
     SERVER_SIDE
     | CLIENT_SIDE
-    | {"event_stream", "inspector", "inspector_page", "lifetime", "guarded_tasks", "link", "splice", "tunnel_stream"}
+    | {"event_stream", "inspector", "inspector_page", "lifetime", "guarded_tasks", "link", "link_run", "splice"}
+    | {"tunnel_stream"}
 )
 
 # The package's face, the tools for its users' tests, and the transports for peers of other makes, which have a whole

@@ -1,18 +1,17 @@
 """One session's pump: the one bridge between the sans-IO core and anyio.
 
-A ``Link`` lives as long as its session and owns its core. ``run`` serves one connection: a reader, a writer and a
-timekeeper. The reader feeds the core and hands each stream's events to its handler, synchronously; the writer
-pulls one message whenever the connection is ready and the bell was rung (facts: pull, not push). No await stands
-between what is taken out of the core and the send that carries it.
+A ``Link`` lives as long as its session and owns its core. ``run`` serves one connection: a reader, a writer, and a
+timer of the core's. The reader feeds the core and hands each stream's events to its handler, synchronously; the
+writer pulls one message whenever the connection is ready and the bell was rung (facts: pull, not push). No await
+stands between what is taken out of the core and the send that carries it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from math import inf
 from typing import Final
 
 import anyio
@@ -25,8 +24,10 @@ from .core.multiplexer import Multiplexer
 from .core.opening import OpeningResult
 from .core.session import ConnectionFailed, Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
+from .link_run import LinkRun
 from .net.doorbell import Doorbell
 from .net.loop import loop_clock
+from .net.timers import Timer, Timers
 from .transports.base import Connection
 from .tunnel_stream import NO_HANDLER, Stream, StreamHandler
 
@@ -44,37 +45,12 @@ _GONE: Final = State.GONE
 _OVER: Final = (State.GONE, State.CLOSING)
 
 
-class _Run:
-    """One connection's time on the link."""
-
-    __slots__ = ("began", "connection", "failure", "farewell", "held", "scope", "spoilt")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.began = anyio.current_time()
-        self.farewell = b""  # the message to close with
-        self.held = False  # nothing but a farewell goes out
-        self.spoilt = False  # a send was cancelled: the connection is only good for abort
-        self.scope = anyio.CancelScope()
-        self.failure: Exception | None = None
-
-    @property
-    def was_alive(self) -> bool:
-        """Whether a liveness of its own heard the peer after ATTACH; of others the session's pings tell."""
-        return not self.connection.wants_pings and self.connection.last_received > self.began
-
-    def end(self, failure: Exception) -> None:
-        if self.failure is None:
-            self.failure = failure
-            self.scope.cancel()
-
-
 class Link:
     """``accept`` makes the handler of a stream that the peer opens, or None to refuse it.
 
     ``going_away`` is called (synchronously) when the peer said that it takes no new streams; ``ended``, with a code,
     when the session is over but for our own doing: it must call ``end`` (which is all that it does by default),
-    after whatever is to happen before the streams fail.
+    after whatever is to happen before the streams fail. ``timers``: those that run for many links, where there are.
     """
 
     def __init__(
@@ -87,6 +63,7 @@ class Link:
         peer_floor: int,
         peer_max_streams: int,
         logger: logging.Logger,
+        timers: Timers | None = None,
         accept: Callable[[Stream, Opened], StreamHandler | None] | None = None,
         going_away: Callable[[], None] | None = None,
         ended: Callable[[str], None] | None = None,
@@ -102,12 +79,13 @@ class Link:
         self._going_away = going_away
         self._ended = ended or self.end
         self._logger = logger
-        self._run: _Run | None = None
+        self._run: LinkRun | None = None
         self._now = loop_clock()
         self._gathered = 0  # exchanges that had all they have to say put in since the last message
         self._bell = Doorbell()  # there may be something to send
-        self._timer_bell = Doorbell()  # something is due earlier than the timekeeper believes
-        self._timer_due = inf
+        self._timers = timers or Timers(logger)
+        self._own_timers = None if timers else self._timers
+        self._timer: Timer | None = None
         self._progressed = False
         self._heard: anyio.Event | None = None  # made by whoever waits for the next message
 
@@ -195,7 +173,7 @@ class Link:
             ordered=connection.ordered,
             pings=connection.wants_pings,
         )
-        run = self._run = _Run(connection)
+        run = self._run = LinkRun(connection)
         connection.active = self.session.active
         try:
             with run.scope:
@@ -274,40 +252,48 @@ class Link:
         self.mux.close()
         self._tell_heard()
 
-    def _leave(self, run: _Run) -> None:
+    def _leave(self, run: LinkRun) -> None:
         if self._run is run:
             self._run = None
+            if self._timer is not None:
+                self._timer.cancel()
             self.tell_sent()
             self._progressed = self.session.progressed or run.was_alive
             self.session.detach(anyio.current_time())
 
-    async def _serve(self, run: _Run, greeting: bytes, unread: bytes | None) -> None:
+    async def _serve(self, run: LinkRun, greeting: bytes, unread: bytes | None) -> None:
         async with anyio.create_task_group() as group:
+            if self._own_timers is not None:
+                group.start_soon(self._own_timers.run)
+            self._check_timer()
             group.start_soon(self._guard, run, self._write, greeting)
-            group.start_soon(self._guard, run, self._keep_time)
             await self._guard(run, self._read, unread)
 
-    async def _guard(self, run: _Run, part: Callable[..., object], *args: object) -> None:
+    async def _guard(self, run: LinkRun, part: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
-            await part(run, *args)  # type: ignore[misc]
-        except ConnectionFailed as error:  # of this connection alone: the session resumes
+            await part(run, *args)
+        except Exception as error:
+            self._fail(run, error)
+
+    def _fail(self, run: LinkRun, error: Exception) -> None:
+        if isinstance(error, ConnectionFailed):  # of this connection alone: the session resumes
             run.end(ConnectionLost(str(error)))
-        except RemoteProtocolError as error:
+        elif isinstance(error, RemoteProtocolError):
             self._break_off(run, error)
-        except (ConnectionLost, SessionGone) as error:
+        elif isinstance(error, (ConnectionLost, SessionGone)):
             run.end(error)
-        except Exception:  # a bug of ours: it costs this session, not all the others of the process
-            self._logger.exception("session ended: it failed")
+        else:  # a bug of ours: it costs this session, not all the others of the process
+            self._logger.error("session ended: it failed", exc_info=error)
             self._bid_farewell(run, "internal_error")
             run.end(SessionGone("internal_error"))
 
-    def _break_off(self, run: _Run, error: RemoteProtocolError) -> None:
+    def _break_off(self, run: LinkRun, error: RemoteProtocolError) -> None:
         """The peer broke a rule of the wire: what the ends believe of each other cannot be trusted any more."""
         self._logger.warning("session ended: the peer broke the protocol: %s (%s)", error, error.code)
         self._bid_farewell(run, error.code)
         run.end(error)
 
-    def _bid_farewell(self, run: _Run, code: str) -> None:
+    def _bid_farewell(self, run: LinkRun, code: str) -> None:
         """End the session; BYE is taken while the session still has this connection."""
         if self._run is run and not self.gone:
             now = anyio.current_time()
@@ -315,12 +301,12 @@ class Link:
             run.farewell = self.session.data_to_send(now, LAST_WORD_LIMIT)
             self._ended(code)
 
-    async def _read(self, run: _Run, unread: bytes | None) -> None:
+    async def _read(self, run: LinkRun, unread: bytes | None) -> None:
         if unread is not None:
             self._receive(unread)
         await run.connection.receive_into(partial(self._take, run))
 
-    def _take(self, run: _Run, message: bytes) -> None:
+    def _take(self, run: LinkRun, message: bytes) -> None:
         if self._run is not run:
             raise ConnectionLost("it is not this session's connection any more")
         self._receive(message)
@@ -348,7 +334,7 @@ class Link:
             self.ring()
         self._check_timer()
 
-    async def _write(self, run: _Run, greeting: bytes) -> None:
+    async def _write(self, run: LinkRun, greeting: bytes) -> None:
         connection = run.connection
         if greeting:
             await connection.ready()
@@ -377,37 +363,39 @@ class Link:
             self.tell_sent()
         self._deliver_rooms()
 
-    def _has_output(self, run: _Run) -> bool:
+    def _has_output(self, run: LinkRun) -> bool:
         return self.session.has_output and (not run.held or self.gone)
 
-    async def _send(self, run: _Run, message: bytes) -> None:
+    async def _send(self, run: LinkRun, message: bytes) -> None:
         try:
             await run.connection.send(message)
         except BaseException:
             run.spoilt = True
             raise
 
-    async def _keep_time(self, run: _Run) -> None:
-        while True:
-            due = self.session.next_timer()
-            self._timer_due = inf if due is None else due
-            self._timer_bell.muffle()
-            with anyio.CancelScope(deadline=self._timer_due):
-                await self._timer_bell.wait()
-            if self._run is not run:
-                return
+    def _tick(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        try:
             self.session.handle_timer(self._now(), run.connection.last_received)
-            if self.session.has_output:
-                self.ring()
+        except Exception as error:
+            self._fail(run, error)
+            return
+        if self.session.has_output:
+            self.ring()
+        self._check_timer()
 
     def _check_timer(self) -> None:
-        """Wake the timekeeper only for a deadline earlier than the one it sleeps to; later ones are found then."""
-        due = self.session.next_timer()
-        if due is not None and due < self._timer_due:
-            self._timer_due = due
-            self._timer_bell.ring()
+        """Set the timer anew only for a deadline that is earlier; later ones are found when it rings."""
+        due, timer = self.session.next_timer(), self._timer
+        if due is None or (timer is not None and timer.active and timer.when <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timer = self._timers.at(due, self._tick)
 
-    async def _close(self, run: _Run, failure: Exception) -> None:
+    async def _close(self, run: LinkRun, failure: Exception) -> None:
         """Tell the peer why, as far as that is possible in a moment, and close."""
         if run.spoilt or isinstance(failure, ConnectionLost):
             return

@@ -275,6 +275,7 @@ class SessionTable:
             peer_floor=self.limits.stream_floor,
             peer_max_streams=self.limits.max_streams,
             logger=logger,
+            timers=self._timers,
             going_away=lambda: self._retire(session),
             ended=lambda code: self.end(session, code),
         )

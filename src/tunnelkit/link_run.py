@@ -1,0 +1,34 @@
+"""One connection's time on a link: what is known of it, and why it ended."""
+
+from __future__ import annotations
+
+import anyio
+
+from .transports.base import Connection
+
+__all__ = ["LinkRun"]
+
+
+class LinkRun:
+    """See the module. ``end`` cancels ``scope``, in which the connection is served."""
+
+    __slots__ = ("began", "connection", "failure", "farewell", "held", "scope", "spoilt")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.began = anyio.current_time()
+        self.farewell = b""  # the message to close with
+        self.held = False  # nothing but a farewell goes out
+        self.spoilt = False  # a send was cancelled: the connection is only good for abort
+        self.scope = anyio.CancelScope()
+        self.failure: Exception | None = None
+
+    @property
+    def was_alive(self) -> bool:
+        """Whether a liveness of its own heard the peer after ATTACH; of others the session's pings tell."""
+        return not self.connection.wants_pings and self.connection.last_received > self.began
+
+    def end(self, failure: Exception) -> None:
+        if self.failure is None:
+            self.failure = failure
+            self.scope.cancel()
