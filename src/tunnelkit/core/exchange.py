@@ -102,13 +102,14 @@ RESPONSE: Table = {
 
 # Looking a member up in its enum takes twice as long as calling a function (CPython 3.11): hence names.
 _IDLE: Final = State.IDLE
+_OFFERED: Final = State.OFFERED
 _DONE: Final = State.DONE
 _HEAD: Final = Move.HEAD
-_ASKED: Final = Move.ASKED
 _FINAL: Final = Move.FINAL
 _REFUSE: Final = Move.REFUSE
 _DATA: Final = Move.DATA
 _FIN: Final = Move.FIN
+_AFTER_ASKED: Final = RESPONSE[State.IDLE][Move.ASKED]
 _NO_FIELDS: Final[Fields] = []
 
 
@@ -376,7 +377,7 @@ class Exchange:
         half.move(Move.OFFER if offer else _HEAD)
         if offer:
             self._offer = known.head.fields
-        self.response.move(_ASKED)
+        self.response.state = _AFTER_ASKED  # it was IDLE for as long as the request was
         self.method = known.head.method
         half.expected = known.length
         if fin:
@@ -387,7 +388,8 @@ class Exchange:
         status = head.status
         if status >= 200:
             half.move(_FINAL)
-            self.request.move(_REFUSE)
+            if self.request.state is _OFFERED:  # to all the others it changes nothing
+                self.request.move(_REFUSE)
             bodiless = status == 204 or status == 304 or self.method == b"HEAD"
             half.expected = 0 if bodiless else known.length
             self.status = status

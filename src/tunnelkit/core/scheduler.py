@@ -109,7 +109,7 @@ class TurnQueue:
 
     def add(self, stream: Stream) -> None:
         """Queue the stream if it has something to send and is not queued."""
-        if not stream.queued and stream.sendable:
+        if not stream.queued and ((stream.out and stream.sent < stream.send_limit) or stream.sendable):
             stream.queued = True
             self.size += 1
             (self._later if stream.served else self._first).append(stream)

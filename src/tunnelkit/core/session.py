@@ -78,7 +78,7 @@ class Session:
 
     def __init__(self, *, source: FrameSource, limits: Limits, peer_window: int, budget: Budget | None) -> None:
         self.peer_bye: str | None = None  # the code of the peer's BYE
-        self._state = State.DETACHED
+        self.state = State.DETACHED  # changed here alone, by TRANSITIONS
         self._epoch = 0
         self._ordered = True
         self._bye = b""
@@ -91,15 +91,11 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"<Session {self._state.name} epoch {self._epoch} received {self.received} "
+            f"<Session {self.state.name} epoch {self._epoch} received {self.received} "
             f"sent {self.sent} acked {self.acked}>"
         )
 
     # -- what the link may look at ---------------------------------------------------------------
-
-    @property
-    def state(self) -> State:
-        return self._state
 
     @property
     def epoch(self) -> int:
@@ -146,14 +142,14 @@ class Session:
 
     def ask(self) -> None:
         """Write a PING with the next message, whatever the clocks say; its answer is a sign of life."""
-        if self._state is State.ATTACHED:
+        if self.state is State.ATTACHED:
             self._liveness.due = True
 
     @property
     def has_output(self) -> bool:
         """Whether ``data_to_send`` has something now."""
-        if self._state is not _ATTACHED:
-            return self._state is State.CLOSING
+        if self.state is not _ATTACHED:
+            return self.state is State.CLOSING
         liveness = self._liveness
         return self._inbound.ack_due or liveness.due or liveness.pong is not None or self._outbound.has_output
 
@@ -182,7 +178,7 @@ class Session:
         except RemoteProtocolError:
             self._end(Input.REFUSE)
             raise
-        self._state = state
+        self.state = state
         self._epoch = epoch
         self._ordered = ordered
         self._marks = (self.acked, self.received)
@@ -196,7 +192,7 @@ class Session:
         if state is not State.DETACHED:
             self._end(Input.DETACH)
             return
-        self._state = state
+        self.state = state
         self._outbound.detach()
         self._forget_connection()
 
@@ -206,8 +202,8 @@ class Session:
         state = self._after(Input.CLOSE)
         if state is State.GONE:
             self._end(Input.CLOSE)
-        elif self._state is not state:
-            self._state = state
+        elif self.state is not state:
+            self.state = state
             self._bye = bye
             self._forget_connection()
 
@@ -219,7 +215,7 @@ class Session:
         Raises ``RemoteProtocolError`` when the peer broke a rule; nothing of the message was handed out. In any
         state but ATTACHED the message comes late and is ignored.
         """
-        if self._state is not _ATTACHED:
+        if self.state is not _ATTACHED:
             return []
         header = split_header(message)
         kind, flags, reserved, epoch, offset, ack = header
@@ -245,7 +241,7 @@ class Session:
         Pulled bytes count as sent, whatever becomes of the message: if it is lost, so is its connection, and they
         go out again on the next.
         """
-        if self._state is not _ATTACHED:
+        if self.state is not _ATTACHED:
             return self._farewell()
         inbound, liveness = self._inbound, self._liveness
         if liveness.due or liveness.pong is not None:
@@ -270,7 +266,7 @@ class Session:
 
         ``has_output`` may be true afterwards. Raises ``ConnectionFailed``.
         """
-        if self._state is _ATTACHED:
+        if self.state is _ATTACHED:
             self._inbound.handle_timer(now)
             self._liveness.check(now, last_received)
             self._timer = min(self._inbound.deadline, self._liveness.deadline)
@@ -311,7 +307,7 @@ class Session:
         return self._bare(Kind.PING, liveness.write_ping(now))
 
     def _farewell(self) -> bytes:
-        if self._state is not State.CLOSING:
+        if self.state is not State.CLOSING:
             return b""
         self._end(Input.SEND_BYE)
         return self._bare(Kind.BYE, self._bye)
@@ -320,14 +316,14 @@ class Session:
         return build(kind, self._epoch, 0, self._inbound.received, (payload,))
 
     def _after(self, move: Input) -> State:
-        state = TRANSITIONS.get((self._state, move))
+        state = TRANSITIONS.get((self.state, move))
         if state is None:
-            raise LocalProtocolError(f"{move.name} is no move for a session that is {self._state.name}")
+            raise LocalProtocolError(f"{move.name} is no move for a session that is {self.state.name}")
         return state
 
     def _end(self, move: Input) -> None:
         """The session is gone: let go of all that it held."""
-        self._state = self._after(move)
+        self.state = self._after(move)
         self._forget_connection()
         self._outbound.clear()
 
