@@ -50,7 +50,7 @@ class Metrics:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.registrations = 0
-        self.statuses: Counter[int] = Counter()
+        self.statuses: dict[int, int] = {}  # counted for every request, and a Counter takes twice as long
         self.seconds = 0.0
         self.resumes: Counter[str] = Counter()  # by the transport that the session goes on with
         self.moves: Counter[str] = Counter()
@@ -61,7 +61,8 @@ class Metrics:
 
     def answered(self, status: int, *, received: int, sent: int, seconds: float) -> None:
         """A request is over: its body's bytes and its answer's, and how long it was here."""
-        self.statuses[status] += 1
+        statuses = self.statuses
+        statuses[status] = statuses.get(status, 0) + 1
         self.received_bytes += received
         self.sent_bytes += sent
         self.seconds += seconds

@@ -65,7 +65,7 @@ class Outbound:
         source = self._source
         if not source.has_output:
             return False
-        if replay.room >= LEAST_ROOM and not self._starved and not self._held_back():
+        if replay.room >= LEAST_ROOM and not self._starved and not (self.pace.in_flight.bytes and self._held_back()):
             return True
         return source.has_control and self._control_room() >= LEAST_CONTROL_ROOM
 
@@ -134,7 +134,7 @@ class Outbound:
     def _pull(self, room: int) -> list[Buffer]:
         replay = self.replay
         space = replay.room
-        if space >= LEAST_ROOM and not self._held_back():
+        if space >= LEAST_ROOM and not (self.pace.in_flight.bytes and self._held_back()):
             wanted = room if room < space else space
             allowed = self._share.allow(replay.end - replay.acked, wanted)
             if allowed >= min(wanted, LEAST_ROOM):
