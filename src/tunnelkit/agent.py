@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -35,6 +35,10 @@ __all__ = ["Agent"]
 T = TypeVar("T")
 
 logger = logging.getLogger("tunnelkit.client")
+
+# Looked up once: see core.exchange.
+_BYTES: Final = StreamKind.BYTES
+_HTTP: Final = StreamKind.HTTP
 
 
 class Agent:
@@ -84,14 +88,11 @@ class Agent:
 
     def accept(self, stream: Stream, opened: Opened) -> StreamHandler | None:
         """The handler of a stream that the server opened; None refuses it, and nothing reached an origin."""
-        if self.draining or not self._workers.running or not self._serves(opened.kind):
+        if self.draining or not self._workers.running or (opened.kind is _BYTES and self._tcp is None):
             return None
         exchange = AgentExchange(self, stream, opened)
         self.active.add(exchange)
         return exchange
-
-    def _serves(self, kind: StreamKind) -> bool:
-        return kind is not StreamKind.BYTES or self._tcp is not None
 
     def begun(self, exchange: AgentExchange) -> None:
         """Its head came."""
@@ -129,14 +130,16 @@ class AgentExchange(OriginExchange):
 
     def __init__(self, agent: Agent, stream: Stream, opened: Opened) -> None:
         self.x_host: HostOrigin | None = None
-        self.caller = opened.fields.get(OpenField.CALLER, b"").decode("ascii", "replace")
+        self.caller = ""
         self.has_body = True
         self._agent = agent
         self._stream = stream
-        self.wanted = opened.fields.get(OpenField.X_HOST)
-        self._by_destination = OpenField.BY_DESTINATION in opened.fields
-        self.byte_stream = opened.kind is StreamKind.BYTES
-        self._upgrade = opened.kind is not StreamKind.HTTP
+        self.wanted: bytes | None = None
+        self._by_destination = False
+        if opened.fields:
+            self._read(opened.fields)
+        self.byte_stream = opened.kind is _BYTES
+        self._upgrade = opened.kind is not _HTTP
         self._exchange = Exchange(client=True, limits=agent.limits, heads=agent.heads)
         self._known: KnownRequest | None = None
         self._inbox: deque[bytes] = deque()
@@ -152,6 +155,11 @@ class AgentExchange(OriginExchange):
         self.began = 0.0  # when its head came
         self.number = 0
         self._spliced = (0, 0)  # bytes of an upgraded connection: from the caller, and to it
+
+    def _read(self, fields: Mapping[int, bytes]) -> None:
+        self.caller = fields.get(OpenField.CALLER, b"").decode("ascii", "replace")
+        self.wanted = fields.get(OpenField.X_HOST)
+        self._by_destination = OpenField.BY_DESTINATION in fields
 
     # -- the stream's events -------------------------------------------------------------------
 
@@ -235,7 +243,8 @@ class AgentExchange(OriginExchange):
         perch = None
         try:
             perch = await begun.finish()
-            self._check_complete()
+            if not self._exchange_over:
+                self._miss_rest()
         except Exception as error:
             if not isinstance(error, TunnelkitError):
                 logger.exception("an origin failed")
@@ -248,13 +257,13 @@ class AgentExchange(OriginExchange):
         """The same as far as it goes without waiting. True: it is over, and the next may begin where it went out."""
         if not begun.advance():
             return False
-        self._check_complete()
+        if not (self._gone or self._over):
+            self._miss_rest()
         self._leave()
         return True
 
-    def _check_complete(self) -> None:
-        if not self._exchange_over:
-            self.fail(502, "origin_failed", "the origin gave no complete answer")
+    def _miss_rest(self) -> None:
+        self.fail(502, "origin_failed", "the origin gave no complete answer")
 
     @property
     def _exchange_over(self) -> bool:
@@ -332,7 +341,7 @@ class AgentExchange(OriginExchange):
                 self._stream.fault_code = ResetCode.BROKEN_OFF
 
     def send_known(self, known: KnownResponse) -> None:
-        if not self._exchange_over:
+        if not (self._gone or self._over):
             self._stream.send_head(self._exchange.send_known_response(known))
             self._stream.fault_code = ResetCode.BROKEN_OFF
 
@@ -342,7 +351,7 @@ class AgentExchange(OriginExchange):
             self._stream.send_data(data)
 
     def send_last(self, data: Buffer) -> None:
-        if not self._exchange_over:
+        if not (self._gone or self._over):
             self._exchange.send_data(len(data), fin=True)
             self._stream.send_data(data, fin=True)
             self._over = True

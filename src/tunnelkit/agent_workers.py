@@ -36,19 +36,18 @@ class Workers:
     def __init__(self) -> None:
         self.parked: list[_Worker] = []
         self.perched: dict[Perch, _Worker] = {}  # those that wait for their next exchange at a connection
+        self.running = False
         self._tasks: TaskGroup | None = None
-
-    @property
-    def running(self) -> bool:
-        return self._tasks is not None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
         try:
             async with anyio.create_task_group() as self._tasks:
+                self.running = True
                 task_status.started()
                 await anyio.sleep_forever()
         finally:
+            self.running = False
             self._tasks = None
             self.parked.clear()
             self.perched.clear()

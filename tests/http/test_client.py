@@ -7,10 +7,11 @@ import anyio
 import pytest
 
 from tunnelkit.config import Limits
-from tunnelkit.errors import HeadError, StreamBroken
+from tunnelkit.errors import HeadError, LocalProtocolError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.caller import FrontRequest
 from tunnelkit.http.client import OriginConnection, simple_request
+from tunnelkit.http.client_codec import request_block
 from tunnelkit.http.codec import Body, End
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.prefixed import PrefixedStream
@@ -58,6 +59,68 @@ async def test_two_requests_on_one_connection() -> None:
             assert connection.check_idle()
             assert connection.exchanges == number
         assert "DONE" in repr(connection)
+
+
+@pytest.mark.parametrize("pieces", [[OK], [OK[:-1], OK[-1:]], [OK[:-2], OK[-2:]]], ids=["whole", "part", "head"])
+async def test_a_body_that_is_here_as_a_whole_is_taken_at_once(pieces: list[bytes]) -> None:
+    async with connected() as (connection, origin):
+        for _ in range(3):
+            connection.send_whole(request_block(GET))
+            assert not connection.request_untouched
+            assert await read_until(origin, b"\r\n\r\n") == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+            await origin.send(pieces[0])
+            assert isinstance(connection.next_event_nowait(), ResponseHead)
+            if len(pieces) == 1:
+                assert connection.take_rest() == b"hi"
+            else:
+                assert connection.take_rest() is None
+                await origin.send(pieces[1])
+                found = events(connection)
+                assert b"".join(event.data for event in found if isinstance(event, Body)) == b"hi"
+                assert found[-1] == End([])
+            assert connection.take_rest() is None
+            assert connection.next_event_nowait() is None
+            assert connection.reusable
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        (b"HEAD", OK[:-2]),
+        (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ],
+)
+async def test_there_is_no_rest_of_other_answers(method: bytes, answer: bytes) -> None:
+    async with connected() as (connection, origin):
+        for _ in range(3):  # of one that comes again nothing is looked at but what it was
+            connection.send_whole(request_block(RequestHead(method, b"/", [HOST])))
+            await origin.send(answer)
+            assert isinstance(connection.next_event_nowait(), ResponseHead)
+            assert connection.take_rest() is None
+            assert events(connection) == [End([])]
+            assert connection.reusable
+
+
+async def test_what_answers_head_says_nothing_of_what_answers_get() -> None:
+    """The same head, byte for byte."""
+    async with connected() as (connection, origin):
+        for method in (b"HEAD", b"HEAD", b"HEAD", b"GET", b"HEAD", b"GET"):
+            connection.send_whole(request_block(RequestHead(method, b"/", [HOST])))
+            await origin.send(OK if method == b"GET" else OK[:-2])
+            assert isinstance(connection.next_event_nowait(), ResponseHead)
+            assert connection.take_rest() == (b"hi" if method == b"GET" else None)
+            assert events(connection) == ([] if method == b"GET" else [End([])])
+            assert connection.reusable
+
+
+async def test_a_request_that_lacks_its_body_does_not_go_out() -> None:
+    async with connected() as (connection, origin):
+        with pytest.raises(LocalProtocolError):
+            connection.send_whole(request_block(RequestHead(b"POST", b"/", [HOST, (b"Content-Length", b"2")])))
+        assert connection.request_untouched
+        assert origin.receive_nowait() is None
 
 
 async def test_interim_responses_come_first() -> None:

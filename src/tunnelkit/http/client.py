@@ -53,12 +53,22 @@ class OriginConnection:
 
     def send_block(self, request: RequestBlock) -> None:
         """The same for a head that is written already."""
+        self._out.add(self._begin(request))
+
+    def send_whole(self, request: RequestBlock) -> None:
+        """The same for one without a body, which goes out at once."""
+        block = self._begin(request)
+        self._codec.encode_end()
+        self._out.add(block)
+        self.flush()
+
+    def _begin(self, request: RequestBlock) -> bytes:
         if self._codec.reading is not State.HEAD:
             self._codec.start_next_cycle()
         self.exchanges += 1
         self._taken_before = self._out.taken
         self._final = False
-        self._out.add(self._codec.encode_request(request))
+        return self._codec.encode_request(request)
 
     def try_send_body(self, data: Buffer) -> bool:
         """Take all of ``data`` (at most 64 KiB) or nothing: False while what was taken before is not yet flushed."""
@@ -130,6 +140,11 @@ class OriginConnection:
         """The last piece of a body with Content-Length was given: its end is the next event."""
         return self._codec.body_left == 0
 
+    def take_rest(self) -> bytes | None:
+        """The whole body of the response whose head was just given, where it has a Content-Length and is here: the
+        response is complete then. Else ``None``, and it comes in events."""
+        return self._codec.take_rest()
+
     @property
     def final(self) -> bool:
         """The final head of the current exchange was given."""
@@ -160,8 +175,10 @@ class OriginConnection:
 
     def check_idle(self) -> bool:
         """Whether the connection, on which nothing is expected, is still quiet: an end or stray bytes spoil it."""
-        if not self.reusable:
-            return False
+        return self.reusable and self.is_silent()
+
+    def is_silent(self) -> bool:
+        """The same of one that was ``reusable`` when its last exchange ended."""
         try:
             return self.stream.receive_nowait(1) is None
         except StreamBroken:

@@ -13,7 +13,6 @@ from .framing import (
     CHUNKED,
     CODING_FIELDS,
     UNTIL_CLOSE,
-    FramingFields,
     Length,
     framing_fields,
     persists,
@@ -27,7 +26,12 @@ __all__ = ["ClientCodec", "RequestBlock", "request_block"]
 
 # Looked up once: see codec.
 _BY_HEAD: Final = Move.HEAD
+_BY_END: Final = Move.END
+_HEAD: Final = State.HEAD
+_BODY: Final = State.BODY
 _DONE: Final = State.DONE
+
+_NO_BODY: Final = BodyWriter(None)  # keeps nothing of one request for the next
 
 
 class RequestBlock(NamedTuple):
@@ -66,7 +70,8 @@ class _Known(NamedTuple):
 
     block: bytes
     again: Again[ResponseHead]
-    found: FramingFields
+    length: Length  # of the body, unless it answers HEAD
+    persists: bool
 
 
 class ClientCodec(Codec[ResponseHead]):
@@ -90,18 +95,17 @@ class ClientCodec(Codec[ResponseHead]):
         self._method = request.method
         self._offer = request.offer
         self._persists = request.persists
-        self._writer = BodyWriter(request.length)
+        self._writer = _NO_BODY if request.length is None else BodyWriter(request.length)
         return request.block
 
     def _begin(self, block: bytes) -> ResponseHead:
-        if self.writing is State.HEAD:
+        if self.writing is _HEAD:
             raise HeadError(502, "bad_response", "a response came without a request")
         known = self._known
         if known is not None and block is known.block:
             self.again = known.again
-            head = known.again.copy()
-            self._begin_body(head, known.found)
-            return head
+            self._begin_body(0 if self._method == b"HEAD" else known.length, known.persists)
+            return known.again.copy()
         self._known = self.again = None
         comes_again = block is self._repeats.block
         head, names = self._read(block)
@@ -111,16 +115,26 @@ class ClientCodec(Codec[ResponseHead]):
             self.reading = moved(self.reading, Move.INFO)
         else:
             found = framing_fields(head.fields, names)
-            self._begin_body(head, found)
+            lives_on = persists(head, found)
+            self._begin_body(response_length(head, found, self._method), lives_on)
             if comes_again:
                 self.again = Again(head.copy())
-                self._known = _Known(block, self.again, found)
+                self._known = _Known(block, self.again, response_length(head, found, b""), lives_on)
         return head
 
-    def _begin_body(self, head: ResponseHead, found: FramingFields) -> None:
-        self._left = response_length(head, found, self._method)
-        self._persists &= persists(head, found) and self._left != UNTIL_CLOSE
+    def _begin_body(self, length: Length, lives_on: bool) -> None:
+        self._left = length
+        self._persists &= lives_on and length != UNTIL_CLOSE
         self.reading = moved(self.reading, _BY_HEAD)
+
+    def take_rest(self) -> bytes | None:
+        """What is left of a body with Content-Length, if it is here: the response is complete then."""
+        left = self._left
+        if self.reading is not _BODY or not 0 < left <= self._input.size:
+            return None
+        self._left = 0
+        self.reading = moved(self.reading, _BY_END)
+        return self._input.take(left)
 
     def _read(self, block: bytes) -> tuple[ResponseHead, FieldNames]:
         again = self._repeats.response(block)

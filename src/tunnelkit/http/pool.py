@@ -50,10 +50,10 @@ class OriginPool:
 
     def acquire_nowait(self) -> OriginConnection | None:
         """The connection used last, if one is alive; dead ones that are met are let go."""
-        self._retire_old(self._keeper.now())
+        old = self._keeper.now() - self._limits.origin_idle
         while self._idle:
-            _, connection = self._idle.pop()
-            if connection.check_idle():
+            since, connection = self._idle.pop()
+            if since > old and connection.is_silent():
                 return connection
             self._let_go(connection)
         return None
@@ -109,7 +109,7 @@ class OriginPool:
         self._retire_old(now)
         idle, self._idle = self._idle, deque()
         for since, connection in idle:
-            if connection.check_idle():
+            if connection.is_silent():
                 self._idle.append((since, connection))
             else:
                 self._let_go(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from ..core.known_heads import KnownResponse
 from ..errors import DialError, HeadError, StreamBroken
@@ -19,6 +20,9 @@ __all__ = ["UrlExchange"]
 
 # What may be repeated though the origin may have acted on it (RFC 9110 9.2.2).
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+
+
+_END: Final = End([])
 
 
 class UrlExchange(Begun):
@@ -139,10 +143,10 @@ class UrlExchange(Begun):
         exchange = self._exchange
         exchange.on_news(connection.wake)
         self._request_ended = not exchange.has_body
-        connection.send_block(self._request)
         if self._request_ended:
-            connection.send_end()
+            connection.send_whole(self._request)
         else:
+            connection.send_block(self._request)
             self._pump_body(connection)
             connection.flush()
 
@@ -192,9 +196,9 @@ class UrlExchange(Begun):
     def _pump_answer(self, connection: OriginConnection) -> End | ResponseHead | None:
         """What ends the HTTP of it, once that came: its end, or the head of a 101."""
         exchange = self._exchange
-        while not self._is_starved() and (event := connection.next_event_nowait()) is not None:
+        while not (self._starved and self._is_starved()) and (event := connection.next_event_nowait()) is not None:
             if isinstance(event, Body):
-                if connection.body_complete:  # as most small answers are that come in one piece
+                if connection.body_complete:
                     exchange.send_last(event.data)
                     last = connection.next_event_nowait()
                     assert isinstance(last, End)
@@ -211,6 +215,9 @@ class UrlExchange(Begun):
                 self._starved = exchange.room <= 0
             else:
                 self._send_final(connection, event)
+                if (body := connection.take_rest()) is not None:  # as most small answers are that come in one piece
+                    exchange.send_last(body)
+                    return _END
         return None
 
     def _send_final(self, connection: OriginConnection, head: ResponseHead) -> None:
@@ -219,8 +226,7 @@ class UrlExchange(Begun):
         )
 
     def _is_starved(self) -> bool:
-        if self._starved:
-            self._starved = self._exchange.room <= 0
+        self._starved = self._exchange.room <= 0
         return self._starved
 
 
