@@ -12,9 +12,11 @@ import asyncio
 import functools
 import gc
 import inspect
+import math
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
@@ -73,15 +75,61 @@ def end_process_after(seconds: float, item: pytest.Item) -> Callable[[], None]:
     As pytest-timeout does with ``timeout_method = "thread"``. But its report is lost in a worker of pytest-xdist, and
     shows no task of an event loop.
     """
-    timer = threading.Timer(seconds, _end_process, (seconds, item))
-    timer.name = f"time limit of {item.nodeid}"
-    timer.start()
+    return _watch().over_at(time.monotonic() + seconds, lambda: _end_process(seconds, item))
 
-    def cancel() -> None:
-        timer.cancel()
-        timer.join()
 
-    return cancel
+class _Watch(threading.Thread):
+    """One alarm at a time, the newest. A thread for each test, as a ``threading.Timer`` is, takes two turns
+    of the scheduler to begin and to end; this one sleeps through most tests."""
+
+    def __init__(self) -> None:
+        super().__init__(name="time limit of tests", daemon=True)
+        self._news = threading.Condition()
+        self._due: tuple[float, Callable[[], None]] | None = None
+        self._wakes = math.inf
+
+    def over_at(self, moment: float, alarm: Callable[[], None]) -> Callable[[], None]:
+        due = (moment, alarm)
+        with self._news:
+            self._due = due
+            if moment < self._wakes:
+                self._news.notify()
+
+        def cancel() -> None:
+            with self._news:
+                if self._due is due:
+                    self._due = None
+
+        return cancel
+
+    def run(self) -> None:
+        while True:
+            with self._news:
+                alarm = self._next_alarm()
+            if alarm is not None:
+                alarm()
+
+    def _next_alarm(self) -> Callable[[], None] | None:
+        """The alarm, when its time has come. It sleeps through what is cancelled, and through what comes later."""
+        if self._due is None:
+            self._wakes = math.inf
+            self._news.wait()
+            return None
+        moment, alarm = self._due
+        left = moment - time.monotonic()
+        if left > 0:
+            self._wakes = moment
+            self._news.wait(left)
+            return None
+        self._due = None
+        return alarm
+
+
+@functools.cache
+def _watch() -> _Watch:
+    watch = _Watch()
+    watch.start()
+    return watch
 
 
 def _end_process(seconds: float, item: pytest.Item) -> None:
