@@ -228,10 +228,27 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     async with serving(begins) as served:
         stream = await served.connect()
         await stream.send(b"".join(GET % number for number in range(10)))
-        await read(stream, b"".join(answered(b"handled /%d" % number) for number in range(10)))
+        handled = b"".join(answered(b"handled /%d" % number) for number in range(9))
+        await read(stream, handled + answered(b"begun /9"))
         await anyio.wait_all_tasks_blocked()
         await stream.send(GET % 10)
         await read(stream, answered(b"begun /10"))
+
+
+async def test_a_connection_rests_on_one_that_its_task_read_too() -> None:
+    begins = Begins()
+    async with serving(begins) as served:
+        stream = await served.connect()
+        await stream.send(GET % 0 + GET % 1)  # the taker leaves more than one to the task
+        await read(stream, answered(b"handled /0") + answered(b"begun /1"))
+        await anyio.wait_all_tasks_blocked()
+        head = GET % 2
+        await stream.send(head[:9])
+        await served.has_read(len(GET % 0 + GET % 1) + 9)
+        await stream.send(head[9:])
+        await read(stream, answered(b"begun /2"))
+        await anyio.wait_all_tasks_blocked()
+        assert not any(exchange.finished for exchange in begins.exchanges)
 
 
 async def test_what_comes_while_one_is_under_way_waits_its_turn() -> None:
@@ -243,7 +260,9 @@ async def test_what_comes_while_one_is_under_way_waits_its_turn() -> None:
         await stream.send(GET % 1)
         await served.has_read(len(GET % 0 + GET % 1))
         exchange.answer(b"first")
-        await read(stream, answered(b"first") + answered(b"handled /1"))
+        await read(stream, answered(b"first"))
+        (await begins.next()).answer(b"second")
+        await read(stream, answered(b"second"))
 
 
 async def test_none_leaves_it_to_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:

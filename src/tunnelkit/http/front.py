@@ -115,7 +115,7 @@ class Front:
         )
         connection.closing = connection.may_ask = self._draining
         if self._begin is not None:
-            connection.taker = partial(self._take, connection, self._begin)
+            connection.taker = partial(self._take, connection)
         self._connections.add(connection)
         try:
             await self._serve(connection)
@@ -156,15 +156,20 @@ class Front:
         while True:
             event = codec.next_event()
             if isinstance(event, RequestHead):
-                return self._request(connection, event)
-            if event is Signal.CLOSED:
+                request = self._request(connection, event)
+                # As the taker would: a connection whose requests come fast would never rest again, if those that its
+                # task happens to read were handled by it to their ends.
+                if not self._begun(connection, request):
+                    return request
+            elif event is Signal.CLOSED:
                 return None
-            if not connection.read(READ_AHEAD):
-                if not self._expect_head(connection):
-                    return None
-                await connection.stream.wait(readable=True, taker=connection.taker)
-                if connection.request is not None:
-                    return connection.request
+            elif connection.read(READ_AHEAD):
+                continue
+            elif not self._expect_head(connection):
+                return None
+            await connection.stream.wait(readable=True, taker=connection.taker)
+            if connection.request is not None:
+                return connection.request
 
     def _expect_head(self, connection: CallerConnection) -> bool:
         """Let the clock run for what is to come next. False when nothing is, or not any more."""
@@ -189,7 +194,7 @@ class Front:
         connection.closing = self._draining
         return FrontRequest(connection, head)
 
-    def _take(self, connection: CallerConnection, begin: Beginner) -> bool:
+    def _take(self, connection: CallerConnection) -> bool:
         """Bytes came while the task waits: begin the request that they are. False leaves it, as far as it was read,
         to the task."""
         if not connection.rests or not connection.read(READ_AHEAD):
@@ -197,11 +202,15 @@ class Front:
         head = connection.codec.next_event()
         if not isinstance(head, RequestHead):
             return False
-        request = connection.request = self._request(connection, head)
-        if not request.received or connection.codec.buffered:
+        return self._begun(connection, self._request(connection, head))
+
+    def _begun(self, connection: CallerConnection, request: FrontRequest) -> bool:
+        """Begin the request, where that can be done without waiting. False leaves it to the task."""
+        connection.request = request
+        if self._begin is None or not request.received or connection.codec.buffered:
             return False
         try:
-            connection.begun = begin(request)
+            connection.begun = self._begin(request)
         except Exception as error:
             connection.begun = _Failed(error)
             return False
