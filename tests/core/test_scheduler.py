@@ -139,6 +139,13 @@ def test_a_small_get_leaves_in_one_turn() -> None:
     assert (stream.local, stream.remote, stream.sent, stream.buffered) == (Half.CLOSED, Half.OPEN, 3, 0)
 
 
+def test_nothing_passes_a_piece_that_was_cut() -> None:
+    stream = a_stream(2, (DATA, bytes(150)), (HEAD, b""))
+    stream.local = Half.ENDING
+    assert [(code, len(payload)) for code, _stream, payload in turn(stream)] == [(DATA, 100)]
+    assert [(code, len(payload)) for code, _stream, payload in turn(stream)] == [(DATA, 50), (HEAD_FIN, 0)]
+
+
 def test_pieces_are_slices_of_what_was_given() -> None:
     data = bytes(150)
     stream = a_stream(2, (DATA, data), (DATA, data))

@@ -168,28 +168,35 @@ def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int) -> int
 def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int) -> int:
     out = stream.out
     left = room - HEADER_SIZE  # for the next payload
-    taken = 0
-    while out and left >= 0:
-        code, data = out[0]
-        take = len(data)
-        if take <= allowed - taken and take <= left:
-            out.popleft()
-            if not out and stream.local is ENDING:
-                code |= FIN
-                stream.local = AFTER_FIN
-        else:
-            take = min(allowed - taken, left)
-            if not take or (taken and left < SCRAP):
-                break
-            view = memoryview(data)
-            data = view[:take]
-            out[0] = (code, view[take:])
-            if code == HEAD:
-                code |= MORE
-        pieces.append(pack_header(code, take, stream.id))
+    taken = whole = 0
+    for code, data in out:
+        size = len(data)
+        if size > allowed - taken or size > left:
+            break
+        whole += 1
+        if whole == len(out) and stream.local is ENDING:
+            code |= FIN
+            stream.local = AFTER_FIN
+        pieces.append(pack_header(code, size, stream.id))
         pieces.append(data)
-        taken += take
-        left -= take + HEADER_SIZE
+        taken += size
+        left -= size + HEADER_SIZE
+    del out[:whole]
+    if out:
+        part = min(allowed - taken, left)
+        if part > 0 and (left >= SCRAP or not taken):
+            _take_part(stream, pieces, part)
+            taken += part
+            left -= part + HEADER_SIZE
     stream.sent += taken
     stream.buffered -= taken
     return room - HEADER_SIZE - left
+
+
+def _take_part(stream: Stream, pieces: list[Buffer], size: int) -> None:
+    """Append ``size`` bytes of the first that waits, which has more."""
+    code, data = stream.out[0]
+    view = memoryview(data)
+    stream.out[0] = (code, view[size:])
+    pieces.append(pack_header(code | MORE if code == HEAD else code, size, stream.id))
+    pieces.append(view[:size])

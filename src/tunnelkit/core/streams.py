@@ -12,7 +12,6 @@ frames themselves. A finished stream is not in any table: what comes late for it
 
 from __future__ import annotations
 
-from collections import deque
 from enum import IntEnum
 from typing import Final
 
@@ -124,7 +123,7 @@ class Stream:
         self.opening = opening  # the OPEN frame, until it is sent
         self.local = OPENED
         self.remote = OPENED if opening is None else IDLE
-        self.out: deque[tuple[int, Buffer]] = deque()  # (HEAD or DATA, what waits to be sent)
+        self.out: list[tuple[int, Buffer]] = []  # (HEAD or DATA, what waits to be sent)
         self.buffered = 0  # bytes in out
         self.charged = 0  # of them counted in the process's budget
         self.send_limit = send_limit
