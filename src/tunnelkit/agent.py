@@ -147,6 +147,7 @@ class AgentExchange(OriginExchange):
         self._trailers: Fields = []
         self._body_started = False
         self._news = False  # of the body, which the origin was not told yet
+        self._origin: Origin | None = None  # that is to answer, once all that came with the head is here
         self._assigned = False  # a worker has it, or will
         self._gone = False
         self._over = False
@@ -193,6 +194,12 @@ class AgentExchange(OriginExchange):
             self.fail(error.status, error.code, error.detail)
             self._leave()
             return
+        if has_body:  # what came with the head goes out with it
+            self._origin = origin
+        else:
+            self._assign(origin)
+
+    def _assign(self, origin: Origin) -> None:
         self._assigned = True
         self._agent.assign(self, origin)
 
@@ -215,6 +222,10 @@ class AgentExchange(OriginExchange):
     def on_settled(self) -> None:
         if self._left:
             self._drop_rest()
+        elif self._origin is not None:
+            origin, self._origin = self._origin, None
+            self._news = False
+            self._assign(origin)
         elif self._news:
             self._news = False
             self._wake()

@@ -66,14 +66,14 @@ class Workers:
             begun.drop()
 
     def park(self, worker: _Worker) -> bool:
-        if not self._has_room:
+        if len(self.parked) + len(self.perched) >= WORKERS_KEPT:
             return False
         self.parked.append(worker)
         return True
 
     def perch(self, worker: _Worker, perch: Perch) -> bool:
         """Who begins something there from now on gives it to ``worker``."""
-        if not self._has_room:
+        if len(self.parked) + len(self.perched) >= WORKERS_KEPT:
             return False
         self.perched[perch] = worker
         return True
@@ -81,10 +81,6 @@ class Workers:
     def leave(self, worker: _Worker, perch: Perch) -> None:
         if self.perched.get(perch) is worker:
             del self.perched[perch]
-
-    @property
-    def _has_room(self) -> bool:
-        return len(self.parked) + len(self.perched) < WORKERS_KEPT
 
 
 class _Worker:

@@ -19,11 +19,16 @@ from tunnelkit import TunnelClient
 from tunnelkit import agent_workers as workers_module
 from tunnelkit.agent import AgentExchange
 from tunnelkit.agent_workers import Workers
-from tunnelkit.core.frames import ResetCode
+from tunnelkit.core.events import Opened
+from tunnelkit.core.frames import ResetCode, StreamKind
 from tunnelkit.errors import StreamBroken
+from tunnelkit.heads import RequestHead, encode_request
+from tunnelkit.http.writing import Outgoing
+from tunnelkit.net.stream import ByteStream
 from tunnelkit.origins.base import Begun, Perch
 from tunnelkit.origins.url_exchange import UrlExchange
 from tunnelkit.request_events import RequestFinished
+from tunnelkit.tunnel_stream import Stream
 
 from .tunnels import TOKEN, Caller, Tunnel, eventually, tunnel
 
@@ -150,6 +155,45 @@ async def test_whole_answers_wake_nobody(there: There) -> None:
     assert there.woken == 0
     assert there.client._agent.answered == 6
     assert len(there.origin.connections) == len(there.workers.perched) == 1
+
+
+async def test_a_body_that_came_with_its_head_goes_out_with_it(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    flush = Outgoing.flush
+
+    def noted(out: Outgoing, stream: ByteStream) -> bool:
+        sent.append(b"".join(out._pieces))
+        return flush(out, stream)
+
+    monkeypatch.setattr(Outgoing, "flush", noted)
+    await there.caller.send("POST", PATH, body=b"hello")
+    await (await there.origin.until(2)).send(OK)
+    assert await there.caller.answer() == (200, b"fine")
+    await there.clean()
+    assert there.woken == 0
+    assert [piece[-9:] for piece in sent if b"POST" in piece or piece == b"hello"] == [b"\r\n\r\nhello"]
+    await there.perched()
+    await there.works(number=3)
+    assert len(there.origin.connections) == 1
+
+
+class Nowhere(Stream):
+    """A stream of no link; what happens to it is nobody's concern."""
+
+    def __init__(self) -> None:
+        self.open = False
+
+
+async def test_a_request_that_is_taken_back_within_one_message_reaches_no_origin(there: There) -> None:
+    agent = there.client._agent
+    exchange = agent.accept(Nowhere(), Opened(2, StreamKind.HTTP, {}))
+    assert exchange is not None
+    exchange.on_head(encode_request(RequestHead(b"POST", b"/", [(b"Host", b"caller.test")])), False)
+    exchange.on_data(b"some", False)
+    exchange.on_reset(ResetCode.CANCEL)
+    exchange.on_settled()
+    assert not agent.active
+    await there.works(number=2)
 
 
 async def test_whole_answers_leave_no_garbage(there: There) -> None:

@@ -129,11 +129,11 @@ class OriginConnection:
                 return None
             self._codec.receive_data(data)
 
-    def plan(self, head: ResponseHead, key: object, make: Callable[[], T]) -> T:
-        """What ``make``, which is known by ``key``, makes of the ``head`` given last: where it is the one before once
-        more, what was made of that."""
+    def plan(self, key: object, make: Callable[[], T]) -> T:
+        """What ``make``, which is known by ``key``, makes of the head given last, which nobody changed: where it is
+        the one before once more, what was made of that."""
         again = self._codec.again
-        return make() if again is None else again.plan(head, key, make)
+        return make() if again is None else again.made(key, make)
 
     @property
     def body_complete(self) -> bool:

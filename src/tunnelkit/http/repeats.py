@@ -40,8 +40,10 @@ class Again(Generic[HeadT]):
 
     def plan(self, head: HeadT, key: object, make: Callable[[], T]) -> T:
         """What ``make``, which is known by ``key``, makes of ``head``: once, unless somebody changed it since."""
-        if head != self._head:
-            return make()
+        return self.made(key, make) if head == self._head else make()
+
+    def made(self, key: object, make: Callable[[], T]) -> T:
+        """The same for who knows that nobody did."""
         plan: T | None = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = make()

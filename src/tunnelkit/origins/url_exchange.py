@@ -222,7 +222,7 @@ class UrlExchange(Begun):
 
     def _send_final(self, connection: OriginConnection, head: ResponseHead) -> None:
         self._exchange.send_known(
-            connection.plan(head, KnownResponse, lambda: KnownResponse.outgoing(forward_response(head)))
+            connection.plan(KnownResponse, lambda: KnownResponse.outgoing(forward_response(head)))
         )
 
     def _is_starved(self) -> bool:
