@@ -25,7 +25,7 @@ from .core.opening import OpeningResult
 from .core.session import ConnectionFailed, Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
 from .link_run import LinkRun
-from .net.doorbell import Doorbell
+from .net.doorbell import Doorbell, Soon
 from .net.loop import loop_clock
 from .net.timers import Timer, Timers
 from .transports.base import Connection
@@ -37,8 +37,7 @@ __all__ = ["Link"]
 CLOSE_TIMEOUT = 1.0
 # Bytes that any transport takes in one message.
 LAST_WORD_LIMIT = 4096
-# Exchanges that share a message where many are under way: while the peer works on these, this end goes on with the
-# next. With all of a turn's in one message the two ends would work by turns, each waiting for the other.
+# Exchanges that share a message where many are under way. With all of a turn's in one the ends would work by turns.
 SHARED = 8
 
 _GONE: Final = State.GONE
@@ -82,7 +81,8 @@ class Link:
         self._run: LinkRun | None = None
         self._now = loop_clock()
         self._gathered = 0  # exchanges that had all they have to say put in since the last message
-        self._bell = Doorbell()  # there may be something to send
+        self._bell = Doorbell()  # there may be something for the writer to send
+        self._soon = Soon(self._send_now)
         self._timers = timers or Timers(logger)
         self._own_timers = None if timers else self._timers
         self._timer: Timer | None = None
@@ -97,7 +97,7 @@ class Link:
 
     @property
     def gone(self) -> bool:
-        """The session is over, or about to be: nothing new may begin on it."""
+        """The session is over, or about to be."""
         return self.session.state in _OVER
 
     @property
@@ -135,23 +135,44 @@ class Link:
 
     def ring(self) -> None:
         """There may be something to send."""
-        self._bell.ring()
-
-    def flush(self) -> None:
-        """An exchange has nothing to add for now. What waits is sent at once where it is alone, with nobody to share
-        a message with, or where ``SHARED`` have gathered; else the writer sends it in its turn of the loop. A writer
-        that is at work is left to it."""
-        self._gathered += 1
-        if self._gathered < SHARED and len(self.streams) != 1:
+        if self._soon.asked:
             return
         run = self._run
-        if run is None or self.gone or not (self._bell.awaited and self._has_output(run)):
+        # Where the way takes it at once, that needs no task.
+        at_once = run is not None and self._bell.awaited and not self.gone and run.connection.room_now()
+        if not (at_once and self._soon.ask()):
+            self._bell.ring()
+
+    def flush(self) -> None:
+        """An exchange has nothing to add for now: send at once where it is alone, or ``SHARED`` have gathered."""
+        self._gathered += 1
+        if self._gathered >= SHARED or len(self.streams) == 1:
+            self._soon.call_off()
+            self._send_now()
+
+    def _send_now(self) -> None:
+        """Send a message, if the way takes one without waiting. A writer that is at work is left to it."""
+        run = self._run
+        if run is None:
             return
-        room = run.connection.room_now()
-        message = self.session.data_to_send(self._now(), room) if room else b""
+        if self._bell.awaited and not self.gone and self._has_output(run):
+            try:
+                self._send_message(run)
+            except Exception as error:
+                self._fail(run, error)
+                return
+        if self._has_output(run) or self.gone:
+            self._bell.ring()
+        else:
+            self._check_timer()
+
+    def _send_message(self, run: LinkRun) -> None:
+        connection = run.connection
+        room = connection.room_now()
+        message = self.session.data_to_send(self._now(), room, connection.at_once) if room else b""
         if message:
             with suppress(ConnectionLost):  # which the reader hears of too
-                run.connection.send_now(message)
+                connection.send_now(message)
             self._after_message()
 
     # -- one connection ------------------------------------------------------------------------

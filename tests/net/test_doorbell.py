@@ -3,7 +3,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from tunnelkit.net.doorbell import Doorbell
+from tunnelkit.net.doorbell import Doorbell, Soon
+from tunnelkit.net.loop import runs_on_asyncio
 
 pytestmark = pytest.mark.anyio
 
@@ -45,3 +46,26 @@ async def test_a_cancelled_wait_takes_no_ring_away() -> None:
     bell.ring()
     with anyio.fail_after(10):
         await bell.wait()
+
+
+async def test_a_call_comes_soon_and_once(anyio_backend_name: str) -> None:
+    calls: list[bool] = []
+    soon = Soon(lambda: calls.append(runs_on_asyncio()))
+    on_asyncio = anyio_backend_name == "asyncio"
+    for count in range(3):
+        assert soon.ask() is soon.ask() is soon.asked is on_asyncio
+        assert len(calls) == count * on_asyncio
+        await anyio.wait_all_tasks_blocked()
+        assert calls == [True] * (count + 1) * on_asyncio
+        assert not soon.asked
+
+
+async def test_a_call_may_be_called_off() -> None:
+    calls: list[None] = []
+    soon = Soon(lambda: calls.append(None))
+    soon.call_off()
+    soon.ask()
+    soon.call_off()
+    await anyio.wait_all_tasks_blocked()
+    assert not calls
+    assert not soon.asked

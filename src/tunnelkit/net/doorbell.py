@@ -1,14 +1,15 @@
-"""A bell for one who waits: rung often, and mostly while nobody listens."""
+"""A bell for one who waits: rung often, and mostly while nobody listens. And, for what needs no task, a call soon."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import anyio
 
-from .loop import runs_on_asyncio
+from .loop import in_callback, runs_on_asyncio
 
-__all__ = ["Doorbell"]
+__all__ = ["Doorbell", "Soon"]
 
 
 class Doorbell:
@@ -55,3 +56,32 @@ class Doorbell:
                 await self._event.wait()
         finally:
             self.awaited = False
+
+
+class Soon:
+    """``call`` is called once the loop has done what it is at, once however often that was asked for; unless it is
+    called off. ``call`` must not raise. Only asyncio has such calls."""
+
+    __slots__ = ("_call", "_handle", "_loop", "asked")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop() if runs_on_asyncio() else None
+        self._handle: asyncio.Handle | None = None
+        self.asked = False
+
+    def ask(self) -> bool:
+        """False where there is no such call."""
+        if not self.asked and self._loop is not None:
+            self._handle = self._loop.call_soon(self._ring)
+            self.asked = True
+        return self.asked
+
+    def call_off(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle, self.asked = None, False
+
+    def _ring(self) -> None:
+        self._handle, self.asked = None, False
+        in_callback(self._call)
