@@ -241,6 +241,7 @@ class FrontRequest(CallerRequest):
         end the connection."""
         self._connection.is_link = True
         self._connection.closing = False
+        self._connection.taker = None  # what else comes on it is a tunnel client's, too
 
     # -- the request's body --------------------------------------------------------------------
 

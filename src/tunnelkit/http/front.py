@@ -207,7 +207,8 @@ class Front:
     def _begun(self, connection: CallerConnection, request: FrontRequest) -> bool:
         """Begin the request, where that can be done without waiting. False leaves it to the task."""
         connection.request = request
-        if self._begin is None or not request.received or connection.codec.buffered:
+        whole = request.received and not connection.codec.buffered
+        if self._begin is None or connection.taker is None or not whole:
             return False
         try:
             connection.begun = self._begin(request)
