@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import anyio
 import pytest
 
-from tunnelkit.net.loop import loop_clock, runs_on_asyncio
+from tunnelkit.net.loop import in_callback, loop_clock, runs_on_asyncio
 
 
 @pytest.mark.anyio
@@ -25,3 +26,20 @@ def test_outside_of_a_loop_and_without_trio_the_clock_asks_later(monkeypatch: py
 
     assert not runs_on_asyncio()
     assert abs(anyio.run(ask)) < 10
+
+
+def test_a_callback_knows_its_loop_though_no_task_is_current() -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def look() -> None:
+        in_callback(lambda: None)  # one inside another changes nothing
+        seen.append((runs_on_asyncio(), abs(loop_clock()() - anyio.current_time()) < 10))
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(in_callback, look)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(lambda: seen.append((runs_on_asyncio(), False)))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert seen == [(True, True), (False, False)]

@@ -35,11 +35,11 @@ def in_callback(call: Callable[[], T]) -> T:
     know the loop. The context is the callback's own (``loop.add_reader``, ``loop.call_soon``)."""
     if _library is not None:
         _library.set("asyncio")
-    _here.called_back = True
+    before, _here.called_back = _here.called_back, True
     try:
         return call()
     finally:
-        _here.called_back = False
+        _here.called_back = before
 
 
 def runs_on_asyncio() -> bool:
