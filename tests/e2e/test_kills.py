@@ -20,7 +20,7 @@ from .lossy import Lossy, lossy
 from .transfers import Download, Transfer, Upload, is_inside_a_body
 from .tunnel import SHORT, Ends, gather, open_ends
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 EVERY_WAY = pytest.mark.ways("websocket", "longpoll", "streamed")
 
@@ -45,7 +45,7 @@ SHORT_OR_FULL = [
     pytest.param(
         Kills(50 * MB, 1.0, 10 * MB, 8, DEFAULT_LIMITS),
         id="full",
-        marks=[pytest.mark.full, pytest.mark.timeout(120)],
+        marks=[pytest.mark.full, pytest.mark.timeout(180)],
     ),
 ]
 

@@ -32,7 +32,7 @@ from .origin import BLOCK
 from .transfers import Download as WholeDownload
 from .tunnel import Ends, gather, open_ends, read_head, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.pair(0)]
+pytestmark = [pytest.mark.anyio, pytest.mark.pair(0), pytest.mark.timeout(180)]
 
 # Windows so small that what a caller reads between two moves has to come over the connection in use; and clocks so
 # short that nobody waits for them.
