@@ -97,7 +97,7 @@ class Ends:
         _be_patient(made)
         async with made as client:
             if ready:
-                await client.wait_ready(10)
+                await client.wait_ready(30)
             yield client
 
     async def pending(self, count: int) -> None:

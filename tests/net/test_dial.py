@@ -265,7 +265,7 @@ async def test_a_proxy_that_says_nothing(scheme: str) -> None:
 
     async with serving(say_nothing) as port:
         with pytest.raises(ProxyError, match="gave no answer in time"):
-            await Dial(proxy=f"{scheme}://127.0.0.1:{port}", timeout=0.1)("example.com", 80, tls=False)
+            await Dial(proxy=f"{scheme}://127.0.0.1:{port}", timeout=1)("example.com", 80, tls=False)
         await closed.wait()
 
 
