@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from contextlib import suppress
 from typing import Any
@@ -27,11 +28,20 @@ async def adopt(sock: socket.socket) -> ByteStream:
         _set_options(sock)
         local, peer = host_and_port(sock.getsockname()), _peer_of(sock)
         if not runs_on_asyncio():
-            return SocketStream(sock, local=local, peer=peer)
+            return _on_trio(sock, local, peer)
     except OSError as exc:
         sock.close()
         raise stream_broken(exc) from exc
     return await AioStream.open(sock, local=local, peer=peer)
+
+
+def _on_trio(sock: socket.socket, local: tuple[str, int], peer: tuple[str, int]) -> ByteStream:
+    if hasattr(select, "epoll"):
+        from .trio_stream import TrioStream  # trio is an extra, and may be missing
+
+        with suppress(OSError, ValueError, RuntimeError):  # it cannot be watched: for want of memory, or at the end
+            return TrioStream(sock, local=local, peer=peer)
+    return SocketStream(sock, local=local, peer=peer)
 
 
 def host_and_port(address: Any) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""A byte stream on a non-blocking socket and ``anyio.wait_readable``: on trio, and the plain fallback on asyncio.
+"""A byte stream on a non-blocking socket and ``anyio.wait_readable``: the plain fallback on both backends.
 
 Nothing is kept in user space: what is read was in the kernel, what is taken is in the kernel.
 """
@@ -15,13 +15,14 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from ..errors import StreamBroken
 from .aio import RESET_ON_CLOSE
 from .failures import stream_broken
+from .loop import loop_clock
 from .stream import READ_AHEAD, Buffer, ByteStream, Taker
 
-__all__ = ["SocketStream"]
+__all__ = ["TURN", "SocketStream"]
 
 # One stream may do this much without a wait; then it pretends once to be empty (or full), so that its task passes
 # through the event loop though its peer is always ready. A call counts like _CALL_COST bytes.
-_TURN = 1024 * 1024
+TURN = 1024 * 1024
 _CALL_COST = 1024
 
 
@@ -38,12 +39,13 @@ class SocketStream(ByteStream):
         self._failure: OSError | None = None
         self._waiting = 0
         self._doorbell: anyio.Event | None = None  # for a wait without a direction
-        self._turn = _TURN
-        self._last_received = anyio.current_time()
+        self._turn = TURN
+        self._now = loop_clock()
+        self._last_received = self._now()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "failed" if self._failure else "open"
-        return f"<SocketStream {state} peer={self._peer_address}>"
+        return f"<{type(self).__name__} {state} peer={self._peer_address}>"
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -54,7 +56,7 @@ class SocketStream(ByteStream):
             return None
         data = self._receive(max_bytes)
         if data:
-            self._last_received = anyio.current_time()
+            self._last_received = self._now()
         elif self._failure is not None:
             # Only here: what came before a write failed, an early answer perhaps, can still be read.
             raise stream_broken(self._failure)
@@ -80,16 +82,20 @@ class SocketStream(ByteStream):
             return 0
         view = memoryview(data)
         taken = 0
+        while taken < len(view) and self._turn > 0 and (sent := self._send(view[taken:])):
+            taken += sent
+        return taken
+
+    def _send(self, data: memoryview) -> int:
+        """What the kernel takes at once; 0 when it has no room."""
         try:
-            while taken < len(view) and self._turn > 0:
-                sent = self._socket.send(view[taken:])
-                taken += sent
-                self._turn -= sent + _CALL_COST
+            sent = self._socket.send(data)
         except BlockingIOError:
-            pass
+            return 0
         except OSError as exc:
             raise self._fail(exc) from exc
-        return taken
+        self._turn -= sent + _CALL_COST
+        return sent
 
     async def send_eof(self) -> None:
         self._check_open()
@@ -103,12 +109,15 @@ class SocketStream(ByteStream):
     def _turn_is_over(self) -> bool:
         if self._turn > 0:
             return False
-        self._turn = _TURN
+        self._turn = TURN
         return True
 
     def _check_open(self) -> None:
-        if self._closed or self._failure is not None:
+        if self._is_over():
             raise stream_broken(self._failure)
+
+    def _is_over(self) -> bool:
+        return self._closed or self._failure is not None
 
     def _fail(self, exc: OSError) -> StreamBroken:
         self._failure = self._failure or exc
@@ -118,7 +127,7 @@ class SocketStream(ByteStream):
     # -- waiting -------------------------------------------------------------------------------
 
     async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None:
-        if self._woken or self._closed or self._failure is not None:
+        if self._woken or self._is_over():
             await checkpoint()
         else:
             if writable:
@@ -135,7 +144,7 @@ class SocketStream(ByteStream):
                 pass  # from notify_closing: this is how wake, abort and failure end it
             finally:
                 self._waiting -= 1
-        self._turn = _TURN
+        self._turn = TURN
         # Only now: a cancelled wait must not swallow a wake.
         self._woken = False
 
@@ -151,9 +160,9 @@ class SocketStream(ByteStream):
 
     async def _wait_beyond(self, taker: Taker) -> None:
         """Wait for what ``taker`` does not see to by itself."""
-        while not (self._woken or self._closed or self._failure is not None):
+        while not (self._woken or self._is_over()):
             await anyio.wait_readable(self._socket)
-            self._turn = _TURN
+            self._turn = TURN
             if not taker():
                 return
 
