@@ -200,8 +200,8 @@ class AgentExchange(OriginExchange):
             self._assign(origin)
 
     def _assign(self, origin: Origin) -> None:
-        self._assigned = True
         self._agent.assign(self, origin)
+        self._assigned = True  # only now: of one that could not be begun, nobody else takes leave
 
     def _refuse_stream(self, error: RemoteProtocolError) -> None:
         logger.warning("the server sent a request that cannot be passed on: %s (%s)", error, error.code)

@@ -175,6 +175,20 @@ async def test_the_agent_drains_though_a_stream_never_got_its_head() -> None:
             await client._agent.idle.wait()
 
 
+@pytest.mark.parametrize("body", [b"", b"some"])
+async def test_an_origin_that_cannot_even_begin(body: bytes) -> None:
+    class Mistaken(Answering):
+        def begin(self, exchange: OriginExchange) -> Begun:
+            raise ValueError("a bug")
+
+    async with tunnel() as there, there.client(Mistaken()) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        await caller.send("POST", PATH, body=body)
+        assert (await caller.answer())[0] == 502
+        await both_clean(there, client)
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug"), StreamBroken("broke"), HeadError(502, "bad", "bad")])
 @pytest.mark.parametrize("begun", [False, True])
 async def test_an_origin_that_fails(begun: bool, error: Exception) -> None:
