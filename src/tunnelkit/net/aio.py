@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 from contextlib import suppress
-from typing import TypeAlias, cast
+from typing import NoReturn, TypeAlias, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -85,6 +85,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         "_over",
         "_paused",
         "_peer_address",
+        "_raised",
         "_reads_last_words",
         "_socket",
         "_transport",
@@ -105,6 +106,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         self._waiters: list[_Waiter] = []
         self._lost = self._loop.create_future()  # done by connection_lost
         self._failure: BaseException | None = None
+        self._raised: Exception | None = None  # by a taker, and not by its wait so far
         self._eof_received = self._eof_sent = self._paused = self._closed = self._over = self._woken = False
         self._by_readiness = _works_by_readiness(self._loop)
         self._reads_last_words = isinstance(
@@ -274,8 +276,18 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
                 await waiter[0]
             finally:
                 self._waiters.remove(waiter)
+            if taker is not None and self._raised is not None:
+                self._raise()
         # Only now: a cancelled wait must not swallow a wake.
         self._woken = False
+
+    def _raise(self) -> NoReturn:
+        raised, self._raised = self._raised, None
+        assert raised is not None
+        try:
+            raise raised
+        finally:
+            del raised  # it knows this frame, which is not to know it
 
     def wake(self) -> None:
         self._woken = True
@@ -297,9 +309,8 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         try:
             taken = in_callback(taker)
         except Exception as exc:
-            if not waiter.done():
-                waiter.set_exception(exc)
-            return True
+            self._raised = exc  # not the future's: it may have been woken before it was raised
+            return waiter.done()
         if not taken or self._held.size:
             return waiter.done()
         if self._paused and not (self._eof_received or self._over):
