@@ -10,6 +10,7 @@ import pytest
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.loop import loop_clock, runs_on_asyncio
 from tunnelkit.net.stream import READ_AHEAD, ByteStream
+from tunnelkit.net.tls import TlsStream
 
 from .pairs import Pair, pair_of, pattern
 
@@ -113,6 +114,43 @@ async def test_the_end_wakes_the_task(pair: Pair) -> None:
         await other.send(b"last")
         await other.send_eof()
     assert (taking.received, one.receive_nowait()) == (b"last", b"")
+
+
+class ReadingOnce(Taking):
+    """Reads one piece, as most takers do."""
+
+    def __call__(self) -> bool:
+        data = self.stream.receive_nowait()
+        self.received += data or b""
+        return bool(data)
+
+
+async def test_an_end_right_behind_what_it_took_wakes_the_task(pair: Pair) -> None:
+    one, other = pair
+    taking = ReadingOnce(one)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(taking.wait)
+            await anyio.wait_all_tasks_blocked()
+            await other.send(b"last")
+            await other.send_eof()
+    assert (taking.received, one.receive_nowait()) == (b"last", b"")
+
+
+@pytest.mark.parametrize("pair", ["tls-native"], indirect=True)
+async def test_a_failure_right_behind_what_it_took_wakes_the_task(pair: Pair) -> None:
+    one, other = pair
+    assert isinstance(other, TlsStream)
+    taking = ReadingOnce(one)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(taking.wait)
+            await anyio.wait_all_tasks_blocked()
+            await other.send(b"last")
+            await other._stream.send(b"no re")
+    assert taking.received == b"last"
+    with pytest.raises(StreamBroken):
+        one.receive_nowait()
 
 
 async def test_a_wake_from_within_wakes_the_task(pair: Pair) -> None:

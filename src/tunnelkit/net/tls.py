@@ -327,8 +327,9 @@ class TlsStream(ByteStream):
             self._waiting -= 1
 
     def _above(self, taker: Taker) -> Taker:
-        """``taker`` takes what was decrypted. What is left here after it, both ways, is for its task."""
-        return lambda: taker() and not (self._unsent or self._held or self._has_ciphertext())
+        """``taker`` takes what was decrypted. What is left here after it, both ways, is for its task; so is an end,
+        or a failure, that came in one piece with what it took."""
+        return lambda: taker() and not (self._unsent or self._is_readable() or self._broken is not None)
 
     def _hand_over(self) -> None:
         """Another waiting task pushes what is left from now on."""
@@ -339,9 +340,10 @@ class TlsStream(ByteStream):
         pushed = self._push()
         if self._woken or self._closed or self._broken is not None:
             return True
-        if readable and (self._held or self._ended or self._has_ciphertext()):
-            return True
-        return writable and pushed
+        return (readable and self._is_readable()) or (writable and pushed)
+
+    def _is_readable(self) -> bool:
+        return bool(self._held or self._ended or self._has_ciphertext())
 
     def wake(self) -> None:
         self._woken = True
