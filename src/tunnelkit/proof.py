@@ -30,6 +30,12 @@ FIRST_EPOCH: Final = 1  # of a new session's first connection
 KEY_SIZE: Final = 32
 PROOF_SIZE: Final = hashlib.sha256().digest_size
 _EPOCH_INFO: Final = b"tunnelkit 1 epoch"
+# RFC 2104: what the key, filled up to a block, is mixed with. ``hmac.digest`` looks for its hash by name every time,
+# which takes longer than the rest of a proof.
+_BLOCK: Final = 64
+_INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
+
 _NUMBERS: Final = struct.Struct("!IQQ")  # epoch, number, length
 
 
@@ -75,11 +81,12 @@ def epoch_key(resume_key: bytes, epoch: int) -> bytes:
 
 def proof(key: bytes, purpose: str, session_id: str, epoch: int, number: int = 0, length: int = 0) -> bytes:
     """The tag over all that it vouches for. Texts carry their length, so no two inputs give the same bytes."""
-    pieces = []
-    for text in (purpose, session_id):
-        encoded = text.encode()
-        pieces += [len(encoded).to_bytes(2), encoded]
-    return hmac.digest(key, b"".join((*pieces, _NUMBERS.pack(epoch, number, length))), "sha256")
+    return hmac.digest(key, _texts(purpose, session_id) + _NUMBERS.pack(epoch, number, length), "sha256")
+
+
+def _texts(*texts: str) -> bytes:
+    encoded = [text.encode() for text in texts]
+    return b"".join(len(text).to_bytes(2) + text for text in encoded)
 
 
 def verify(
@@ -97,19 +104,31 @@ def attach_tag(resume_key: bytes, session_id: str, epoch: int) -> bytes:
 class Prover:
     """The proofs of one connection's own requests, in both directions; the key is derived once."""
 
-    __slots__ = ("_epoch", "_key", "_session_id")
+    __slots__ = ("_begun", "_epoch", "_key", "_session_id")
 
     def __init__(self, resume_key: bytes, session_id: str, epoch: int) -> None:
         self._key = epoch_key(resume_key, epoch)
         self._session_id = session_id
         self._epoch = epoch
+        # By purpose: the two digests of RFC 2104, with all in them that stays the same.
+        self._begun: dict[str, tuple[hashlib._Hash, hashlib._Hash]] = {}
 
     def __repr__(self) -> str:
         return f"<Prover epoch {self._epoch}>"
 
     def make(self, purpose: str, number: int = 0, length: int = 0) -> bytes:
         """The proof for request ``number`` with a body of ``length`` bytes."""
-        return proof(self._key, purpose, self._session_id, self._epoch, number, length)
+        begun = self._begun.get(purpose) or self._begin(purpose)
+        inner, outer = begun[0].copy(), begun[1].copy()
+        inner.update(_NUMBERS.pack(self._epoch, number, length))
+        outer.update(inner.digest())
+        return outer.digest()
+
+    def _begin(self, purpose: str) -> tuple[hashlib._Hash, hashlib._Hash]:
+        block = self._key.ljust(_BLOCK, b"\0")
+        inner = hashlib.sha256(block.translate(_INNER_PAD) + _texts(purpose, self._session_id))
+        begun = self._begun[purpose] = inner, hashlib.sha256(block.translate(_OUTER_PAD))
+        return begun
 
     def check(self, tag: bytes, purpose: str, number: int = 0, length: int = 0) -> bool:
         """Whether ``tag`` is just that, compared in constant time."""
