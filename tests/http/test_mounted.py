@@ -169,3 +169,69 @@ async def test_work_for_a_caller_who_leaves_is_cancelled() -> None:
             stream.abort()
             await cancelled.wait()
             await told.wait()
+
+
+async def test_whoever_has_the_answer_gives_it_to_a_task_that_waits() -> None:
+    """It sleeps on until the caller asks again, where nothing is left to do."""
+    returned: list[int] = []
+
+    async def handler(request: FrontRequest) -> None:
+        mount = mounted(request)
+        waiting.append(mount)
+        await mount.wait()
+        returned.append(len(waiting))
+        assert request.complete
+
+    waiting: list[MountedRequest] = []
+    async with serving(handler) as served:
+        caller = served.connect()
+        for number in (1, 2, 3):
+            await caller.send(b"POST /_tunnel/poll HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            await anyio.wait_all_tasks_blocked()
+            assert not waiting[-1].respond_now(200, [], LARGE)  # more than one goes out at once
+            assert waiting[-1].respond_now(200, [(b"X", b"y")], b"hello")
+            assert (await read_until(caller, b"hello")).startswith(b"HTTP/1.1 200 OK\r\nX: y\r\n")
+            await anyio.wait_all_tasks_blocked()
+            assert len(returned) == number - 1
+
+
+async def test_what_does_not_go_out_at_once_is_left_to_the_task() -> None:
+    waiting: list[MountedRequest] = []
+
+    async def handler(request: FrontRequest) -> None:
+        mount = mounted(request)
+        waiting.append(mount)
+        await mount.wait()
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=1000)
+        for _ in range(2):
+            await caller.send(b"POST /_tunnel/poll HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            await anyio.wait_all_tasks_blocked()
+            assert waiting[-1].respond_now(200, [], b"x" * 60_000 + b"end")
+            await read_until(caller, b"xend")
+        caller.abort()
+        await anyio.wait_all_tasks_blocked()
+        assert not waiting[-1].respond_now(200, [])
+
+
+async def test_pieces_for_a_task_that_waits() -> None:
+    waiting: list[MountedRequest] = []
+
+    async def handler(request: FrontRequest) -> None:
+        mount = mounted(request)
+        await mount.start(200, [])
+        waiting.append(mount)
+        await mount.wait()
+        await mount.send()
+        await mount.finish()
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=1000)
+        await caller.send(b"POST /_tunnel/poll HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await anyio.wait_all_tasks_blocked()
+        assert waiting[0].send_now(b"a", b"b")
+        assert (await read_until(caller, b"b\r\n")).endswith(b"1\r\na\r\n1\r\nb\r\n")
+        assert not waiting[0].send_now(b"x" * 10_000)
+        waiting[0].wake()
+        assert (await read_until(caller, b"0\r\n\r\n")).count(b"x") == 10_000

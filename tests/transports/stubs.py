@@ -11,7 +11,9 @@ from tunnelkit.handshake import Grant, Handshake
 from tunnelkit.heads import Fields
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.proof import FIRST_EPOCH, KEY_SIZE, Prover
+from tunnelkit.transports.answers import Target
 from tunnelkit.transports.base import Dialler, DialRequest, ForwardProxy
+from tunnelkit.transports.longpoll.wire import fixed_fields, numbered_fields
 
 __all__ = ["NO_TASKS", "PROVER", "By", "NoPieces", "dial_request"]
 
@@ -55,6 +57,13 @@ def dial_request(
     )
 
 
+def request_fields(
+    target: Target, connection_id: str, number: int, proof: bytes, *, length: int = 0, user_agent: str = ""
+) -> Fields:
+    """A long-poll request's."""
+    return [*fixed_fields(target, user_agent), *numbered_fields(connection_id, number, proof, length)]
+
+
 class NoPieces:
     """What a ``MountedRequest`` has for responses in pieces, for transports that send none."""
 
@@ -65,6 +74,12 @@ class NoPieces:
 
     async def send(self, *pieces: bytes) -> None:
         raise AssertionError("a response in pieces")
+
+    def send_now(self, *pieces: bytes) -> bool:
+        raise AssertionError("a response in pieces")
+
+    def respond_now(self, status: int, fields: Fields, body: bytes = b"") -> bool:
+        raise AssertionError("nobody waits")
 
     async def finish(self) -> None:
         raise AssertionError("a response in pieces")

@@ -39,7 +39,6 @@ from tunnelkit.transports.longpoll.wire import (
     closed_reason,
     is_own_answer,
     is_streamed,
-    numbered_fields,
     open_fields,
     parse_opened,
     poll_fields,
@@ -48,7 +47,7 @@ from tunnelkit.transports.longpoll.wire import (
 
 from ..http.helpers import Served, read_until, serving
 from .conformance import lost, pump
-from .stubs import PROVER
+from .stubs import PROVER, request_fields
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +129,7 @@ class Client:
 
     def fields(self, op: Op, number: int, length: int = 0) -> Fields:
         proof = PROVER.make(PURPOSES[op], number, length)
-        return numbered_fields(TARGET, self.id, number, proof, length=length)
+        return request_fields(TARGET, self.id, number, proof, length=length)
 
     async def open(self) -> Answered:
         answered = await self.ask(Op.OPEN, open_fields(TARGET, HANDSHAKE, ""))

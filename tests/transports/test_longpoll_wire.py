@@ -28,7 +28,6 @@ from tunnelkit.transports.longpoll.wire import (
     closed_reason,
     is_own_answer,
     is_streamed,
-    numbered_fields,
     open_fields,
     opened_fields,
     parse_opened,
@@ -36,6 +35,8 @@ from tunnelkit.transports.longpoll.wire import (
     refused,
     target_path,
 )
+
+from .stubs import request_fields
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "longpoll.json").read_text())
 TARGET = Target.parse(VECTORS["url"])
@@ -81,7 +82,7 @@ def test_requests_are_the_vectors(vector: dict[str, Any]) -> None:
         return
     number, length = vector["number"], vector["length"]
     proof = PROVER.make(PURPOSES[op], number, length)
-    fields = numbered_fields(TARGET, ID, number, proof, length=length)
+    fields = request_fields(TARGET, ID, number, proof, length=length)
     assert [*fields, *EXTRA.get(vector["name"], [])] == fields_of(vector)
     asked = check_request(b"POST", fields_of(vector), MAX)
     assert isinstance(asked, Asked)
@@ -90,7 +91,7 @@ def test_requests_are_the_vectors(vector: dict[str, Any]) -> None:
 
 
 def asked_of(fields: Fields) -> Asked:
-    asked = check_request(b"POST", [*numbered_fields(TARGET, ID, 1, bytes(32)), *fields], MAX)
+    asked = check_request(b"POST", [*request_fields(TARGET, ID, 1, bytes(32)), *fields], MAX)
     assert isinstance(asked, Asked)
     return asked
 
@@ -115,7 +116,7 @@ def test_any_reason_can_be_sent(reason: str) -> None:
 
 
 def test_a_request_names_its_program_where_there_is_one() -> None:
-    assert (b"User-Agent", b"x/1") in numbered_fields(TARGET, ID, 1, bytes(32), user_agent="x/1")
+    assert (b"User-Agent", b"x/1") in request_fields(TARGET, ID, 1, bytes(32), user_agent="x/1")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_a_request_names_its_program_where_there_is_one() -> None:
     ],
 )
 def test_what_is_malformed_or_stands_twice_is_refused(extra: tuple[bytes, bytes]) -> None:
-    answer = check_request(b"POST", [*numbered_fields(TARGET, ID, 1, bytes(32)), extra], MAX)
+    answer = check_request(b"POST", [*request_fields(TARGET, ID, 1, bytes(32)), extra], MAX)
     assert isinstance(answer, Answer)
     refusal = refusal_from_problem(answer.status, answer.fields, answer.body)
     assert refusal is not None
@@ -144,7 +145,7 @@ def test_what_is_malformed_or_stands_twice_is_refused(extra: tuple[bytes, bytes]
     assert extra[0].decode() in refusal.detail
 
 
-@given(st.lists(st.tuples(st.sampled_from([n for n, _ in numbered_fields(TARGET, ID, 1, bytes(32))]), st.binary())))
+@given(st.lists(st.tuples(st.sampled_from([n for n, _ in request_fields(TARGET, ID, 1, bytes(32))]), st.binary())))
 def test_garbage_is_answered_in_our_name(fields: Fields) -> None:
     for answer in (check_request(b"POST", fields, MAX), check_open(b"POST", fields)):
         assert isinstance(answer, Answer)

@@ -53,6 +53,18 @@ class Mounted:
         await self._send_body(body)
         await self.finish()
 
+    def respond_now(self, status: int, fields: Fields, body: bytes = b"") -> bool:
+        """``respond`` for the task that is in ``wait``, which is woken only where there is something left for it."""
+        request = self._request
+        if request.gone or len(body) > READ_AHEAD:
+            return False
+        self._send_head(status, [*fields, (b"Content-Length", b"%d" % len(body))])
+        request.try_send_body(body)  # nothing is before it: what a response has before its head was flushed
+        request.send_end()
+        if not request.rest():
+            request.wake()
+        return True
+
     async def start(self, status: int, fields: Fields) -> None:
         """Begin a response whose body comes in pieces: chunked, or until close for HTTP/1.0. Its head waits for the
         first of them: proxies and radios take one packet better than two."""
@@ -65,14 +77,19 @@ class Mounted:
             await self._send_body(piece)
         await self._flush()
 
+    def send_now(self, *pieces: bytes) -> bool:
+        """``send`` for whoever has something for a task that is in ``wait``."""
+        for piece in pieces:
+            self._request.try_send_body(piece)  # all before it was flushed
+        return self._request.flush()
+
     async def finish(self) -> None:
         """The response is complete, and flushed."""
         self._request.send_end()
         await self._flush()
 
     def _send_head(self, status: int, fields: Fields) -> None:
-        reason = HTTPStatus(status).phrase.encode("ascii") if status in _KNOWN else b""
-        self._request.send_head(ResponseHead(status, fields, reason))
+        self._request.send_head(ResponseHead(status, fields, _REASONS.get(status, b"")))
 
     async def _send_body(self, body: bytes) -> None:
         view = memoryview(body)
@@ -134,4 +151,4 @@ class Mounted:
             raise StreamBroken("the caller is gone")
 
 
-_KNOWN = frozenset(HTTPStatus)
+_REASONS = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}

@@ -138,6 +138,12 @@ class MountedRequest(Protocol):
         """A whole response; Content-Length is added."""
         ...
 
+    def respond_now(self, status: int, fields: Fields, body: bytes = b"") -> bool:
+        """``respond`` without waiting, by whoever has the answer while the request's own task is in ``wait``. That is
+        left to wait where nothing is left to do for it: it returns once the caller asks again, or is gone. False,
+        with nothing done: ``respond``."""
+        ...
+
     async def start(self, status: int, fields: Fields) -> None:
         """Begin a response whose body comes in pieces, of a length that nobody knows yet. The head leaves with the
         first of them."""
@@ -145,6 +151,11 @@ class MountedRequest(Protocol):
 
     async def send(self, *pieces: bytes) -> None:
         """Pieces of it, written out at once, together."""
+        ...
+
+    def send_now(self, *pieces: bytes) -> bool:
+        """``send`` without waiting, of at most 16 KiB in all. False: not all is with the socket, and ``send`` of
+        nothing waits for the rest."""
         ...
 
     async def finish(self) -> None:

@@ -33,6 +33,7 @@ class Reply:
     status: int
     fields: Fields
     body: bytes
+    own: bool = False  # it is known to be the server's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ _BY_CLASS: Final = {2: Verdict.REPEAT, 5: Verdict.REPEAT}
 
 def judge_reply(reply: Reply, number: int) -> Judgement:
     """What ``reply`` to request ``number`` means."""
-    if is_own_answer(reply.status, reply.fields, number):
+    if reply.own or is_own_answer(reply.status, reply.fields, number):
         return _DONE
     refusal = refusal_from_problem(reply.status, reply.fields, reply.body)
     if refusal is not None:

@@ -7,10 +7,11 @@ from typing import Final
 from anyio.lowlevel import checkpoint
 
 from ...errors import HeadError, RemoteProtocolError, StreamBroken
-from ...heads import RequestHead, ResponseHead
+from ...heads import ResponseHead
 from ...http.client import OriginConnection
+from ...http.client_codec import RequestBlock
 from ...http.codec import Body, End
-from ...net.stream import READ_AHEAD
+from ...net.stream import READ_AHEAD, Taker
 from .client_answers import Reply
 from .records import RecordReader
 from .wire import is_own_answer, is_streamed
@@ -39,6 +40,7 @@ class Call:
         self._number = 0
         self._rest = _NOTHING  # of the request's body
         self._sent = True
+        self._pushed = True  # all of it is with the stream
         self._head: ResponseHead | None = None
         self._pieces: list[bytes] = []
         self._room = 0
@@ -51,20 +53,26 @@ class Call:
 
     # -- the request ---------------------------------------------------------------------------
 
-    def begin(self, head: RequestHead, body: bytes = b"", *, number: int = 0) -> None:
+    def begin(self, request: RequestBlock, body: bytes = b"", *, number: int = 0) -> None:
         """Send as much as the stream takes now; ``step`` goes on, and shows what fails. ``number`` is the request's,
         which a streamed answer must have."""
         self._number = number
         self._rest = memoryview(body)
-        self._sent = False
+        self._sent = self._pushed = False
         self._head = None
         self._pieces = []
         self._records = None
-        self._http.send_request(head)
+        if body:
+            self._http.send_block(request)
+        else:
+            self._sent = True
+            self._http.send_whole(request)
         self._push()
 
     def _push(self) -> bool:
         """True when nothing is left to write."""
+        if self._pushed:
+            return True
         http = self._http
         while self._rest and http.try_send_body(self._rest[:READ_AHEAD]):
             self._rest = self._rest[READ_AHEAD:]
@@ -74,7 +82,8 @@ class Call:
         if not self._sent:
             self._sent = True
             http.send_end()
-        return http.flush()
+        self._pushed = http.flush()
+        return self._pushed
 
     # -- the answer ----------------------------------------------------------------------------
 
@@ -132,14 +141,14 @@ class Call:
             raise HeadError(502, "truncated_response", "a streamed answer broke off")
         if self._own and self._room < 0:
             raise HeadError(502, "response_too_large", f"the answer is larger than {self._max_body} bytes")
-        return Reply(head.status, head.fields, b"".join(self._pieces))
+        return Reply(head.status, head.fields, b"".join(self._pieces), self._own)
 
     # -- the connection ------------------------------------------------------------------------
 
     @property
     def unsent(self) -> bool:
         """Some of the request is not taken yet."""
-        return bool(self._rest) or not self._http.flush()
+        return bool(self._rest) or not (self._pushed or self._http.flush())
 
     @property
     def last_received(self) -> float:
@@ -150,19 +159,26 @@ class Call:
         """Nothing is expected, and the connection can carry a request: it is new, or kept alive and quiet."""
         return not self._http.exchanges or self._http.check_idle()
 
-    async def wait(self) -> None:
-        """Until ``step`` may get further or, after an answer, until the connection stirs."""
+    @property
+    def rests(self) -> bool:
+        """Nothing is left to do before more bytes come."""
+        return not (self._more or self.unsent)
+
+    async def wait(self, taker: Taker | None = None) -> None:
+        """Until ``step`` may get further or, after an answer, until the connection stirs. ``taker``, which does what
+        is to be done then, may be called instead (``ByteStream.wait``)."""
         if self._more:
             await checkpoint()
             return
-        await self._http.wait(readable=True, writable=self.unsent)
+        unsent = self.unsent
+        await self._http.wait(readable=True, writable=unsent, taker=None if unsent else taker)
 
     def wake(self) -> None:
         self._http.wake()
 
     def abort(self) -> None:
         self._rest = _NOTHING
-        self._sent = True  # or what is left of it: the next step only finds out that it failed
+        self._sent = self._pushed = True  # or what is left of it: the next step only finds out that it failed
         self._http.abort()
 
     async def aclose(self) -> None:

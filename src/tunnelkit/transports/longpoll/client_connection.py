@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Final
+from typing import Final, NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from ...config import Limits
 from ...errors import ConnectionLost, LocalProtocolError
-from ..base import Connection
+from ..base import TURN, Connection
 from .client_call import Call
 from .client_courier import Courier
 from .client_lane import Lane
@@ -37,6 +37,9 @@ CLOSE_TIMEOUT: Final = 1.0  # for the posts that are out, and the close, togethe
 
 # Messages sent without a wait, after which the other tasks get their turn, and cancellation its chance.
 _TURNS: Final = 16
+
+# Bytes of a message that is given before the next poll leaves.
+_SMALL: Final = 1024
 
 _NORMAL: Final = 1000
 
@@ -60,7 +63,8 @@ class ClientConnection(Connection):
         streams: bool = False,
         probes: bool = False,
     ) -> None:
-        now = anyio.current_time()
+        self._now = requests.now
+        now = self._now()
         self.max_message = limits.poll_body
         self.at_once = limits.poll_posts
         self._requests = requests
@@ -82,6 +86,8 @@ class ClientConnection(Connection):
         self._timekeeper = anyio.CancelScope()
         self._probing = anyio.CancelScope()
         self._turns = 0
+        self._take: Callable[[bytes], None] | None = None  # who is given all that comes
+        self._turn_ends = 0.0  # when the others are to have theirs
         self._next_poll()
         self._start(self._keep_time)
 
@@ -98,7 +104,7 @@ class ClientConnection(Connection):
         if value and not self._polls.active:
             self._polls.active = True
             if self._polls.streamed and self._poll.busy:
-                self._polls.progress(anyio.current_time())
+                self._polls.progress(self._now())
                 self.watch(-inf)
         self._polls.active = value
 
@@ -110,16 +116,60 @@ class ClientConnection(Connection):
             self._check()
             message = poll.step()
             if not poll.busy:
-                self._polls.answered(empty=not message)
-                self._next_poll()
-                self._probe_once()
+                self._answered(message)
             if message:
                 return message
             if message is None:
                 await poll.wait()
 
+    async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
+        self._take = take
+        try:
+            while True:
+                self._turn_ends = self._now() + TURN
+                self._check()
+                if self._take_messages(take):
+                    await self._poll.wait(self._take_all)
+                else:
+                    await checkpoint()
+        finally:
+            self._take = None
+
+    def _take_messages(self, take: Callable[[bytes], None]) -> bool:
+        """Give all messages that are here. False: their turn is over, and there may be more."""
+        poll = self._poll
+        while self._lost is None:
+            message = poll.step()
+            # What is small is worked on before the next poll leaves: a caller waits for that.
+            if not (poll.busy or (message and len(message) <= _SMALL)):
+                self._answered(message)
+            if message is None:
+                break
+            try:
+                if message:
+                    take(message)
+            finally:
+                if not poll.busy and self._lost is None:
+                    self._answered(message)
+            if self._now() >= self._turn_ends:
+                return False
+        return True
+
+    def _take_all(self) -> bool:
+        """Bytes came while the receiver waits. True: it can wait on."""
+        if self._take is None or self._probes:  # a task is begun by a task
+            return False
+        self._turn_ends = self._now() + TURN
+        return self._take_messages(self._take) and self._lost is None and self._poll.rests
+
+    def _answered(self, message: bytes | None) -> None:
+        """The poll was."""
+        self._polls.answered(empty=not message)
+        self._next_poll()
+        self._probe_once()
+
     def _next_poll(self) -> None:
-        self._poll.carry(self._polls.begin(anyio.current_time(), streamed=self._streams))
+        self._poll.carry(self._polls.begin(self._now(), streamed=self._streams))
 
     @property
     def last_received(self) -> float:
@@ -137,7 +187,7 @@ class ClientConnection(Connection):
         while True:
             self._check()
             when = self._posts.next_at
-            if when <= anyio.current_time():
+            if when <= self._now():
                 return self.max_message
             await self._wait_for_news(when)
 
@@ -153,8 +203,16 @@ class ClientConnection(Connection):
             self._check()
         self._post(message)
 
+    def room_now(self) -> int:
+        lane = self._lanes[0] if self._lanes else None
+        waits = self._lost is not None or lane is None or not lane.can_take or self._posts.next_at > self._now()
+        return 0 if waits else self.max_message
+
+    def send_now(self, message: bytes) -> None:
+        self._post(message)
+
     def _post(self, message: bytes) -> None:
-        pending = self._posts.begin(len(message), anyio.current_time())
+        pending = self._posts.begin(len(message), self._now())
         self._free_lane().take(Op.UP, pending, message)
 
     def _free_lane(self) -> Lane:
@@ -224,7 +282,7 @@ class ClientConnection(Connection):
                 self._alarm = anyio.Event()
                 with anyio.CancelScope(deadline=self._due):
                     await self._alarm.wait()
-                self._handle_time(anyio.current_time())
+                self._handle_time(self._now())
 
     def _first_due(self) -> float:
         longest = self._polls.longest_hold
@@ -258,7 +316,7 @@ class ClientConnection(Connection):
             if await passes_unbuffered(self._requests, self._limits.poll_answer_timeout):
                 self._streams = True
             else:
-                self._lessons.stay_strict(anyio.current_time())
+                self._lessons.stay_strict(self._now())
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -278,7 +336,7 @@ class ClientConnection(Connection):
     async def _say_goodbye(self, code: int, reason: str) -> None:
         """Once everything that was sent has arrived."""
         await self._settle()
-        pending = self._posts.close(anyio.current_time(), CLOSE_TIMEOUT)
+        pending = self._posts.close(self._now(), CLOSE_TIMEOUT)
         self._free_lane().take(Op.CLOSE, pending, more=close_fields(code, reason))
         await self._settle()
 

@@ -15,7 +15,8 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ...errors import ConfigError, ConnectionLost, DialError
-from ...heads import RequestHead
+from ...http.client_codec import RequestBlock
+from ...net.stream import Taker
 from .client_answers import Reply, Verdict, judge_reply
 from .client_call import FAILURES, Call
 from .client_requests import Requests
@@ -48,7 +49,8 @@ class Courier(ABC):
         self._interrupted = ""  # why
         self._scope: anyio.CancelScope | None = None
         self._ended = False
-        self.heard = anyio.current_time()
+        self._now = requests.now
+        self.heard = self._now()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'busy' if self.busy else 'idle'}{' ended' if self._ended else ''}>"
@@ -81,12 +83,12 @@ class Courier(ABC):
 
     def _attempt(self, pending: Pending) -> None:
         self._interrupted = ""
-        self._begin_attempt(pending, anyio.current_time())
+        self._begin_attempt(pending, self._now())
         self._owner.watch(pending.quiet_until)
 
     def _send(self, pending: Pending) -> None:
         assert self._call is not None
-        head = self._head(pending, len(self._body), anyio.current_time())
+        head = self._head(pending, len(self._body), self._now())
         self._call.begin(head, self._body, number=pending.number)
         self._out = True
 
@@ -97,7 +99,7 @@ class Courier(ABC):
         """Another attempt begins, with the way to the server if there is none."""
 
     @abstractmethod
-    def _head(self, pending: Pending, length: int, now: float) -> RequestHead: ...
+    def _head(self, pending: Pending, length: int, now: float) -> RequestBlock: ...
 
     @abstractmethod
     def _progress(self, pending: Pending, now: float) -> None:
@@ -135,7 +137,7 @@ class Courier(ABC):
         if judgement.lost is not None:
             return self._over(judgement.lost)
         if judgement.verdict is Verdict.CUT:
-            self._cut(pending, anyio.current_time())
+            self._cut(pending, self._now())
         self._repeat(pending, judgement.reason, judgement.retry_after)
         return None
 
@@ -152,11 +154,11 @@ class Courier(ABC):
         """The attempt came to nothing."""
         self._out = False
         self._drop()
-        self._cut(pending, anyio.current_time())
+        self._cut(pending, self._now())
         self._repeat(pending, reason)
 
     def _repeat(self, pending: Pending, reason: str, retry_after: float = 0.0) -> None:
-        when = pending.failed(anyio.current_time(), random.random(), retry_after)
+        when = pending.failed(self._now(), random.random(), retry_after)
         if when is None:
             self._owner.lose(ConnectionLost(f"{self.name} was not answered in time: {reason}"))
         else:
@@ -168,15 +170,21 @@ class Courier(ABC):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    async def wait(self) -> None:
-        """Wait for what the request needs next: time, a connection, bytes. Cancelling changes nothing."""
+    @property
+    def rests(self) -> bool:
+        """What is on its way needs nothing but bytes of its answer."""
+        return self._out and self._call is not None and self._call.rests
+
+    async def wait(self, taker: Taker | None = None) -> None:
+        """Wait for what the request needs next: time, a connection, bytes, which ``taker`` may take where they come.
+        Cancelling changes nothing."""
         pending = self._pending
         if self._ended:
             await checkpoint()
         elif pending is not None and not self._out:
             await self._set_out(pending)
         elif self._call is not None:
-            await self._call.wait()
+            await self._call.wait(taker)
 
     async def _set_out(self, pending: Pending) -> None:
         try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import inf
 from typing import Protocol
 
-import anyio
-
 from ...errors import ConnectionLost
-from ...heads import Fields, RequestHead
+from ...heads import Fields
+from ...http.client_codec import RequestBlock
 from .client_courier import Courier, Owner
 from .client_requests import Requests
 from .client_state import Pending, Posts
@@ -72,16 +71,33 @@ class Lane(Courier):
         await self._let_go()
 
     async def _go_on(self) -> None:
+        if not self._advance():
+            await self.wait(self._take_answer)
+
+    def _advance(self) -> bool:
+        """Go on with what came. False: nothing did."""
         if self.step() is None:
-            await self.wait()
-        elif self._pending is None:
+            return False
+        if self._pending is None:
             self._park()
         else:
             self._break(self._pending, "a message came in answer to a post")
+        return True
+
+    def _take_answer(self) -> bool:
+        """Bytes came while the worker waits. True: it can wait on, for more of them or for the next post's."""
+        if not self._advance():
+            return self.rests
+        return not (self._ended or self.busy) and self._keeps()
+
+    @property
+    def can_take(self) -> bool:
+        """A post would leave at once, with no task begun or woken for it."""
+        return self._running and self._call is not None and not (self.busy or self._ended or self._retired)
 
     def _park(self) -> None:
         assert self._carried is not None
-        self._parked_at = anyio.current_time()
+        self._parked_at = self._now()
         self._lane_owner.answered(self._carried)
 
     def _keeps(self) -> bool:
@@ -119,7 +135,7 @@ class Lane(Courier):
     def _begin_attempt(self, pending: Pending, now: float) -> None:
         self._posts.attempt(pending, now)
 
-    def _head(self, pending: Pending, length: int, now: float) -> RequestHead:
+    def _head(self, pending: Pending, length: int, now: float) -> RequestBlock:
         return self._requests.make(self._op, pending.number, length=length, more=self._more)
 
     def _progress(self, pending: Pending, now: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ...errors import ConnectionLost
-from ...heads import RequestHead
+from ...http.client_codec import RequestBlock
 from .client_call import Call
 from .client_courier import Courier, Owner
 from .client_requests import Requests
@@ -32,7 +32,7 @@ class Poll(Courier):
     def _begin_attempt(self, pending: Pending, now: float) -> None:
         self._polls.attempt(now)
 
-    def _head(self, pending: Pending, length: int, now: float) -> RequestHead:
+    def _head(self, pending: Pending, length: int, now: float) -> RequestBlock:
         more = poll_fields(self._polls.left(now), stream=self._polls.streamed)
         return self._requests.make(Op.DOWN, pending.number, more=more)
 

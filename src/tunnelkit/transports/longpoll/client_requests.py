@@ -7,12 +7,14 @@ from typing import Final
 from ...config import Limits
 from ...heads import Fields, RequestHead
 from ...http.client import OriginConnection
+from ...http.client_codec import RequestBlock, request_block
 from ...http.plain_codec import PLAIN_PARSER
+from ...net.loop import loop_clock
 from ...proof import Prover
 from ..answers import Target
 from ..base import DialRequest
 from .client_call import Call
-from .wire import PURPOSES, Op, numbered_fields, open_fields, target_path
+from .wire import PURPOSES, Op, fixed_fields, numbered_fields, open_fields, target_path
 
 __all__ = ["Requests"]
 
@@ -33,7 +35,9 @@ class Requests:
         self._for_proxy: Fields = self._proxy.fields if self._proxy is not None else []
         origin = b"http://" + target.authority if self._proxy is not None else b""
         self._targets = {op: origin + target_path(target, op).encode("ascii") for op in Op}
+        self.now = loop_clock()
         self._connection_id = ""
+        self._heads: dict[Op, bytes] = {}  # what all requests of a kind have in common
         self._prover: Prover | None = None
 
     def __repr__(self) -> str:
@@ -53,23 +57,25 @@ class Requests:
         """The same, for one request after the other."""
         return Call(await self.connect(), max_body=self._limits.poll_body)
 
-    def open(self) -> RequestHead:
+    def open(self) -> RequestBlock:
         """Raises ``LocalProtocolError`` for a handshake that cannot be sent."""
-        fields = open_fields(self.target, self._request.handshake, self._request.user_agent)
-        return self._head(Op.OPEN, fields)
+        return self._block(Op.OPEN, open_fields(self.target, self._request.handshake, self._request.user_agent))
 
     def bind(self, connection_id: str, prover: Prover) -> None:
         """The server granted a connection."""
         self._connection_id = connection_id
+        fields = fixed_fields(self.target, self._request.user_agent)
+        self._heads = {op: self._block(op, fields).block.removesuffix(b"\r\n") for op in PURPOSES}
         self._prover = prover
 
-    def make(self, op: Op, number: int, *, length: int = 0, more: Fields | None = None) -> RequestHead:
-        """Request ``number`` of its kind, with a body of ``length`` bytes."""
+    def make(self, op: Op, number: int, *, length: int = 0, more: Fields | None = None) -> RequestBlock:
+        """Request ``number`` of its kind, with a body of ``length`` bytes. ``more``: fields of this one alone."""
         assert self._prover is not None
         proof = self._prover.make(PURPOSES[op], number, length)
-        agent = self._request.user_agent
-        fields = numbered_fields(self.target, self._connection_id, number, proof, length=length, user_agent=agent)
-        return self._head(op, fields + more if more else fields)
+        fields = numbered_fields(self._connection_id, number, proof, length)
+        lines = [b"%b: %b\r\n" % field for field in (fields + more if more else fields)]
+        block = b"".join((self._heads[op], *lines, b"\r\n"))
+        return RequestBlock(block, _POST, None, persists=True, length=length)
 
-    def _head(self, op: Op, fields: Fields) -> RequestHead:
-        return RequestHead(_POST, self._targets[op], fields + self._for_proxy)
+    def _block(self, op: Op, fields: Fields) -> RequestBlock:
+        return request_block(RequestHead(_POST, self._targets[op], fields + self._for_proxy))

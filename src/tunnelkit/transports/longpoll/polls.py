@@ -22,6 +22,8 @@ __all__ = ["Poll", "Polls", "State"]
 class State(Enum):
     """Of the current poll."""
 
+    __hash__ = object.__hash__  # its own is a call of Python's
+
     ABSENT = auto()  # none came yet, or whoever asked went away before there was an answer
     HELD = auto()
     ANSWERED = auto()  # the answer is kept, and repeated, until the next poll shows that it arrived
@@ -31,6 +33,8 @@ class State(Enum):
 
 
 class _Move(Enum):
+    __hash__ = object.__hash__
+
     NEXT = auto()
     NEXT_STREAM = auto()
     REPEAT = auto()

@@ -21,6 +21,8 @@ __all__ = ["Post", "Posts", "State"]
 class State(Enum):
     """Of one request."""
 
+    __hash__ = object.__hash__  # its own is a call of Python's
+
     QUEUED = auto()  # there is no room for its body
     READING = auto()
     WAITING = auto()  # for its number to be taken, whichever request brought it
@@ -29,6 +31,8 @@ class State(Enum):
 
 
 class _Move(Enum):
+    __hash__ = object.__hash__
+
     ADMIT = auto()
     PASS_OVER = auto()  # its message came, or comes, by another request
     WHOLE = auto()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Final, TypeAlias
 
 import anyio
@@ -101,11 +100,13 @@ class LongPollServer:
 
     async def answer(self, request: MountedRequest, offer: Offer) -> None:
         """Answer one request, whatever it is. Returns early when whoever asked is gone."""
-        with suppress(StreamBroken):
+        try:
             if request.path == Op.OPEN:
                 await self._open(request, offer)
             else:
                 await self._dispatch(request)
+        except StreamBroken:
+            return
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -199,11 +200,12 @@ class LongPollServer:
     # -- down ----------------------------------------------------------------------------------
 
     async def _down(self, request: MountedRequest, connection: ServerConnection, asked: Asked) -> None:
-        task = _RequestTask(request)
+        task = _PollTask(request, connection)
         poll = connection.poll_arrived(asked, task.wake)
         if poll is None:
             await _respond(request, _OUT_OF_WINDOW)
             return
+        task.poll = poll
         complete = False
         try:
             if poll.stream and not poll.settled:
@@ -211,29 +213,33 @@ class LongPollServer:
             else:
                 complete = await self._answer_poll(task, poll)
         finally:
-            connection.poll_left(poll, complete=complete)
+            task.poll = None  # the two hold each other, and the request's head with them
+            if not task.answered:
+                connection.poll_left(poll, complete=complete)
 
-    async def _answer_poll(self, task: _RequestTask, poll: Poll) -> bool:
+    async def _answer_poll(self, task: _PollTask, poll: Poll) -> bool:
         """True when the answer is written, as far as this end can know."""
         request = task.request
         while not poll.settled:
             if request.gone:
                 return False
             await task.wait()
+        if task.answered:
+            return True
         if poll.refusal is not None:
             await _respond(request, poll.refusal)
         else:
             await request.respond(200, answer_fields(poll.number), poll.answer or b"")
         return True
 
-    async def _stream(self, task: _RequestTask, connection: ServerConnection, poll: Poll) -> bool:
+    async def _stream(self, task: _PollTask, connection: ServerConnection, poll: Poll) -> bool:
         request = task.request
         await request.start(200, [*answer_fields(poll.number), *STREAM_ANSWER_FIELDS])
         # Some proxies hold a head back until its body begins.
         await request.send(KEEP_ALIVE)
         while poll.refusal is None:
             if poll.message is not None or poll.keep_alive:
-                await self._write_record(request, connection, poll)
+                await self._write_record(task, connection, poll)
             elif poll.end:
                 await request.send(END)
                 await request.finish()
@@ -244,15 +250,16 @@ class LongPollServer:
                 await task.wait()
         return False
 
-    async def _write_record(self, request: MountedRequest, connection: ServerConnection, poll: Poll) -> None:
+    async def _write_record(self, task: _PollTask, connection: ServerConnection, poll: Poll) -> None:
         pieces = encode_record(poll.message) if poll.message is not None else (KEEP_ALIVE,)
-        await request.send(*pieces)
+        begun, task.begun = task.begun, False
+        await task.request.send(*(() if begun else pieces))
         connection.poll_written(poll, sum(map(len, pieces)))
 
     # -- up ------------------------------------------------------------------------------------
 
     async def _up(self, request: MountedRequest, connection: ServerConnection, asked: Asked) -> None:
-        task = _RequestTask(request)
+        task = _PostTask(request)
         post = connection.post_arrived(asked, task.wake)
         if post is None:
             await _respond(request, _OUT_OF_WINDOW)
@@ -264,7 +271,7 @@ class LongPollServer:
             connection.post_left(post)
             task.post = None  # the two hold each other, and the request's head and body with them
 
-    async def _take(self, task: _RequestTask, connection: ServerConnection, post: Post) -> None:
+    async def _take(self, task: _PostTask, connection: ServerConnection, post: Post) -> None:
         request = task.request
         while post.reserved or not post.settled:
             if post.reserved:
@@ -278,7 +285,7 @@ class LongPollServer:
         else:
             await request.respond(200, answer_fields(post.number))
 
-    async def _read(self, task: _RequestTask, connection: ServerConnection, post: Post) -> None:
+    async def _read(self, task: _PostTask, connection: ServerConnection, post: Post) -> None:
         body = await task.body(post.length)
         if body is None:
             return
@@ -289,28 +296,77 @@ class LongPollServer:
 
 class _RequestTask:
     """The task that carries one request: woken only where it waits, since a wake for nothing costs it a turn of the
-    loop; taken out of a body that nobody wants any more."""
+    loop."""
 
-    __slots__ = ("_scope", "_waits", "post", "request")
+    __slots__ = ("request", "waits")
 
     def __init__(self, request: MountedRequest) -> None:
         self.request = request
-        self.post: Post | None = None
-        self._waits = False
-        self._scope: anyio.CancelScope | None = None
-
-    def wake(self) -> None:
-        if self._waits:
-            self.request.wake()
-        elif self._scope is not None and self.post is not None and not self.post.reserved:
-            self._scope.cancel()
+        self.waits = False
 
     async def wait(self) -> None:
-        self._waits = True
+        self.waits = True
         try:
             await self.request.wait()
         finally:
-            self._waits = False
+            self.waits = False
+
+
+class _PollTask(_RequestTask):
+    """A poll's: it sleeps on where whoever has a message writes it as the answer, which costs no turn at all."""
+
+    __slots__ = ("_connection", "answered", "begun", "poll")
+
+    def __init__(self, request: MountedRequest, connection: ServerConnection) -> None:
+        super().__init__(request)
+        self._connection = connection
+        self.poll: Poll | None = None
+        self.answered = False  # and the connection knows that it is
+        self.begun = False  # the record that is to be written is, but not all of it is with the socket
+
+    def wake(self) -> None:
+        if self.waits and not self._answer():
+            self.request.wake()
+
+    def _answer(self) -> bool:
+        """True when nothing is left for the task."""
+        poll = self.poll
+        if self.answered or poll is None or self.begun:
+            return self.answered
+        if poll.stream:
+            return self._send_record(poll)
+        if poll.answer is None:
+            return False
+        self.answered = self.request.respond_now(200, answer_fields(poll.number), poll.answer)
+        if self.answered:
+            self._connection.poll_left(poll, complete=True)
+        return self.answered
+
+    def _send_record(self, poll: Poll) -> bool:
+        pieces = encode_record(poll.message) if poll.message is not None and poll.refusal is None else ()
+        if len(pieces) != 1 or self.request.gone:
+            return False
+        self.begun = not self.request.send_now(*pieces)
+        if not self.begun:
+            self._connection.poll_written(poll, len(pieces[0]))
+        return not (self.begun or poll.end or self.request.gone)
+
+
+class _PostTask(_RequestTask):
+    """A post's: taken out of a body that nobody wants any more."""
+
+    __slots__ = ("_scope", "post")
+
+    def __init__(self, request: MountedRequest) -> None:
+        super().__init__(request)
+        self.post: Post | None = None
+        self._scope: anyio.CancelScope | None = None
+
+    def wake(self) -> None:
+        if self.waits:
+            self.request.wake()
+        elif self._scope is not None and self.post is not None and not self.post.reserved:
+            self._scope.cancel()
 
     async def body(self, length: int) -> bytes | None:
         """None when it was not worth waiting for: a newer request brings it, or the connection ended."""

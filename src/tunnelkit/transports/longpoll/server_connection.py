@@ -7,12 +7,14 @@ are carried by tasks of their own (``longpoll_server``), which register here and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ...config import Limits
 from ...errors import ConnectionLost, LocalProtocolError
+from ...net.loop import loop_clock
 from ...net.timers import Timer, Timers
 from ...proof import Prover
 from ..answers import Answer
@@ -47,7 +49,8 @@ class ServerConnection(Connection):
         self.probes = 0  # the number of the last probe
         self._timers = timers
         self._forget = forget
-        self._heard = now = anyio.current_time()
+        self._now = loop_clock()
+        self._heard = now = self._now()
         self._polls = Polls(limits, now)
         self._posts = Posts(limits.early_post_limit)
         self._is_active = False
@@ -58,6 +61,8 @@ class ServerConnection(Connection):
         self._timer: Timer | None = None
         self._sender: anyio.Event | None = None  # waits for a poll, or for the close to be told
         self._receiver: anyio.Event | None = None  # waits for a message
+        self._take: Callable[[bytes], None] | None = None  # who is given each as it comes
+        self._failure: Exception | None = None  # of theirs
         self._rearm()
 
     def __repr__(self) -> str:
@@ -83,6 +88,30 @@ class ServerConnection(Connection):
         self._polls.answer(message)
         self._rearm()
 
+    def room_now(self) -> int:
+        return self.max_message if self._polls.ready and self._lost is None else 0
+
+    def send_now(self, message: bytes) -> None:
+        self._polls.answer(message)
+        self._rearm()
+
+    async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
+        while (message := self._posts.next_message()) is not None:
+            take(message)
+            await checkpoint()
+        self._take = take
+        try:
+            while self._failure is None:
+                self._check()
+                await self._wait_to_receive()
+            failure, self._failure = self._failure, None
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback has this frame
+        finally:
+            self._take = None
+
     async def receive(self) -> bytes:
         while True:
             message = self._posts.next_message()
@@ -102,7 +131,7 @@ class ServerConnection(Connection):
     @active.setter
     def active(self, active: bool) -> None:
         self._is_active = active
-        self._polls.set_active(active, anyio.current_time())
+        self._polls.set_active(active, self._now())
         self._rearm()
 
     async def aclose(self, code: int = _NORMAL, reason: str = "") -> None:
@@ -134,7 +163,7 @@ class ServerConnection(Connection):
 
     def poll_arrived(self, asked: Asked, wake: Callable[[], None]) -> Poll | None:
         """None when the number is out of the window. Give it to ``poll_left`` in the end."""
-        now = self._heard = anyio.current_time()
+        now = self._heard = self._now()
         poll = self._polls.arrive(asked.number, asked.hold, now, stream=asked.stream, wake=wake)
         if poll is not None:
             self.at_once = None if poll.stream else 1
@@ -143,12 +172,12 @@ class ServerConnection(Connection):
 
     def poll_written(self, poll: Poll, size: int) -> None:
         """See ``Polls.written``."""
-        self._polls.written(poll, size, anyio.current_time())
+        self._polls.written(poll, size, self._now())
         self._polls_changed()
 
     def poll_left(self, poll: Poll, *, complete: bool) -> None:
         """See ``Polls.leave``."""
-        self._polls.leave(poll, anyio.current_time(), complete=complete)
+        self._polls.leave(poll, self._now(), complete=complete)
         self._polls_changed()
 
     def post_arrived(self, asked: Asked, wake: Callable[[], None]) -> Post | None:
@@ -158,15 +187,30 @@ class ServerConnection(Connection):
 
     def post_read(self, post: Post, message: bytes) -> None:
         self.heard()
-        self._posts.whole(post, message, hungry=self._receiver is not None and not self._receiver.is_set())
-        self._ring_receiver()
+        take = self._take
+        hungry = take is not None or (self._receiver is not None and not self._receiver.is_set())
+        self._posts.whole(post, message, hungry=hungry)
+        if take is None:
+            self._ring_receiver()
+        else:
+            self._hand_up(take)
+
+    def _hand_up(self, take: Callable[[bytes], None]) -> None:
+        """In the post's own task: to wake another for it would cost a turn of the loop."""
+        try:
+            while (message := self._posts.next_message()) is not None:
+                take(message)
+        except Exception as error:
+            self._take = None
+            self._failure = error
+            self._ring_receiver()
 
     def post_left(self, post: Post) -> None:
         self._posts.leave(post)
 
     def heard(self) -> None:
         """A byte came."""
-        self._heard = anyio.current_time()
+        self._heard = self._now()
         self._polls.heard(self._heard)
 
     def peer_closed(self, code: int, reason: str) -> None:
@@ -190,7 +234,7 @@ class ServerConnection(Connection):
         self._timer = self._timers.at(due, self._strike) if due < float("inf") else None
 
     def _strike(self) -> None:
-        now = anyio.current_time()
+        now = self._now()
         if self._posts.reading:  # a client whose post is on its way is not silent; how slow it may be is HTTP's rule
             self._polls.heard(now)
         self._polls.expire(now)

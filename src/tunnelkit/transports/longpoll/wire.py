@@ -47,6 +47,7 @@ __all__ = [
     "close_fields",
     "closed_answer",
     "closed_reason",
+    "fixed_fields",
     "is_own_answer",
     "is_streamed",
     "lost_in_order",
@@ -105,6 +106,9 @@ _LONGPOLL: Final = b"Tunnelkit-Longpoll"
 _STREAM: Final = b"stream"
 
 _OCTETS: Final = b"application/octet-stream"
+# What tells the server's own answer, however often a name stands in it.
+_OCTETS_FIELD: Final = b"content-type", _OCTETS
+_MARKS: Final = frozenset({b"content-type", b"tunnelkit-number"})
 _REASON_LIMIT: Final = 123  # as RFC 6455 5.5 bounds it
 _NORMAL: Final = 1000
 
@@ -120,23 +124,23 @@ def target_path(target: Target, op: Op) -> str:
 # -- the client's requests -----------------------------------------------------------------------
 
 
-def _request_fields(target: Target, length: int, user_agent: str) -> Fields:
+def fixed_fields(target: Target, user_agent: str = "") -> Fields:
+    """What every request of a client has."""
     agent = [(b"User-Agent", user_agent.encode())] if user_agent else []
-    return [(b"Host", target.authority), *agent, *_COMMON, (b"Content-Length", b"%d" % length)]
+    return [(b"Host", target.authority), *agent, *_COMMON]
 
 
 def open_fields(target: Target, handshake: Handshake, user_agent: str) -> Fields:
     """Raises ``LocalProtocolError`` for a handshake that cannot be sent."""
-    return [*_request_fields(target, 0, user_agent), (_LONGPOLL, VERSION), *to_fields(handshake)]
+    length = (b"Content-Length", b"0")
+    return [*fixed_fields(target, user_agent), length, (_LONGPOLL, VERSION), *to_fields(handshake)]
 
 
-def numbered_fields(
-    target: Target, connection_id: str, number: int, proof: bytes, *, length: int = 0, user_agent: str = ""
-) -> Fields:
-    """Of every later request: a post or a probe as they stand. ``number`` counts from 1 for each op by itself, and
-    ``proof`` is the connection's prover's ``make(PURPOSES[op], number, length)``."""
+def numbered_fields(connection_id: str, number: int, proof: bytes, length: int = 0) -> Fields:
+    """What every later request has of its own: a post or a probe as they stand. ``number`` counts from 1 for each op
+    by itself, and ``proof`` is the connection's prover's ``make(PURPOSES[op], number, length)``."""
     return [
-        *_request_fields(target, length, user_agent),
+        (b"Content-Length", b"%d" % length),
         (_CONNECTION, connection_id.encode()),
         (_NUMBER, b"%d" % number),
         (_PROOF, proof.hex().encode()),
@@ -168,11 +172,11 @@ def _plain(reason: str) -> str:
 def is_own_answer(status: int, fields: Fields, number: int) -> bool:
     """Whether this is the server's word to poll, post, probe or close ``number``, and not a page of something in
     between, which may well have status 200."""
-    return (
-        status == 200
-        and field_values(fields, b"content-type") == [_OCTETS]
-        and field_values(fields, b"tunnelkit-number") == [b"%d" % number]
-    )
+    if status != 200:
+        return False
+    found = [(name, value) for key, value in fields if (name := key.lower()) in _MARKS]
+    numbered = b"tunnelkit-number", b"%d" % number
+    return len(found) == 2 and _OCTETS_FIELD in found and numbered in found
 
 
 def is_streamed(fields: Fields) -> bool:
@@ -255,10 +259,12 @@ _GRAMMAR: Final[Mapping[bytes, re.Pattern[bytes]]] = {
 }
 # Of the length (RFC 9112 6); the rest of its rules was kept by whoever parsed the head.
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
-_NEEDED: Final = (_CONNECTION, _NUMBER, _PROOF)
+_FITS: Final = {name: grammar.fullmatch for name, grammar in _GRAMMAR.items()}
+_NAMES: Final = {name.lower(): name for name in (_CONNECTION, _NUMBER, _PROOF)}
+_NEEDED: Final = tuple(_NAMES)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """The head of a request that belongs to a connection. Nothing of it is proven yet."""
 
@@ -326,17 +332,17 @@ def _values(fields: Fields) -> dict[bytes, bytes]:
     values: dict[bytes, bytes] = {}
     for raw_name, value in fields:
         name = raw_name.lower()
-        grammar = _GRAMMAR.get(name)
-        if grammar is None:
+        fits = _FITS.get(name)
+        if fits is None:
             if name in _FRAMING:
                 values[name] = value
-        elif name in values or not grammar.fullmatch(value):
+        elif name in values or not fits(value):
             raise _bad(raw_name, "is malformed, or given twice")
         else:
             values[name] = value
     for needed in _NEEDED:
-        if needed.lower() not in values:
-            raise _bad(needed, "is missing")
+        if needed not in values:
+            raise _bad(_NAMES[needed], "is missing")
     return values
 
 
