@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.adopt import adopt
+from tunnelkit.net.doorbell import Soon
 from tunnelkit.net.sockets import SocketStream
 from tunnelkit.net.stream import ByteStream
 
@@ -133,6 +134,44 @@ def test_what_is_busy_leaves_the_others_their_turns(monkeypatch: pytest.MonkeyPa
             stream.abort()
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("called_off", [False, True])
+def test_what_is_asked_for_in_a_batch_is_called_once_after_it(
+    called_off: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+
+    def call() -> None:
+        said.append(f"called {soon.ask()}")
+        raise ValueError("not good")
+
+    def take() -> bool:
+        said.append(f"asked {soon.ask()}")
+        soon.call_off()
+        if not called_off:
+            soon.ask()
+        return False
+
+    async def wait(stream: ByteStream) -> None:
+        await stream.wait(readable=True, taker=take)
+
+    async def main() -> None:
+        pairs = [await open_pair() for _ in range(3)]
+        async with trio.open_nursery() as tasks:
+            for one, _ in pairs:
+                tasks.start_soon(wait, one)
+            await trio.testing.wait_all_tasks_blocked()
+            for _, other in pairs:
+                other.try_send(b"x")
+        for stream in chain(*pairs):
+            stream.abort()
+        assert not soon.asked
+
+    soon = Soon(call)
+    trio.run(main)
+    assert said == ["asked True"] * 3 + ["called False"] * (not called_off)
+    assert [record.message for record in caplog.records] == ["a call of the loop failed"] * (not called_off)
 
 
 # -- runs ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import anyio
 
-from .loop import in_callback, runs_on_asyncio
+from .loop import after_batch, in_callback, runs_on_asyncio
 
 __all__ = ["Doorbell", "Soon"]
 
@@ -60,7 +60,7 @@ class Doorbell:
 
 class Soon:
     """``call`` is called once the loop has done what it is at, once however often that was asked for; unless it is
-    called off. ``call`` must not raise. Only asyncio has such calls."""
+    called off. ``call`` must not raise. asyncio always has such calls; on trio, what is called in a batch has."""
 
     __slots__ = ("_call", "_handle", "_loop", "asked")
 
@@ -72,16 +72,25 @@ class Soon:
 
     def ask(self) -> bool:
         """False where there is no such call."""
-        if not self.asked and self._loop is not None:
-            self._handle = self._loop.call_soon(self._ring)
-            self.asked = True
+        if not self.asked:
+            if self._loop is not None:
+                self._handle = self._loop.call_soon(self._ring)
+                self.asked = True
+            else:
+                self.asked = after_batch(self._ring)
         return self.asked
 
     def call_off(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle, self.asked = None, False
+            self._handle = None
+        self.asked = False
 
     def _ring(self) -> None:
+        if not self.asked:  # called off, or asked for again and called already
+            return
         self._handle, self.asked = None, False
-        in_callback(self._call)
+        if self._loop is not None:
+            in_callback(self._call)
+        else:
+            self._call()

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import trio
 
+from .loop import in_batch
+
 __all__ = ["NOT_ALL", "READABLE", "WRITABLE", "Watched", "Watcher"]
 
 # What the bits of an event say. An end or a failure is readable, a failure is writable too.
@@ -82,7 +84,7 @@ class Watcher:
         try:
             while True:
                 await trio.lowlevel.wait_readable(fd)
-                self._tell()
+                in_batch(self._tell)
         except OSError:  # the kernel has no memory for one more watch, and what leaves this task would crash trio
             pass
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +17,9 @@ try:
 except ImportError:  # then anyio asks asyncio itself
     _library = None  # type: ignore[assignment]
 
-__all__ = ["Clock", "in_callback", "loop_clock", "runs_on_asyncio"]
+__all__ = ["Clock", "after_batch", "in_batch", "in_callback", "loop_clock", "runs_on_asyncio"]
+
+_logger = logging.getLogger("tunnelkit")
 
 T = TypeVar("T")
 
@@ -25,6 +28,7 @@ Clock: TypeAlias = Callable[[], float]
 
 class _Here(threading.local):
     called_back = False
+    after: list[Callable[[], None]] | None = None  # what follows the batch of calls that is under way
 
 
 _here = _Here()
@@ -40,6 +44,29 @@ def in_callback(call: Callable[[], T]) -> T:
         return call()
     finally:
         _here.called_back = before
+
+
+def in_batch(call_all: Callable[[], None]) -> None:
+    """``call_all()``, which calls back many; and then what they asked for with ``after_batch``."""
+    after = _here.after = []
+    try:
+        call_all()
+    finally:
+        _here.after = None
+    for call in after:
+        try:
+            call()
+        except Exception:
+            _logger.exception("a call of the loop failed")
+
+
+def after_batch(call: Callable[[], None]) -> bool:
+    """Have it called once the batch of calls that this is one of is over. False, and nothing, outside of one."""
+    after = _here.after
+    if after is None:
+        return False
+    after.append(call)
+    return True
 
 
 def runs_on_asyncio() -> bool:
