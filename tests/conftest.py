@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 import sys
@@ -68,6 +69,7 @@ BEGUN_FIRST = ("tests/testing/test_longpoll.py", "tests/e2e/test_cuts.py", "test
 def pytest_collection(session: pytest.Session) -> None:
     """In a fresh checkout every file is compiled, with its asserts rewritten, which takes longer than all else of
     collecting. Each worker begins with other files, and finds the rest compiled."""
+    gc.disable()  # nothing that is collected can go
     worker = getattr(session.config, "workerinput", None)
     if worker is None:
         return
@@ -77,6 +79,12 @@ def pytest_collection(session: pytest.Session) -> None:
         # What goes wrong, or is to be skipped, is told when the file is collected.
         with suppress(Exception, pytest.skip.Exception):
             import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end, and is nothing to look through again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after hypothesis has marked its tests

@@ -13,7 +13,7 @@ from .reader import Ending, Fields, Request, Response, items, read_requests, rea
 from .recorder import told
 from .tunnel import Tunnel, open_tunnel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pair(0)]
 
 # The hop's own, and what a gateway writes anew: not compared.
 HOP = frozenset(

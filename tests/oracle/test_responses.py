@@ -14,7 +14,7 @@ from .reader import Ending, Fields, Request, Response, read_responses
 from .recorder import Then, told
 from .tunnel import Tunnel, open_tunnel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.pair(0)]
 
 ASK = b"%b " + PREFIX + b"/%b HTTP/1.1\r\nHost: a\r\n\r\n"
 NEXT = told(Request(b"GET", b"/next", b"", []))
