@@ -182,6 +182,30 @@ async def test_a_connection_is_used_again() -> None:
     assert await origin.ends[0].receive() == b""
 
 
+@pytest.mark.parametrize("body", [b"", b"x"], ids=["no body", "body"])
+async def test_a_request_that_a_kept_connection_does_not_take_at_once(body: bytes) -> None:
+    """Whoever waits there for the answer has to see to the rest of the request first."""
+    origin, asked = Dialled(), Asked(b"PUT" if body else b"GET", body=body)
+    await served(origin, Asked())
+    near, far = origin._pool._idle[0][1].stream, origin.ends[0]
+    while near.try_send(b"y" * 1024):  # of an earlier request, say, that was answered before it was read
+        pass
+    connection = origin._pool._idle[0][1]
+
+    async def wait() -> None:
+        await connection.wait(readable=True)
+        await begun.finish()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        begun = origin.begin(asked)
+        assert begun.perch is connection
+        await request_on(far)
+        await far.send(OK)
+    assert asked.ended
+
+
 async def test_a_dead_idle_connection_is_not_used() -> None:
     origin = Dialled()
     await served(origin, Asked())

@@ -55,12 +55,12 @@ class OriginConnection:
         """The same for a head that is written already."""
         self._out.add(self._begin(request))
 
-    def send_whole(self, request: RequestBlock) -> None:
-        """The same for one without a body, which goes out at once."""
+    def send_whole(self, request: RequestBlock) -> bool:
+        """The same for one without a body, which goes out at once; True when nothing of it is left."""
         block = self._begin(request)
         self._codec.encode_end()
         self._out.add(block)
-        self.flush()
+        return self.flush()
 
     def _begin(self, request: RequestBlock) -> bytes:
         if self._codec.reading is not State.HEAD:

@@ -144,11 +144,13 @@ class UrlExchange(Begun):
         exchange.on_news(connection.wake)
         self._request_ended = not exchange.has_body
         if self._request_ended:
-            connection.send_whole(self._request)
+            gone = connection.send_whole(self._request)
         else:
             connection.send_block(self._request)
-            self._pump_body(connection)
-            connection.flush()
+            gone = self._pump_body(connection)
+            gone = connection.flush() and gone
+        if not gone:
+            connection.wake()  # a worker that waits there waits for the answer alone
 
     async def _drive(self, connection: OriginConnection) -> None:
         """Pump both ways until the answer is complete or nobody wants it. Raises StreamBroken or HeadError when the
