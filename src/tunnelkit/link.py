@@ -83,8 +83,8 @@ class Link:
         self._gathered = 0  # exchanges that had all they have to say put in since the last message
         self._bell = Doorbell()  # there may be something for the writer to send
         self._soon = Soon(self._send_now)
-        self._timers = timers or Timers(logger)
-        self._own_timers = None if timers else self._timers
+        self._timers = Timers(logger) if timers is None else timers  # which are falsy as long as they are empty
+        self._runs_timers = timers is None
         self._timer: Timer | None = None
         self._progressed = False
         self._heard: anyio.Event | None = None  # made by whoever waits for the next message
@@ -284,8 +284,8 @@ class Link:
 
     async def _serve(self, run: LinkRun, greeting: bytes, unread: bytes | None) -> None:
         async with anyio.create_task_group() as group:
-            if self._own_timers is not None:
-                group.start_soon(self._own_timers.run)
+            if self._runs_timers:
+                group.start_soon(self._timers.run)
             self._check_timer()
             group.start_soon(self._guard, run, self._write, greeting)
             await self._guard(run, self._read, unread)

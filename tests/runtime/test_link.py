@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import pytest
 
 from tunnelkit.config import KIB
+from tunnelkit.core.budget import Budget
 from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import ResetCode, StreamKind
+from tunnelkit.core.opening import Attached, OpeningResult
 from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
-from tunnelkit.link import SHARED
-from tunnelkit.transports.memory import QUEUE_LIMIT, Faults
+from tunnelkit.link import SHARED, Link
+from tunnelkit.net.timers import Timers
+from tunnelkit.transports.memory import QUEUE_LIMIT, Faults, memory_pair
 from tunnelkit.tunnel_stream import Stream, StreamHandler
 
 from .links import SOON, Ask, Echo, Silent, joined, pattern
@@ -92,6 +97,27 @@ async def test_a_connection_that_breaks_meanwhile_costs_nothing_but_itself(monke
         pair.attach()
         assert await ask.answered() == pattern(100)
         await pair.clean()
+
+
+async def test_timers_that_run_for_many_links_are_not_run_again() -> None:
+    """Not even where none of them is set yet."""
+    timers = Timers()
+    link = Link(
+        client=False,
+        limits=SOON,
+        budget=Budget(1_000_000),
+        peer_window=SOON.replay_limit,
+        peer_floor=SOON.stream_floor,
+        peer_max_streams=10,
+        logger=logging.getLogger("tunnelkit.test"),
+        timers=timers,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(link.run, memory_pair()[0], OpeningResult(attached=Attached(1, 0))))
+        await anyio.wait_all_tasks_blocked()
+        assert len(timers) == 1  # and nobody lets it ring
+        assert not any(task.name.endswith("Timers.run") for task in anyio.get_running_tasks())
+        group.cancel_scope.cancel()
 
 
 # -- connections take over ---------------------------------------------------------------------
