@@ -92,10 +92,15 @@ class Call:
         self._push()
         self._more = False
         for _ in range(_STEP):
-            if (message := self._next_message()) is not None or (event := self._next_event()) is None:
+            if self._records is not None and (message := self._records.next_message()) is not None:
                 return message
+            if (event := self._next_event()) is None:
+                return None
             if isinstance(event, ResponseHead):
                 self._begin_reply(event)
+                if self._own and self._records is None and (body := self._http.take_rest()) is not None:
+                    self._take(body)
+                    return self._reply()
             elif isinstance(event, Body):
                 self._take(event.data)
             if isinstance(event, End) or self._room < 0:
@@ -111,9 +116,6 @@ class Call:
             if self._records is not None and self._records.ended:
                 return End([])  # all is there; the last chunk is not worth a repeat
             raise
-
-    def _next_message(self) -> bytes | None:
-        return self._records.next_message() if self._records is not None else None
 
     def _begin_reply(self, head: ResponseHead) -> None:
         """Interim answers are passed over (RFC 9110 15.2)."""
@@ -153,6 +155,11 @@ class Call:
     @property
     def last_received(self) -> float:
         return self._http.stream.last_received
+
+    @property
+    def kept(self) -> bool:
+        """After an answer: the connection may carry another request."""
+        return self._http.reusable
 
     @property
     def idle(self) -> bool:

@@ -88,7 +88,8 @@ class Lane(Courier):
         """Bytes came while the worker waits. True: it can wait on, for more of them or for the next post's."""
         if not self._advance():
             return self.rests
-        return not (self._ended or self.busy) and self._keeps()
+        # Whether it is quiet is looked at by who wants to use it; what else comes calls again.
+        return self._call is not None and self._call.kept and not (self.busy or self._ended or self._retired)
 
     @property
     def can_take(self) -> bool:

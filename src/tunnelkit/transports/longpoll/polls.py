@@ -253,13 +253,16 @@ class Polls:
         """The client sent something else."""
         self._heard = now
 
-    def set_active(self, active: bool, now: float) -> None:
-        """Exchanges run: the client is told so by the first of them, and counts anew from then on."""
+    def set_active(self, active: bool, now: float) -> bool:
+        """Exchanges run: the client is told so by the first of them, and counts anew from then on. Whether something
+        may be due sooner now."""
         if active and not self._active:
             self._heard = max(self._heard, now)
         self._active = active
-        if self._current is not None and self._current.stream:
-            self._current.due = min(self._current.due, now + self._keep_alive_after)
+        if self._current is None or not self._current.stream:
+            return False
+        self._current.due = min(self._current.due, now + self._keep_alive_after)
+        return True
 
     @property
     def _keep_alive_after(self) -> float:

@@ -86,14 +86,12 @@ class ServerConnection(Connection):
             )
         await self.ready()  # the poll that was ready may have gone since
         self._polls.answer(message)
-        self._rearm()
 
     def room_now(self) -> int:
         return self.max_message if self._polls.ready and self._lost is None else 0
 
     def send_now(self, message: bytes) -> None:
-        self._polls.answer(message)
-        self._rearm()
+        self._polls.answer(message)  # which makes nothing due sooner than it was
 
     async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
         while (message := self._posts.next_message()) is not None:
@@ -131,8 +129,8 @@ class ServerConnection(Connection):
     @active.setter
     def active(self, active: bool) -> None:
         self._is_active = active
-        self._polls.set_active(active, self._now())
-        self._rearm()
+        if self._polls.set_active(active, self._now()):
+            self._rearm()
 
     async def aclose(self, code: int = _NORMAL, reason: str = "") -> None:
         if self._closing:
