@@ -116,7 +116,7 @@ async def test_timers_that_run_for_many_links_are_not_run_again() -> None:
         group.start_soon(partial(link.run, memory_pair()[0], OpeningResult(attached=Attached(1, 0))))
         await anyio.wait_all_tasks_blocked()
         assert len(timers) == 1  # and nobody lets it ring
-        assert not any(task.name.endswith("Timers.run") for task in anyio.get_running_tasks())
+        assert not any((task.name or "").endswith("Timers.run") for task in anyio.get_running_tasks())
         group.cancel_scope.cancel()
 
 
