@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from tunnelkit.config import Limits
-from tunnelkit.core.known_heads import BLOCKS_KEPT, KEPT_SIZE, HeadReader, KnownHead, KnownRequest, KnownResponse
+from tunnelkit.core.known_heads import (
+    BLOCKS_KEPT,
+    KEPT_SIZE,
+    PLANS_KEPT,
+    HeadReader,
+    KnownHead,
+    KnownRequest,
+    KnownResponse,
+)
 from tunnelkit.errors import LocalProtocolError, RemoteProtocolError
 from tunnelkit.heads import (
     Fields,
@@ -123,3 +131,11 @@ def test_what_is_made_of_a_head_is_made_once() -> None:
     known: KnownHead[ResponseHead] = KnownResponse.outgoing(answer())
     assert [known.plan(make), known.plan(make)] == [1, 1]
     assert made == [answer()]
+
+
+def test_of_many_that_make_something_of_a_head_only_some_are_remembered() -> None:
+    """One for each origin that callers name, and a head that is asked for ever would keep all of them for ever."""
+    known = read(request())
+    for number in range(3 * PLANS_KEPT):
+        assert known.plan(lambda _, number=number: number) == number  # type: ignore[misc]
+        assert len(known._plans) <= PLANS_KEPT

@@ -28,11 +28,13 @@ from ..heads import (
     validate_response,
 )
 
-__all__ = ["BLOCKS_KEPT", "KEPT_SIZE", "HeadReader", "KnownHead", "KnownRequest", "KnownResponse"]
+__all__ = ["BLOCKS_KEPT", "KEPT_SIZE", "PLANS_KEPT", "HeadReader", "KnownHead", "KnownRequest", "KnownResponse"]
 
 # Blocks that one reader remembers, and the size of the largest: with what they became, a few MB at most.
 BLOCKS_KEPT: Final = 128
 KEPT_SIZE: Final = 2048
+# What was made of one block: by each origin that callers name, perhaps, and of those there is no end.
+PLANS_KEPT: Final = 8
 
 HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 T = TypeVar("T")
@@ -51,9 +53,11 @@ class KnownHead(Generic[HeadT]):
         self._plans: dict[object, Any] = {}
 
     def plan(self, make: Callable[[HeadT], T]) -> T:
-        """What ``make`` makes of the head, made once. There are few such functions, and they are asked for ever."""
+        """What ``make`` makes of the head; of few such functions, made once."""
         plan: T | None = self._plans.get(make)
         if plan is None:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
             plan = self._plans[make] = make(self.head)
         return plan
 
