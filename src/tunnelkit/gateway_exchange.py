@@ -168,7 +168,8 @@ class GatewayExchange:
             return
         if isinstance(decision, Dispatch):
             self.dispatch(decision.session)
-        if wait is not None or not gateway.alarm_is_set:  # else the alarm comes before this one's own deadline
+        # Else the alarm comes before this one's own deadline. One that waits may be due when the start is over.
+        if wait is not None or not isinstance(decision, Dispatch) or not gateway.alarm_is_set:
             gateway.set_alarm()
         if self._stream is not None:
             self._stream.flush()

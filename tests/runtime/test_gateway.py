@@ -177,6 +177,20 @@ async def test_a_request_waits_for_a_client_and_then_goes() -> None:
             assert client.transport
 
 
+async def test_the_end_of_the_start_is_the_end_of_waiting_though_others_wait_longer() -> None:
+    limits = replace(QUICK, startup_wait=1.0, queue_timeout=30.0)
+    async with tunnel(limits=limits) as there:
+        async with there.client() as client:
+            await client.wait_ready()
+        known, unknown = there.call(), there.call()
+        await known.send("GET", f"/_token/{TOKEN}/")
+        assert there.server._running is not None
+        gateway = there.server._running.gateway
+        await eventually(lambda: gateway.alarm_is_set)
+        await unknown.send("GET", "/_token/another-token-for-the-tests/")
+        assert (await unknown.answer())[0] == 404
+
+
 async def test_a_request_that_cannot_be_placed_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the client that attaches, and not those that wait behind it."""
     dispatch = GatewayExchange.dispatch
