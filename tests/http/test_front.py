@@ -317,6 +317,22 @@ async def test_an_idle_connection_is_closed_without_a_word() -> None:
         assert await read_until(caller) == sized(b"/1")
 
 
+async def test_a_request_that_comes_as_the_time_for_it_ends_has_its_own_times() -> None:
+    async with serving(echo) as served:
+        caller = served.connect()
+        await caller.send(GET % 1)
+        await read_until(caller, b"/1")
+        await anyio.wait_all_tasks_blocked()
+        (connection,) = served.front._connections
+        assert caller.try_send(POST + b"Content-Length: 5\r\n\r\nhe")
+        connection._read_late()
+        await anyio.wait_all_tasks_blocked()
+        await caller.send(b"llo")
+        assert await read_until(caller, b"hello")
+        await caller.send(GET % 2)
+        await read_until(caller, b"/2")
+
+
 async def test_the_second_head_has_its_own_time() -> None:
     async with serving(echo, limits=Limits(head_timeout=0.05)) as served:
         caller = served.connect()

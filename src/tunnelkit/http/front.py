@@ -190,7 +190,8 @@ class Front:
     def _request(self, connection: CallerConnection, head: RequestHead) -> FrontRequest:
         connection.read_clock.clear()
         connection.in_head = None
-        connection.fresh = connection.may_ask = connection.is_link = False
+        # It came in the moment in which its time was over: what follows is not to pay for that.
+        connection.fresh = connection.may_ask = connection.is_link = connection.late = False
         connection.closing = self._draining
         return FrontRequest(connection, head)
 
