@@ -340,11 +340,11 @@ class GatewayExchange:
         except RemoteProtocolError as error:
             self._bad_answer(error)
             return
-        self._answer_ended = fin
         if isinstance(known, Trailers):
             self._trailers = known
         else:
             self._pass_head(known)
+        self._answer_ended = fin  # only now: had the above failed, this one would have to be broken off
 
     def _pass_head(self, known: KnownResponse) -> None:
         head, out = known.head, known.plan(_passed_on)
@@ -375,9 +375,9 @@ class GatewayExchange:
         except RemoteProtocolError as error:
             self._bad_answer(error)
             return
-        self._answer_ended = fin
         if data and (self._inbox or self._switching is not None or not self._give(data)):
             gather(self._inbox, data)
+        self._answer_ended = fin
 
     def on_settled(self) -> None:
         if self._switching is None:

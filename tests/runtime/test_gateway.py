@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -212,6 +213,34 @@ async def test_a_request_that_cannot_be_placed_costs_itself_alone(monkeypatch: p
             assert (await first.answer())[0] == 500
             assert there.server.sessions()[0].epoch == 1
             await there.clean()
+
+
+@pytest.mark.parametrize("method", ["_answered", "_give"])
+async def test_an_answer_that_cannot_be_passed_on_costs_its_caller_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its end came with it."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("a log that is full, say")
+
+    async def end_at_once(exchange: OriginExchange) -> None:
+        if exchange.head.method == b"HEAD":
+            exchange.send_head(ResponseHead(200, [(b"Content-Length", b"4")], b"OK"), fin=True)
+        else:
+            await plain(exchange)
+
+    async with tunnel() as there, there.client(Answering(end_at_once)) as client:
+        await client.wait_ready()
+        with monkeypatch.context() as patched, anyio.fail_after(10):
+            patched.setattr(GatewayExchange, method, fail)
+            caller = there.call()
+            await caller.send("HEAD" if method == "_answered" else "GET", f"/_token/{TOKEN}/")
+            with suppress(StreamBroken):  # or it is told, where no head was passed on
+                while (data := await caller.stream.receive()) and b" 502 " not in data:
+                    pass
+        await there.clean()
+        assert await there.get() == (200, b"fine")
 
 
 async def test_a_caller_that_leaves_leaves_the_queue() -> None:
