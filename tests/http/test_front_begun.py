@@ -408,6 +408,21 @@ async def after_a_begun_request(limits: Limits, then: bytes, check: Callable[[by
         assert check(await rest_of(stream))
 
 
+async def test_one_that_cannot_be_dropped_is_no_connection_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain would wait for it for ever, and the listener end for it."""
+
+    def fail(_: Exchange) -> None:
+        raise ValueError("a log that is full, say")
+
+    monkeypatch.setattr(Exchange, "drop", fail)
+    begins = Begins(at_once=False)
+    async with serving(begins) as served:
+        stream = await served.connect()
+        await stream.send(GET % 1)
+        await begins.next()
+    assert served.front.connections == 0
+
+
 async def test_the_idle_clock_runs_after_a_begun_request() -> None:
     await after_a_begun_request(Limits(keep_alive_idle=0.05), b"", lambda rest: not rest)
 

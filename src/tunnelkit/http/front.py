@@ -129,10 +129,16 @@ class Front:
             connection.break_off()
             raise
         finally:
-            connection.forget_request()
             connection.close_clocks()
             self._connections.discard(connection)
             self._ended.set()
+            self._forget_request(connection)
+
+    def _forget_request(self, connection: CallerConnection) -> None:
+        try:
+            connection.forget_request()
+        except Exception:
+            _logger.exception("taking leave of a request failed")
 
     async def _serve(self, connection: CallerConnection) -> None:
         try:
