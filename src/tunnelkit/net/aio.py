@@ -306,16 +306,14 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
 
     def _taken(self, taker: Taker, waiter: asyncio.Future[None]) -> bool:
         """Whether ``taker`` saw to what came, so that its task need not be woken; or was woken by what it did."""
+        if self._paused:  # a fast peer's: the task reads on without the loop, and without changes of its selector
+            return False
         try:
             taken = in_callback(taker)
         except Exception as exc:
             self._raised = exc  # not the future's: it may have been woken before it was raised
             return waiter.done()
-        if not taken or self._held.size:
-            return waiter.done()
-        if self._paused and not (self._eof_received or self._over):
-            self._resume_reading()
-        return True
+        return waiter.done() or (taken and not self._held.size)
 
     @property
     def _ended(self) -> bool:
