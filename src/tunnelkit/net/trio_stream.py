@@ -13,9 +13,13 @@ import trio
 from ..errors import StreamBroken
 from .edges import NOT_ALL, READABLE, WRITABLE, Watcher
 from .sockets import TURN, SocketStream
-from .stream import READ_AHEAD, Taker
+from .stream import Taker
 
 __all__ = ["TrioStream"]
+
+# Bytes: a read that gives less, and less than was asked for, has given all there was. A larger one is part of a flow,
+# of which more may have come meanwhile: to look costs less than to wait.
+SHORT = 4096
 
 
 class _Waiter:
@@ -44,7 +48,7 @@ class TrioStream(SocketStream):
         super().__init__(sock, local=local, peer=peer)
         # What the kernel may still have, or have room for: true until it says no, and from the next edge on.
         self._readable = self._writable = True
-        self._short_is_all = True  # reading less than asked for: more will be told of
+        self._short_is_all = True  # after a short read, more will be told of
         self._told_of_room = False
         self._waiters: list[_Waiter] = []
         self._watcher = Watcher.current()
@@ -56,7 +60,7 @@ class TrioStream(SocketStream):
         if not self._readable:
             return None
         data = super()._receive(max_bytes)
-        if data is None or (self._short_is_all and 0 < len(data) < min(max_bytes, READ_AHEAD)):
+        if data is None or (self._short_is_all and 0 < len(data) < min(max_bytes, SHORT)):
             self._readable = False
         return data
 
