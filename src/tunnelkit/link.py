@@ -35,10 +35,9 @@ __all__ = ["Link"]
 
 # Seconds that a last message (BYE) and an orderly close may take.
 CLOSE_TIMEOUT = 1.0
-# Bytes that any transport takes in one message.
-LAST_WORD_LIMIT = 4096
-# Exchanges that share a message where many are under way. With all of a turn's in one the ends would work by turns.
-SHARED = 8
+LAST_WORD_LIMIT = 4096  # bytes that any transport takes in one message
+# Exchanges that share a message, or half as many where few are: with all of a turn's in one the ends work by turns.
+SHARED = 16
 
 _GONE: Final = State.GONE
 _OVER: Final = (State.GONE, State.CLOSING)
@@ -144,9 +143,10 @@ class Link:
             self._bell.ring()
 
     def flush(self) -> None:
-        """An exchange has nothing to add for now: send at once where it is alone, or ``SHARED`` have gathered."""
-        self._gathered += 1
-        if self._gathered >= SHARED or len(self.streams) == 1:
+        """An exchange has nothing to add for now: send at once where it is alone, or half of all have gathered."""
+        self._gathered = gathered = self._gathered + 1
+        count = len(self.streams)
+        if count == 1 or gathered >= SHARED or (gathered >= SHARED // 2 and gathered * 2 >= count):
             self._soon.call_off()
             self._send_now()
 

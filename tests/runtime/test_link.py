@@ -69,13 +69,21 @@ async def test_of_many_exchanges_the_first_go_out_while_the_others_are_made(monk
         monkeypatch.setattr(server, "room_now", lambda: 4096)
         monkeypatch.setattr(server, "send_now", left.append)
         waiting = pair.server.open_stream(StreamKind.HTTP, Silent())  # none is alone
-        handlers = [Silent() for _ in range(2 * SHARED + 1)]
-        for count, handler in enumerate(handlers, 1):
+        handlers, shared, gathered = [Silent() for _ in range(4 * SHARED)], [], 0
+        for handler in handlers:
+            before = len(left)
             stream = pair.server.open_stream(StreamKind.HTTP, handler)
             stream.send_head(b"a head", fin=True)
             stream.flush()
-            assert len(left) == count // SHARED
-        assert [handler.heard for handler in handlers] == [["sent"]] * (2 * SHARED) + [[]]  # that one is the writer's
+            gathered += 1
+            if len(left) > before:
+                shared.append(gathered)
+                gathered = 0
+        assert shared[0] == SHARED // 2  # where few are under way
+        assert shared == sorted(shared)
+        assert shared[-1] == SHARED
+        assert [handler.heard for handler in handlers[: sum(shared)]] == [["sent"]] * sum(shared)
+        assert not any(handler.heard for handler in handlers[sum(shared) :])  # those are the writer's
         assert waiting.was_sent
 
 
