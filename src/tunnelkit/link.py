@@ -143,7 +143,7 @@ class Link:
             self._bell.ring()
 
     def flush(self) -> None:
-        """An exchange has nothing to add for now: send at once where it is alone, or half of all have gathered."""
+        """One has no more to add: send at once where it is alone, or enough have gathered to share a message."""
         self._gathered = gathered = self._gathered + 1
         count = len(self.streams)
         if count == 1 or gathered >= SHARED or (gathered >= SHARED // 2 and gathered * 2 >= count):

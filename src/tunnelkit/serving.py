@@ -160,6 +160,7 @@ class Serving:
             admin_password=lambda: state.admin_password,
         )
         self.crowd = Crowd(limits.connections_per_address, exempt=self._stands_for_many)
+        handle = self._handler()
         dispatcher = Dispatcher(
             routing=state.routing,
             rules=lambda: state.rules,
@@ -168,14 +169,14 @@ class Serving:
             gateway=self.gateway,
             pages=self.pages,
             offer=self.table.offer,
-            handle=self._handler(),
+            handle=handle,
         )
         self.dispatch = dispatcher.public
         self.to_tunnel = dispatcher.to_tunnel
         self._tasks: TaskGroup | None = None
         self.calls: set[anyio.CancelScope] = set()  # of the ASGI mount
-        plain = not state.middleware and state.inspector is None
-        self.front = self._make_front(dispatcher.public, dispatcher.begin if plain else None)
+        # What stands around the gateway waits, so that nothing can be begun past it.
+        self.front = self._make_front(dispatcher.public, dispatcher.begin if handle == self.gateway.handle else None)
         self.admin_front = self._make_front(dispatcher.admin)
         secure = state.context is not None
         self.listener = Listener.bind(*state.listen, ssl_context=self._current_context if secure else None)

@@ -107,7 +107,7 @@ class Stream:
             self._owner.ring()
 
     def flush(self) -> None:
-        """Nothing follows for now: what waits may leave at once, if no other stream is about to share a message."""
+        """What was sent may leave at once, unless other streams are about to share its message."""
         self._owner.flush()
 
     def consume(self, count: int) -> None:

@@ -53,6 +53,13 @@ class Taking:
         finally:
             self.returned += 1
 
+    async def hears_hello(self, peer: ByteStream) -> None:
+        """Until the wait returned; what comes finds the task asleep."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.wait)
+            await anyio.wait_all_tasks_blocked()
+            await peer.send(b"hello")
+
 
 async def test_the_task_sleeps_on_while_the_taker_takes(pair: Pair) -> None:
     one, other = pair
@@ -89,10 +96,7 @@ async def test_reading_goes_on_beyond_what_is_read_ahead(pair: Pair) -> None:
 async def test_what_it_does_not_see_to_wakes_the_task(pair: Pair) -> None:
     one, other = pair
     taking = Taking(one, after=lambda: False)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(taking.wait)
-        await anyio.wait_all_tasks_blocked()
-        await other.send(b"hello")
+    await taking.hears_hello(other)
     assert (taking.received, taking.returned) == (b"hello", 1)
 
 
@@ -161,10 +165,7 @@ async def test_a_wake_from_within_wakes_the_task(pair: Pair) -> None:
         return True
 
     taking = Taking(one, after=wake)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(taking.wait)
-        await anyio.wait_all_tasks_blocked()
-        await other.send(b"hello")
+    await taking.hears_hello(other)
     assert (taking.received, taking.returned) == (b"hello", 1)
 
 
@@ -176,10 +177,7 @@ async def test_an_abort_from_within_wakes_the_task(pair: Pair) -> None:
         return True
 
     taking = Taking(one, after=abort)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(taking.wait)
-        await anyio.wait_all_tasks_blocked()
-        await other.send(b"hello")
+    await taking.hears_hello(other)
     with pytest.raises(StreamBroken):
         one.receive_nowait()
 

@@ -57,10 +57,9 @@ class UrlExchange(Begun):
         self._failed = failed
         self._request_ended = not exchange.has_body
         self._starved = False  # the tunnel took no more of the answer
-        self._last: End | ResponseHead | None = (
-            None  # of the answer, and why it ended instead, where that came before
-        )
-        self._failure: Exception | None = None  # ``finish`` began
+        # How the answer ended, and why it failed, where that came before ``finish`` began.
+        self._last: End | ResponseHead | None = None
+        self._failure: Exception | None = None
         self._connection = pool.acquire_nowait()
         if self._connection is not None:
             self._send_request(self._connection)
