@@ -171,13 +171,19 @@ class Restarting:
         self.holding = anyio.Event()
         self._group = group
         self._scope = anyio.CancelScope()
+        self._stopped = anyio.Event()
 
     async def start(self) -> None:
-        self._scope = anyio.CancelScope()
+        self._scope, self._stopped = anyio.CancelScope(), anyio.Event()
         await self._group.start(self._serve)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """Its connections are closed, and the tunnel's client, which shares our loop, has heard so: a request that
+        met one of them in that moment would count as sent."""
         self._scope.cancel()
+        await self._stopped.wait()
+        for _ in range(3):  # turns of the loop
+            await anyio.lowlevel.checkpoint()
 
     async def _serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with self._scope:
@@ -186,6 +192,7 @@ class Restarting:
             task_status.started()
             async with listener:
                 await listener.serve(self._answer)
+        self._stopped.set()
 
     async def _answer(self, stream: SocketStream) -> None:
         async with stream:
@@ -210,7 +217,7 @@ async def test_a_request_waits_for_an_origin_that_restarts(method: str) -> None:
         await origin.start()
         async with ends.join(origin=f"http://127.0.0.1:{origin.port}"):
             assert await status_of(ends) == 200
-            origin.stop()
+            await origin.stop()
             call = ends.call(group, "/", method=method, body=b"x" if method == "POST" else b"")
             await ends.pending(1)
             await anyio.sleep(0.2)  # it is refused meanwhile
@@ -228,7 +235,7 @@ async def test_the_wait_for_an_origin_is_bounded_and_the_next_do_not_wait() -> N
         await origin.start()
         async with ends.join(origin=f"http://127.0.0.1:{origin.port}"):
             assert await status_of(ends) == 200
-            origin.stop()
+            await origin.stop()
             start = anyio.current_time()
             assert await status_of(ends) == 502
             assert anyio.current_time() - start >= 0.9
@@ -263,7 +270,7 @@ async def test_a_request_that_the_origin_saw_does_not_wait_though_it_may_be_repe
             call = ends.call(group, "/hold")  # on the connection that was kept
             await origin.holding.wait()
             start = anyio.current_time()
-            origin.stop()
+            await origin.stop()
             assert await call.status() == 502
             assert anyio.current_time() - start < 10  # of 30
         group.cancel_scope.cancel()
@@ -275,7 +282,7 @@ async def test_a_caller_that_leaves_waits_for_no_origin() -> None:
         await origin.start()
         async with ends.join(origin=f"http://127.0.0.1:{origin.port}") as client:
             assert await status_of(ends) == 200
-            origin.stop()
+            await origin.stop()
             call = ends.call(group, "/")
             await ends.pending(1)
             call.leave()
