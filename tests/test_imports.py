@@ -47,7 +47,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "inspector_page": (*BELOW_THE_RUNTIME, "inspector"),
     "tunnel_stream": BELOW_THE_RUNTIME,
     "link_run": BELOW_THE_RUNTIME,
-    "link": (*BELOW_THE_RUNTIME, "link_run", "tunnel_stream"),
+    "link_streams": (*BELOW_THE_RUNTIME, "tunnel_stream"),
+    "link": (*BELOW_THE_RUNTIME, "link_run", "link_streams", "tunnel_stream"),
     "lifetime": (),
     "splice": (*BELOW_THE_RUNTIME, "tunnel_stream"),
     "regexp_engine": BELOW_THE_RUNTIME,
@@ -182,7 +183,7 @@ RUNTIME = (
     SERVER_SIDE
     | CLIENT_SIDE
     | {"event_stream", "inspector", "inspector_page", "lifetime", "guarded_tasks", "link", "link_run", "splice"}
-    | {"tunnel_stream"}
+    | {"link_streams", "tunnel_stream"}
 )
 
 # The package's face, the tools for its users' tests, and the transports for peers of other makes, which have a whole

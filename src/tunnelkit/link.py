@@ -1,7 +1,7 @@
 """One session's pump: the one bridge between the sans-IO core and anyio.
 
 A ``Link`` lives as long as its session and owns its core. ``run`` serves one connection: a reader, a writer, and a
-timer of the core's. The reader feeds the core and hands each stream's events to its handler, synchronously; the
+timer of the core's. The reader feeds the core, whose events go to the streams' handlers (``link_streams``); the
 writer pulls one message whenever the connection is ready and the bell was rung (facts: pull, not push). No await
 stands between what is taken out of the core and the send that carries it.
 """
@@ -18,18 +18,19 @@ import anyio
 
 from .config import Limits
 from .core.budget import Budget
-from .core.events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset
-from .core.frames import ResetCode, StreamKind
+from .core.events import Opened
+from .core.frames import StreamKind
 from .core.multiplexer import Multiplexer
 from .core.opening import OpeningResult
 from .core.session import ConnectionFailed, Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
 from .link_run import LinkRun
+from .link_streams import LinkStreams
 from .net.doorbell import Doorbell, Soon
 from .net.loop import loop_clock
 from .net.timers import Timer, Timers
 from .transports.base import Connection
-from .tunnel_stream import NO_HANDLER, Stream, StreamHandler
+from .tunnel_stream import Stream, StreamHandler
 
 __all__ = ["Link"]
 
@@ -71,10 +72,15 @@ class Link:
             client=client, limits=limits, peer_floor=peer_floor, peer_max_streams=peer_max_streams, budget=budget
         )
         self.session = Session(source=self.mux, limits=limits, peer_window=peer_window, budget=budget)
-        self.streams: dict[int, Stream] = {}
-        self._unsent: dict[int, Stream] = {}  # opened by us, and no byte of them taken yet
-        self._accept = accept
-        self._going_away = going_away
+        self.streams = LinkStreams(
+            self.mux,
+            ring=self.ring,
+            flush=self.flush,
+            emptied=self._rest,
+            accept=accept,
+            going_away=going_away,
+            logger=logger,
+        )
         self._ended = ended or self.end
         self._logger = logger
         self._run: LinkRun | None = None
@@ -110,22 +116,21 @@ class Link:
         """Open a stream. Raises what ``Multiplexer.open_stream`` raises when there is no room, and SessionGone."""
         if self.gone:
             raise SessionGone("closed")
-        stream_id = self.mux.open_stream(kind, fields or {})
-        stream = Stream(self, stream_id, handler)
-        self._unsent[stream_id] = stream
-        self._take_in(stream)
+        stream = self.streams.open(kind, handler, fields or {})
+        if not self.session.active:
+            self._activate()
         return stream
 
-    def forget(self, stream_id: int) -> None:
-        self._unsent.pop(stream_id, None)
-        if self.streams.pop(stream_id, None) is not None and not self.streams:
-            self._set_active(False)
+    def _activate(self) -> None:
+        self._set_active(True)
+        self._check_timer()
 
-    def _take_in(self, stream: Stream) -> None:
-        self.streams[stream.id] = stream
-        if len(self.streams) == 1:
-            self._set_active(True)
-            self._check_timer()
+    def _rest(self) -> None:
+        """No exchange is under way. Where silence is asked about by pings, ``_tick`` sees to it: who asks one
+        thing after the other would have it change twice for each."""
+        run = self._run
+        if run is None or not run.connection.wants_pings:
+            self._set_active(False)
 
     def _set_active(self, active: bool) -> None:
         self.session.active = active
@@ -145,7 +150,7 @@ class Link:
     def flush(self) -> None:
         """One has no more to add: send at once where it is alone, or enough have gathered to share a message."""
         self._gathered = gathered = self._gathered + 1
-        count = len(self.streams)
+        count = len(self.streams.by_id)
         if count == 1 or gathered >= SHARED or (gathered >= SHARED // 2 and gathered * 2 >= count):
             self._soon.call_off()
             self._send_now()
@@ -252,13 +257,6 @@ class Link:
             self._heard.set()
             self._heard = None
 
-    def tell_sent(self) -> None:
-        """Tell the handlers of streams that a connection took meanwhile."""
-        last = self.mux.last_sent
-        for stream in [stream for stream in self._unsent.values() if stream.id <= last]:
-            if self._unsent.pop(stream.id, None) is not None:  # no handler before it took this one out
-                self._call(stream, stream.handler.on_sent)
-
     def end(self, code: str) -> None:
         """End the session with ``code``: the peer is told when a connection is there, every stream is over.
 
@@ -269,7 +267,7 @@ class Link:
             self.ring()
             if self._run is not None:
                 self._run.scope.deadline = anyio.current_time() + CLOSE_TIMEOUT
-        self._fail_streams()
+        self.streams.fail_all()
         self.mux.close()
         self._tell_heard()
 
@@ -278,7 +276,7 @@ class Link:
             self._run = None
             if self._timer is not None:
                 self._timer.cancel()
-            self.tell_sent()
+            self.streams.tell_sent()
             self._progressed = self.session.progressed or run.was_alive
             self.session.detach(anyio.current_time())
 
@@ -335,25 +333,20 @@ class Link:
     def _receive(self, message: bytes) -> None:
         now = self._now()
         self._tell_heard()
-        if self._unsent:
-            self.tell_sent()  # an answer may come before the send that carried its request has returned
-        session = self.session
-        touched: dict[Stream, StreamHandler] = {}
-        for piece in session.receive_message(message, now):
-            for event in self.mux.receive_data(piece, now):
-                self._deliver(event, touched)
-        for stream, handler in touched.items():
-            try:
-                handler.on_settled()
-            except Exception:
-                self._handler_failed(stream)
+        streams, session = self.streams, self.session
+        if streams.unsent:
+            streams.tell_sent()  # an answer may come before the send that carried its request has returned
+        streams.receive(session.receive_message(message, now), now)
         if session.state is _GONE:
             code = session.peer_bye or "closed"
             self._ended(code)
             raise SessionGone(code)
         if session.has_output or self.mux.has_output:
             self.ring()
-        self._check_timer()
+        if streams.by_id and not session.active:
+            self._activate()
+        else:
+            self._check_timer()
 
     async def _write(self, run: LinkRun, greeting: bytes) -> None:
         connection = run.connection
@@ -380,9 +373,9 @@ class Link:
 
     def _after_message(self) -> None:
         self._gathered = 0
-        if self._unsent:
-            self.tell_sent()
-        self._deliver_rooms()
+        if self.streams.unsent:
+            self.streams.tell_sent()
+        self.streams.tell_room()
 
     def _has_output(self, run: LinkRun) -> bool:
         return self.session.has_output and (not run.held or self.gone)
@@ -398,6 +391,8 @@ class Link:
         run = self._run
         if run is None:
             return
+        if not self.streams.by_id:
+            self._set_active(False)
         try:
             self.session.handle_timer(self._now(), run.connection.last_received)
         except Exception as error:
@@ -425,76 +420,3 @@ class Link:
                 await run.connection.ready()
                 await run.connection.send(run.farewell)
             await run.connection.aclose(1002 if isinstance(failure, RemoteProtocolError) else 1000)
-
-    # -- events --------------------------------------------------------------------------------
-
-    def _deliver(self, event: Event, touched: dict[Stream, StreamHandler]) -> None:
-        if isinstance(event, Opened):
-            self._open_by_peer(event)
-            return
-        if isinstance(event, GoAway):
-            if self._going_away is not None:
-                self._going_away()
-            return
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            self._drop(event)
-            return
-        handler = touched[stream] = stream.handler
-        try:
-            if type(event) is Data:
-                handler.on_data(event.data, event.fin)
-            elif type(event) is HeadBlock:
-                handler.on_head(event.block, event.fin)
-            elif type(event) is Progress:
-                handler.on_progress(event.limit)
-            elif type(event) is Reset:
-                stream.forget()
-                handler.on_reset(event.code)
-        except Exception:
-            self._handler_failed(stream)
-
-    def _call(self, stream: Stream, method: Callable[..., None], *args: object) -> None:
-        try:
-            method(*args)
-        except Exception:
-            self._handler_failed(stream)
-
-    def _handler_failed(self, stream: Stream) -> None:
-        """A handler that fails costs its own stream, and is told that it is over."""
-        self._logger.exception("a stream's handler failed")
-        if stream.open:
-            handler = stream.handler
-            stream.reset(stream.fault_code)
-            self._call(stream, handler.on_reset, ResetCode.INTERNAL)
-
-    def _drop(self, event: Event) -> None:
-        """Late bytes of a stream that its handler has finished with."""
-        if isinstance(event, Data) and event.data:
-            self.mux.consume(event.stream_id, len(event.data))
-
-    def _open_by_peer(self, event: Opened) -> None:
-        stream = Stream(self, event.stream_id, NO_HANDLER)
-        try:
-            handler = self._accept(stream, event) if self._accept is not None else None
-        except Exception:
-            self._logger.exception("no handler could be made for a stream")
-            stream.reset(ResetCode.INTERNAL)
-            return
-        if handler is None:
-            stream.reset(ResetCode.REFUSED)
-            return
-        stream.handler = handler
-        self._take_in(stream)
-
-    def _deliver_rooms(self) -> None:
-        for event in self.mux.take_room_events():
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                self._call(stream, stream.handler.on_room)
-
-    def _fail_streams(self) -> None:
-        for stream in list(self.streams.values()):
-            handler = stream.handler
-            stream.forget()
-            self._call(stream, handler.on_reset, ResetCode.SESSION_GONE)

@@ -294,7 +294,7 @@ class SessionTable:
     def _retire(self, session: ServerSession) -> None:
         """Its client drains: what runs goes on, and what was not sent goes elsewhere."""
         if session.ended is None:
-            session.link.tell_sent()
+            session.link.streams.tell_sent()
             self._execute(self._registry.retire(session, anyio.current_time()))
 
     def _open(self, session: ServerSession, epoch: int, *, resume_key: bytes | None) -> GrantedOffer:
@@ -417,7 +417,7 @@ class SessionTable:
             session.grace.cancel()
         self._forget(session)
         # First what was not sent goes elsewhere, then what was sent fails: in this order nothing fails needlessly.
-        session.link.tell_sent()
+        session.link.streams.tell_sent()
         self._execute(self._registry.remove(session, anyio.current_time()))
         session.link.end(code)
         self._unmake(session.name)

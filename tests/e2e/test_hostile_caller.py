@@ -106,6 +106,6 @@ async def settled(tunnel: Tunnel) -> None:
     assert session is not None
     links = [session.link, *(each.link for each in tunnel.server.sessions())]
     await until(lambda: not running.gateway.active and not tunnel.client._agent.active)
-    await until(lambda: not any(link.streams or link.mux.active_streams for link in links))
+    await until(lambda: not any(link.streams.by_id or link.mux.active_streams for link in links))
     await until(lambda: running.table._budget.used == len(running.table) * tunnel.limits.replay_floor)
     await until(lambda: tunnel.client._supervisor._budget.used == 0)

@@ -20,6 +20,7 @@ from tunnelkit.core.events import Data, Event
 from tunnelkit.events import Closed, EventStream, Lost, Moved, Resumed
 from tunnelkit.heads import ResponseHead
 from tunnelkit.link import Link
+from tunnelkit.link_streams import LinkStreams
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.origins.base import OriginExchange
@@ -207,15 +208,16 @@ class Carried:
 
     @classmethod
     def watch(cls, patch: pytest.MonkeyPatch) -> Carried:
-        carried, deliver = cls(), Link._deliver
+        carried, deliver = cls(), LinkStreams._deliver
 
-        def noting(link: Link, event: Event, touched: dict[Stream, StreamHandler]) -> None:
-            if isinstance(event, Data) and event.stream_id in link.streams and link.connection is not None:
-                way = carried.down if link._accept is None else carried.up
+        def noting(streams: LinkStreams, event: Event, touched: dict[Stream, StreamHandler]) -> None:
+            link: Link = streams.ring.__self__  # type: ignore[attr-defined]
+            if isinstance(event, Data) and event.stream_id in streams.by_id and link.connection is not None:
+                way = carried.down if streams._accept is None else carried.up
                 way.setdefault(event.stream_id, Counter())[link.connection.transport] += len(event.data)
-            deliver(link, event, touched)
+            deliver(streams, event, touched)
 
-        patch.setattr(Link, "_deliver", noting)
+        patch.setattr(LinkStreams, "_deliver", noting)
         return carried
 
 

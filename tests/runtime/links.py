@@ -185,8 +185,9 @@ class Gate(Connection):
     """A connection whose calls wait where a test wants it: ``ready``, ``send``, ``receive`` and ``aclose`` before
     anything happens, ``sent`` when the message was taken already."""
 
-    def __init__(self, inner: MemoryConnection) -> None:
+    def __init__(self, inner: MemoryConnection, pings: bool = True) -> None:
         self.inner = inner
+        self.wants_pings = pings
         self.transport = inner.transport
         self.max_message = inner.max_message
         self.ordered = inner.ordered
@@ -275,10 +276,10 @@ class Joined:
             accept=accept,
         )
 
-    def attach(self, faults: Faults | None = None, *, only: str = "") -> tuple[Gate, Gate]:
+    def attach(self, faults: Faults | None = None, *, only: str = "", pings: bool = True) -> tuple[Gate, Gate]:
         """A new connection takes over at both ends, or at one; the server's end of it, and the client's."""
         self.epoch += 1
-        server, client = (Gate(end) for end in memory_pair(faults))
+        server, client = (Gate(end, pings) for end in memory_pair(faults))
         for name, link in (("server", self.server), ("client", self.client)):
             if only in ("", name):
                 link.fence(ConnectionLost("another connection took over"))
@@ -316,7 +317,7 @@ class Joined:
     async def clean(self) -> None:
         """Nothing is left of any stream, and no memory is held."""
         links = self.server, self.client
-        await self.until(lambda: not any(link.mux.active_streams or link.streams for link in links))
+        await self.until(lambda: not any(link.mux.active_streams or link.streams.by_id for link in links))
         await self.until(lambda: not any(budget.used for budget in self.budgets))
 
 

@@ -54,7 +54,7 @@ async def test_what_was_never_sent_goes_elsewhere_when_a_client_leaves(monkeypat
         await anyio.wait_all_tasks_blocked()
         first = there.call()
         await first.send("POST", PATH, body=b"x")  # the writer takes this one, as it waited in ``ready`` before
-        await eventually(lambda: session.link.streams)
+        await eventually(lambda: session.link.streams.by_id)
         async with there.client(named(b"new")) as new:
             await new.wait_ready(10)
             assert new.transport

@@ -437,7 +437,7 @@ async def test_the_end_is_told_with_its_code() -> None:
     async with joined(accept=lambda stream, opened: Silent()) as pair:
         pair.attach()
         ask = Ask(pair.server, SIZE)
-        await pair.until(lambda: pair.client.streams)
+        await pair.until(lambda: pair.client.streams.by_id)
         pair.server.end("draining")
         assert ask.code == ResetCode.SESSION_GONE  # at once, whatever the connection does
         failure = await pair.over("client")
@@ -497,7 +497,7 @@ async def test_a_broken_protocol_ends_the_session_and_the_peer_is_told(
     async with joined(accept=lambda stream, opened: Silent()) as pair:
         pair.attach()
         ask = Ask(pair.server, 10)
-        await pair.until(lambda: pair.client.streams)
+        await pair.until(lambda: pair.client.streams.by_id)
         monkeypatch.setattr(pair.client.mux, "frames_to_send", lambda limit: [payload])
         Ask(pair.client, 0)
         failure = await pair.over("server")
@@ -586,6 +586,32 @@ async def test_silence_is_noticed_though_the_writer_is_stuck() -> None:
         assert isinstance(await pair.over("server"), ConnectionLost)
 
 
+async def test_a_session_whose_streams_are_over_is_watchful_until_its_clock_is_looked_at() -> None:
+    """Who asks one thing after the other would have it change twice for each."""
+    limits = replace(SOON, ping_idle_silence=3600.0, ping_idle_timeout=3600.0)
+    async with joined(limits) as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        session = pair.server.session
+        stream = pair.server.open_stream(StreamKind.HTTP, Silent())
+        stream.finish()
+        assert session.active and server.active
+        await pair.until(lambda: not (session.active or server.active))
+        assert pair.server.connection is server
+
+
+async def test_a_connection_with_a_liveness_of_its_own_hears_at_once_that_no_stream_is_left() -> None:
+    """A long-poll holds its polls by that."""
+    async with joined() as pair:
+        server, _ = pair.attach(pings=False)
+        await anyio.wait_all_tasks_blocked()
+        ask = Ask(pair.server, 1)
+        assert server.active
+        assert await ask.answered() == pattern(1)
+        await pair.clean()
+        assert not (pair.server.session.active or server.active)
+
+
 async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
     limits = replace(SOON, ping_idle_silence=3600.0, ping_idle_timeout=3600.0)
     async with joined(limits) as pair:
@@ -625,7 +651,7 @@ async def test_whether_a_stream_was_sent_is_known_after_the_end() -> None:
     async with joined(accept=lambda stream, opened: Silent()) as pair:
         pair.attach()
         sent = Ask(pair.server, 10)
-        await pair.until(lambda: pair.client.streams)
+        await pair.until(lambda: pair.client.streams.by_id)
         pair.server.fence(ConnectionLost("for the test"))
         unsent = Ask(pair.server, 10)
         pair.server.end("over")
@@ -670,7 +696,7 @@ async def test_the_owner_hears_of_the_end_before_the_streams() -> None:
 
         pair.server._ended = ended
         pair.attach()
-        await pair.until(lambda: pair.client.streams)
+        await pair.until(lambda: pair.client.streams.by_id)
         pair.client.end("leaving")
         await ask.answered()
         assert order == ["leaving"]
