@@ -39,7 +39,7 @@ async def test_each_strikes_after_its_time_in_the_order_of_starting() -> None:
         assert len(timers) == 1  # one timer serves all
         with anyio.fail_after(10):
             await done.wait()
-        assert anyio.current_time() - began >= 0.02
+        assert anyio.current_time() - began >= 0.019  # uvloop counts milliseconds
     assert struck == ["a", "b", "c"]
     assert len(timeouts) == 0
 
