@@ -86,7 +86,7 @@ def at_both_ends(front: ServerCodec, origin: ClientCodec, ends: Ends) -> None:
     front.receive_data(REQUEST)
     asked = front.next_event()
     assert isinstance(asked, RequestHead)
-    sent = planned(front, asked, lambda: KnownRequest.outgoing(forwarded(asked)))
+    sent = planned(front, lambda: KnownRequest.outgoing(forwarded(asked)))
     came = client.receive_request(server.send_known_request(sent, fin=True), fin=True)
     assert isinstance(came, KnownRequest)
     origin.encode_request(came.plan(for_origin))
@@ -94,14 +94,14 @@ def at_both_ends(front: ServerCodec, origin: ClientCodec, ends: Ends) -> None:
     origin.receive_data(ANSWER)
     answer = origin.next_event()
     assert isinstance(answer, ResponseHead)
-    returned = planned(origin, answer, lambda: KnownResponse.outgoing(forward_response(answer)))
+    returned = planned(origin, lambda: KnownResponse.outgoing(forward_response(answer)))
     back = server.receive_response(client.send_known_response(returned))
     assert isinstance(back, KnownResponse)
     front.encode_head(back.plan(for_caller))
 
 
-def planned(codec: Codec[HeadT], head: HeadT, make: Callable[[], T]) -> T:
-    return make() if codec.again is None else codec.again.plan(head, "sent", make)
+def planned(codec: Codec[HeadT], make: Callable[[], T]) -> T:
+    return make() if codec.again is None else codec.again.made("sent", make)
 
 
 def for_origin(head: RequestHead) -> RequestBlock:

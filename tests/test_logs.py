@@ -222,7 +222,6 @@ def test_a_program_says_at_which_level_the_inner_lines_are(kept: Kept) -> None:
     access.inner_level = logging.INFO
     ACCESS.setLevel(logging.INFO)
     try:
-        assert access.details
         access.sent(id=1, token="t", info="GET /")
         access.answer(id=1, token="t")
         AccessLog().answer(id=1, token="t")
@@ -286,15 +285,6 @@ def test_log_event_looks_at_the_level_first(kept: Kept) -> None:
     finally:
         SERVER.setLevel(logging.NOTSET)
     assert [record.getMessage() for record in kept.records] == ["seen", "seen          n=1 rate=0.2 ok=True"]
-
-
-def test_who_must_work_for_the_inner_lines_can_ask_first(kept: Kept) -> None:
-    assert AccessLog().details
-    ACCESS.setLevel(logging.INFO)
-    try:
-        assert not AccessLog().details
-    finally:
-        ACCESS.setLevel(logging.NOTSET)
 
 
 def test_a_line_of_a_retry_says_so(kept: Kept) -> None:

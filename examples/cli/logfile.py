@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
 from .console import warn
-from .turns import TurnEnd
+from .shortly import Shortly
 
 __all__ = ["LogFile"]
 
@@ -19,6 +20,8 @@ INTERVAL = 60.0
 LOOK = 1.0
 # Lines that are written together at most: some 64 KiB of a request's.
 TOGETHER = 400
+# Seconds after which a line is not left to whoever was to write the one before: the loop has stopped.
+OVERDUE = 1.0
 CLOSED = -1
 
 
@@ -29,8 +32,9 @@ class LogFile(logging.Handler):
     minute, and the file says how many they were as soon as it can be written again. The standard library's handlers
     print a traceback for every such line, and let an error of opening again out at whoever logs.
 
-    Inside an event loop the lines of one turn are written together, at its end: there are four a request, and to
-    write each costs more than to make it. A warning, or what is worse, is written at once, with those before it.
+    Inside an event loop lines are formatted and written together, some milliseconds later: there are four a request,
+    and to write each costs more than to make it. A warning, or what is worse, is written at once, with those before
+    it.
 
     Raises OSError when the file cannot be opened.
     """
@@ -44,9 +48,10 @@ class LogFile(logging.Handler):
         self._lost = 0
         self._reason = ""
         self._told_at: float | None = None
-        self._lines: list[str] = []  # of this turn
+        self._waiting: list[logging.LogRecord | str] = []
+        self._overdue = 0.0  # when those that wait have waited too long, in the records' time
         self._unwritten = 0  # lines of those that are being written
-        self._turn_end = TurnEnd(self.flush)
+        self._shortly = Shortly(self.flush)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
@@ -60,32 +65,51 @@ class LogFile(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        formatter = self.formatter
-        try:
-            line = self.format(record) if formatter is None else formatter.format(record)
-        except Exception:  # arguments that do not fit their text
-            self.handleError(record)
-            return
-        self._lines.append(line)
-        turn_end = self._turn_end
-        may_wait = record.levelno < logging.WARNING and len(self._lines) < TOGETHER
-        if not (may_wait and (turn_end.will_call() or turn_end.ask())):
+        waiting = self._waiting
+        # What a record refers to may have changed by then; of a text alone nothing does.
+        waiting.extend(self._formatted([record])) if record.args or record.exc_info else waiting.append(record)
+        count = len(waiting)
+        if count == 1:
+            self._overdue = record.created + OVERDUE
+            is_asked = self._shortly.ask()
+        else:  # whoever was first has asked
+            is_asked = count < TOGETHER and record.created < self._overdue
+        if record.levelno >= logging.WARNING or not is_asked:
             self.flush()
 
     def flush(self) -> None:
         """Write what there is."""
         assert self.lock is not None
         with self.lock:
-            self._unwritten = len(self._lines)
-            lines = self._lines[: self._unwritten]
-            del self._lines[: self._unwritten]  # not those that came meanwhile, from another thread
+            while self._waiting:
+                self._write_waiting()
+                # What came meanwhile, from another thread, may have been left to us.
+                if self._waiting and self._shortly.ask():
+                    return
+
+    def _write_waiting(self) -> None:
+        waiting = self._waiting[:]
+        del self._waiting[: len(waiting)]
+        lines = self._formatted(waiting)
+        self._unwritten = len(lines)
+        try:
+            if lines and self._file != CLOSED:
+                self._follow()
+                self._tell_gap()
+                self._write(lines)
+        except OSError as error:
+            self._lose(error)
+
+    def _formatted(self, records: Iterable[logging.LogRecord | str]) -> list[str]:
+        format_record = self.format if self.formatter is None else self.formatter.format
+        lines = []
+        for record in records:
             try:
-                if lines and self._file != CLOSED:
-                    self._follow()
-                    self._tell_gap()
-                    self._write(lines)
-            except OSError as error:
-                self._lose(error)
+                lines.append(record if isinstance(record, str) else format_record(record))
+            except Exception:  # arguments that do not fit their text
+                assert isinstance(record, logging.LogRecord)
+                self.handleError(record)
+        return lines
 
     def _follow(self) -> None:
         """To the file that has the name now."""

@@ -128,34 +128,36 @@ class Agent:
 class AgentExchange(OriginExchange):
     """One exchange at the client: the handler of its stream, and what the origin sees of it."""
 
+    # What all begin with, as in ``GatewayExchange``.
+    x_host: HostOrigin | None = None
+    caller = ""
+    wanted: bytes | None = None
+    has_body = True
+    began = 0.0  # when its head came
+    number = 0
+    _by_destination = False
+    _known: KnownRequest | None = None
+    _request_ended = False
+    _body_started = False
+    _news = False  # of the body, which the origin was not told yet
+    _origin: Origin | None = None  # that is to answer, once all that came with the head is here
+    _assigned = False  # a worker has it, or will
+    _gone = False
+    _over = False
+    _left = False
+    _spliced = (0, 0)  # bytes of an upgraded connection: from the caller, and to it
+
     def __init__(self, agent: Agent, stream: Stream, opened: Opened) -> None:
-        self.x_host: HostOrigin | None = None
-        self.caller = ""
-        self.has_body = True
         self._agent = agent
         self._stream = stream
-        self.wanted: bytes | None = None
-        self._by_destination = False
         if opened.fields:
             self._read(opened.fields)
         self.byte_stream = opened.kind is _BYTES
         self._upgrade = opened.kind is not _HTTP
         self._exchange = Exchange(client=True, limits=agent.limits, heads=agent.heads)
-        self._known: KnownRequest | None = None
         self._inbox: deque[bytes] = deque()
-        self._request_ended = False
         self._trailers: Fields = []
-        self._body_started = False
-        self._news = False  # of the body, which the origin was not told yet
-        self._origin: Origin | None = None  # that is to answer, once all that came with the head is here
-        self._assigned = False  # a worker has it, or will
-        self._gone = False
-        self._over = False
-        self._left = False
         self._wake: Callable[[], None] = _nobody
-        self.began = 0.0  # when its head came
-        self.number = 0
-        self._spliced = (0, 0)  # bytes of an upgraded connection: from the caller, and to it
 
     def _read(self, fields: Mapping[int, bytes]) -> None:
         self.caller = fields.get(OpenField.CALLER, b"").decode("ascii", "replace")

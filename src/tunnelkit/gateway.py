@@ -93,7 +93,7 @@ class Gateway:
 
         When cancelled, the exchange is cancelled at the other end too.
         """
-        where = self._where(route)
+        where = self._where(request, route)
         if self._asks(request) and not await self._callers.passes(request, where.digest, where.name, where.tag):
             self.metrics.unauthorised += 1
             return
@@ -101,7 +101,7 @@ class Gateway:
 
     def begin(self, request: CallerRequest, route: ToTunnel | ToName) -> GatewayExchange | None:
         """``handle`` as far as it goes without waiting; None where that is nowhere."""
-        return None if self._asks(request) else self._begin(request, self._where(route))
+        return None if self._asks(request) else self._begin(request, self._where(request, route))
 
     def _begin(self, request: CallerRequest, where: Addressed) -> GatewayExchange:
         self.metrics.requests += 1
@@ -114,8 +114,12 @@ class Gateway:
         """Whether callers have to say who they are, which takes time to check."""
         return bool(self._callers.credentials) and not request.inside
 
-    def _where(self, route: ToTunnel | ToName) -> Addressed:
-        return self._by_name(route) if isinstance(route, ToName) else self._by_token(route)
+    def _where(self, request: CallerRequest, route: ToTunnel | ToName) -> Addressed:
+        if isinstance(route, ToName):
+            return self._by_name(route)
+        if len(route.tokens) == 1:  # whatever is known of it
+            return request.plan(Addressed, lambda: self._by_token(route))
+        return self._by_token(route)
 
     def over(self, exchange: GatewayExchange) -> None:
         self.active.discard(exchange)

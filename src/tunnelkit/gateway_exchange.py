@@ -7,7 +7,7 @@ whichever side has news. What may follow what, and how it ended, is ``core.excha
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
@@ -34,6 +34,8 @@ logger = logging.getLogger("tunnelkit.server")
 HELD_BYTES = 64 * 1024
 # One turn of the pump up; the front reads as much.
 CHUNK = 64 * 1024
+
+_HTTP: Final = StreamKind.HTTP  # looked up once: most are
 
 
 class GatewayExchange:
@@ -131,7 +133,8 @@ class GatewayExchange:
         gateway = self._gateway
         gateway.over(self)
         gateway.heads.stop(self)
-        self._withdraw_or_reset(ResetCode.CANCEL)
+        if self._stream is not None:
+            self._withdraw_or_reset(ResetCode.CANCEL)
         now = gateway.now()
         if decisions := gateway.registry.cancel(self, now):
             gateway.execute(decisions)
@@ -195,7 +198,7 @@ class GatewayExchange:
 
     def dispatch(self, session: ServerSession) -> None:
         """Open a stream on ``session`` and give it all there is of the request."""
-        kind = StreamKind.UPGRADE if self._upgrade else StreamKind.HTTP
+        kind = StreamKind.UPGRADE if self._upgrade else _HTTP
         if self.request.byte_stream:
             kind = StreamKind.BYTES
         try:
@@ -235,9 +238,10 @@ class GatewayExchange:
         for piece in self._held or ():
             self._exchange.send_data(len(piece))
             stream.send_data(piece)
-        if self._body_done and self.request.has_body:
+        if not self._body_done:
+            self._pump_up()
+        elif self.request.has_body:
             self._end_body(stream)
-        self._pump_up()
 
     def collapse(self) -> None:
         """Carrying out a decision failed: a fault of ours, which costs this exchange alone."""
@@ -314,14 +318,13 @@ class GatewayExchange:
         gateway = self._gateway
         gateway.registry.sent(self)
         gateway.heads.start(self)
-        if gateway.access.details:
-            gateway.access.sent(
-                id=self.number,
-                token=self.masked,
-                info=self.head.method + b" " + self.head.target,
-                ws=self.session.id[:8] if self.session is not None else "",
-                attempt=self._attempt if self._attempt > 1 else None,
-            )
+        gateway.access.sent(
+            id=self.number,
+            token=self.masked,
+            info=self.head.method + b" " + self.head.target,
+            ws=self.session.id[:8] if self.session is not None else "",
+            attempt=self._attempt if self._attempt > 1 else None,
+        )
 
     def on_progress(self, limit: int) -> None:
         self._restart_head_clock()
@@ -365,9 +368,8 @@ class GatewayExchange:
         self.status = known.head.status
         self._held = None
         self._gateway.heads.stop(self)
-        if self._gateway.access.details:
-            ws = self.session.id[:8] if self.session is not None else ""
-            self._gateway.access.answer(id=self.number, token=self.masked, ws=ws, length=known.length)
+        ws = self.session.id[:8] if self.session is not None else ""
+        self._gateway.access.answer(id=self.number, token=self.masked, ws=ws, length=known.length)
 
     def on_data(self, data: bytes, fin: bool) -> None:
         try:
@@ -416,7 +418,6 @@ class GatewayExchange:
 
     def _complete(self) -> None:
         self.request.send_end(self._trailers.fields if self._trailers is not None else None)
-        self.request.flush()
         if self._body_done and self._stream is not None:
             self._stream.finish()
             self._stream = None
@@ -482,7 +483,6 @@ class GatewayExchange:
             request.send_head(head)
             request.try_send_body(body)
             request.send_end()
-            request.flush()
         self._inbox.clear()
         self._finish()
 

@@ -16,7 +16,7 @@ __all__ = ["Addressed", "Prepared", "preferred_wait", "prepare"]
 
 @dataclass(kw_only=True, slots=True)
 class Addressed:
-    """Whose tunnel a request is for, and what it asks for there."""
+    """Whose tunnel a request is for, and what it asks for there. Those that repeat it share it: not to be changed."""
 
     digest: bytes  # of the token, or the key of a name that nobody has
     tag: str  # what stands for it in log lines

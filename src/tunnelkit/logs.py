@@ -268,11 +268,6 @@ class AccessLog:
         self._whose = _Kept[str, str](lambda token: f" pkg={quoted(pkg)} token={quoted(token)} id=")
         self._shown = _Kept[str, str](quoted)
 
-    @property
-    def details(self) -> bool:
-        """Whether the inner two are written: for who must work for what they say."""
-        return self._logger.isEnabledFor(self.inner_level)
-
     def received(
         self,
         *,
@@ -362,23 +357,31 @@ class TextFormatter(logging.Formatter):
         self._starts: tuple[int, dict[str, str]] = (0, {})
 
     def format(self, record: logging.LogRecord) -> str:
-        # logging's own format() keeps a traceback's text in the record, as another handler's formatter made it.
         second, starts = self._starts
-        if not 0 <= record.created - second < 1:
-            self._starts = _, starts = int(record.created), {}
-        start = starts.get(record.levelname)
+        start = starts.get(record.levelname) if 0 <= record.created - second < 1 else None
         if start is None:
-            start = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
-            starts[record.levelname] = start
-        message = record.getMessage()
-        is_printable = type(record) is _AccessRecord and message is record.printable
-        if not (is_printable or message.isprintable()) or len(message) > MAX_LINE:
+            start = self._make_start(record)
+        if type(record) is _AccessRecord and record.msg is record.printable and not record.args:
+            message = record.printable
+            is_printable = True
+        else:
+            message = record.getMessage()
+            is_printable = message.isprintable()
+        if not is_printable or len(message) > MAX_LINE:
             message = printable(message, MAX_LINE)
         line = start + message
         if not record.exc_info:
             return line
+        # logging's own format() keeps a traceback's text in the record, as another handler's formatter made it.
         traceback = _printable_lines(self.formatException(record.exc_info))
         return "\n".join([line, *[f"    {line}" for line in traceback]])
+
+    def _make_start(self, record: logging.LogRecord) -> str:
+        second, starts = self._starts
+        if not 0 <= record.created - second < 1:
+            self._starts = _, starts = int(record.created), {}
+        start = starts[record.levelname] = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
+        return start
 
 
 class JsonFormatter(logging.Formatter):

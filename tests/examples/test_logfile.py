@@ -187,7 +187,7 @@ def test_a_standard_error_that_is_full_ends_nothing(
 
 
 @pytest.mark.anyio
-async def test_lines_of_one_turn_are_written_together_at_its_end(
+async def test_lines_of_one_moment_are_written_together_a_moment_later(
     path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
@@ -198,14 +198,32 @@ async def test_lines_of_one_turn_are_written_together_at_its_end(
 
     monkeypatch.setattr("cli.logfile.os.write", write)
     logger.addHandler(LogFile(path))
-    for turn in range(3):
+    for time in range(3):
         for _ in range(2):
-            logger.info("turn %d", turn)
-        assert len(written) == turn
+            logger.info("time %d", time)
+        assert len(written) == time
         with anyio.fail_after(10):
-            while len(written) == turn:
-                await anyio.lowlevel.checkpoint()
-        assert written[turn:] == [b"turn %d\nturn %d\n" % (turn, turn)]
+            while len(written) == time:  # noqa: ASYNC110 - a file rings no bell
+                await anyio.sleep(0.001)
+        assert written[time:] == [b"time %d\ntime %d\n" % (time, time)]
+
+
+@pytest.mark.anyio
+async def test_a_line_says_what_was_so_when_it_was_logged(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(LogFile(path))
+    names = ["before"]
+    logger.info("%s", names)
+    names[0] = "after"
+    try:
+        raise OSError("an error")
+    except OSError as error:
+        logger.info("failed", exc_info=True)
+        error.args = ("another",)
+    logger.info("{as it stands: %s}")
+    logger.handlers[0].close()
+    first, *middle, last = lines(path)
+    assert (first, last) == ("['before']", "{as it stands: %s}")
+    assert middle[-1] == "OSError: an error"
 
 
 @pytest.mark.anyio
@@ -217,6 +235,9 @@ async def test_what_cannot_wait_takes_along_what_waits(path: Path, logger: loggi
     assert lines(path) == ["one", "two"]
     logger.info("three")
     await anyio.to_thread.run_sync(logger.info, "from a thread, where no loop runs")
+    with anyio.fail_after(10):
+        while len(lines(path)) < 4:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
     assert lines(path)[2:] == ["three", "from a thread, where no loop runs"]
     for number in range(TOGETHER):
         logger.info("%d", number)
@@ -227,7 +248,10 @@ async def test_what_cannot_wait_takes_along_what_waits(path: Path, logger: loggi
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_one_file_outlives_its_loops(path: Path, logger: logging.Logger, backend: str) -> None:
+def test_one_file_outlives_its_loops(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr("cli.logfile.OVERDUE", 0.0)
     logger.addHandler(LogFile(path))
 
     async def log() -> None:
@@ -239,7 +263,10 @@ def test_one_file_outlives_its_loops(path: Path, logger: logging.Logger, backend
         assert len(lines(path)) == count + 1
 
 
-def test_a_loop_that_stopped_leaves_nothing_behind(path: Path, logger: logging.Logger) -> None:
+def test_a_loop_that_stopped_leaves_nothing_behind(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.logfile.OVERDUE", 0.0)
     logger.addHandler(LogFile(path))
     loop = asyncio.new_event_loop()
     loop.call_soon(logger.info, "in the loop")

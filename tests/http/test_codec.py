@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError, LocalProtocolError
 from tunnelkit.heads import Fields, RequestHead, ResponseHead
+from tunnelkit.http import codec as codecs
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import TRANSITIONS, Body, End, Move, Signal, State, moved
+from tunnelkit.http.codec import TRANSITIONS, After, Body, End, Move, Signal, State
 
 from .. import parsers
 from .helpers import Read, client, failure, read_all, server, splits
@@ -248,13 +249,15 @@ def test_no_switch_within_a_request() -> None:
 
 
 def test_every_illegal_move_is_refused() -> None:
-    for state in State:
-        for move in Move:
+    for move in Move:
+        after = getattr(codecs, f"AFTER_{move.name}")
+        assert isinstance(after, After)
+        for state in State:
             if (state, move) in TRANSITIONS:
-                assert moved(state, move) is TRANSITIONS[state, move]
+                assert after[state] is TRANSITIONS[state, move]
             else:
-                with pytest.raises(LocalProtocolError, match=move.name):
-                    moved(state, move)
+                with pytest.raises(LocalProtocolError, match=f"{move.name} is not possible in state {state.name}"):
+                    after[state]
 
 
 # -- the client's end ------------------------------------------------------------------------------

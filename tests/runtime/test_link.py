@@ -595,7 +595,7 @@ async def test_a_session_whose_streams_are_over_is_watchful_until_its_clock_is_l
         session = pair.server.session
         stream = pair.server.open_stream(StreamKind.HTTP, Silent())
         stream.finish()
-        assert session.active and server.active
+        assert session.active is server.active is True
         await pair.until(lambda: not (session.active or server.active))
         assert pair.server.connection is server
 
@@ -609,7 +609,7 @@ async def test_a_connection_with_a_liveness_of_its_own_hears_at_once_that_no_str
         assert server.active
         assert await ask.answered() == pattern(1)
         await pair.clean()
-        assert not (pair.server.session.active or server.active)
+        assert pair.server.session.active is server.active is False
 
 
 async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:

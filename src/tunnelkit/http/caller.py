@@ -96,8 +96,7 @@ class CallerConnection:
     @property
     def may_idle(self) -> bool:
         """Nothing is left to do on it before its next request."""
-        idle = not (self.closing or self.gone or self._out.size)
-        return idle and self.codec.keep_alive and not (self.codec.eof or self.codec.buffered)
+        return not (self.closing or self.gone or self._out.size) and self.codec.idle
 
     @property
     def rests(self) -> bool:
@@ -146,9 +145,10 @@ class CallerConnection:
 
     def add(self, *pieces: Buffer) -> None:
         """Gather; much is flushed at once."""
+        out = self._out
         for piece in pieces:
-            self._out.add(piece)
-        if self._out.size >= GATHER:
+            out.add(piece)
+        if out.size >= GATHER:
             self.flush()
 
     def flush(self) -> bool:
@@ -215,7 +215,7 @@ class FrontRequest(CallerRequest):
         self.head = head
         self.peer = connection.peer
         self.scheme = "https" if connection.stream.tls else "http"
-        self.has_body = codec.body_left != 0
+        self.has_body = not codec.end_empty()
         self.expects_continue = codec.expects_continue
         self.trailers: Fields = []
         self.upgraded = False
@@ -226,8 +226,9 @@ class FrontRequest(CallerRequest):
         self._pace: Pace | None = None
         self._reads = False  # a task waits for bytes
         self.rested = False  # nothing is left to do but to wait for the next one
-        self._decode()
         self._news = self.has_body  # since the last wait for reading
+        if self.has_body:
+            self._decode()
 
     def __repr__(self) -> str:
         return f"<FrontRequest {self._connection.codec!r}>"
@@ -358,8 +359,9 @@ class FrontRequest(CallerRequest):
     def send_head(self, head: ResponseHead) -> None:
         connection = self._connection
         if not connection.gone:
-            close = connection.closing or not self._rest_is_small
-            connection.add(connection.codec.encode_head(connection.dated(head), close=close))
+            codec = connection.codec
+            close = connection.closing or (codec.reading is _BODY and not self._rest_is_small)
+            connection.add(codec.encode_head(connection.dated(head), close=close))
 
     @property
     def _rest_is_small(self) -> bool:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 # A read of an answer's body: what the messages of a tunnel carry in one piece, with all that stands in front of it.
 BODY_READ: Final = READ_AHEAD - 256
 
+_HEAD: Final = State.HEAD  # looked up once: it is asked for with every request
+
 
 class OriginConnection:
     """One connection to an HTTP server. One task drives it; the methods that only write may be called by another.
@@ -53,22 +55,21 @@ class OriginConnection:
 
     def send_block(self, request: RequestBlock) -> None:
         """The same for a head that is written already."""
-        self._out.add(self._begin(request))
+        self._begin()
+        self._out.add(self._codec.encode_request(request))
 
     def send_whole(self, request: RequestBlock) -> bool:
         """The same for one without a body, which goes out at once; True when nothing of it is left."""
-        block = self._begin(request)
-        self._codec.encode_end()
-        self._out.add(block)
+        self._begin()
+        self._out.add(self._codec.encode_whole(request))
         return self.flush()
 
-    def _begin(self, request: RequestBlock) -> bytes:
-        if self._codec.reading is not State.HEAD:
+    def _begin(self) -> None:
+        if self._codec.reading is not _HEAD:
             self._codec.start_next_cycle()
         self.exchanges += 1
         self._taken_before = self._out.taken
         self._final = False
-        return self._codec.encode_request(request)
 
     def try_send_body(self, data: Buffer) -> bool:
         """Take all of ``data`` (at most 64 KiB) or nothing: False while what was taken before is not yet flushed."""
@@ -118,6 +119,8 @@ class OriginConnection:
         Raises ``HeadError`` (502) for a response that is malformed or cut short, ``StreamBroken`` when the
         connection failed. Afterwards it is only good for ``abort``.
         """
+        if self._codec.awaits_head and (data := self.stream.receive_nowait(BODY_READ)) is not None:
+            self._codec.receive_data(data)
         while True:
             event = self._codec.next_event()
             if isinstance(event, ResponseHead):

@@ -8,7 +8,7 @@ from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response, validate_status_line
-from .codec import Codec, HeadParser, Move, Signal, State, moved
+from .codec import AFTER_END, AFTER_HEAD, AFTER_INFO, AFTER_SWITCH, Codec, HeadParser, Signal, State
 from .framing import (
     CHUNKED,
     CODING_FIELDS,
@@ -25,8 +25,6 @@ from .writing import BodyWriter, encode_block
 __all__ = ["ClientCodec", "RequestBlock", "request_block"]
 
 # Looked up once: see codec.
-_BY_HEAD: Final = Move.HEAD
-_BY_END: Final = Move.END
 _HEAD: Final = State.HEAD
 _BODY: Final = State.BODY
 _DONE: Final = State.DONE
@@ -91,12 +89,20 @@ class ClientCodec(Codec[ResponseHead]):
 
     def encode_request(self, request: RequestBlock) -> bytes:
         """The same for one that is written already."""
-        self.writing = moved(self.writing, _BY_HEAD)
+        self.writing = AFTER_HEAD[self.writing]
         self._method = request.method
         self._offer = request.offer
         self._persists = request.persists
         self._writer = _NO_BODY if request.length is None else BodyWriter(request.length)
         return request.block
+
+    def encode_whole(self, request: RequestBlock) -> bytes:
+        """The same for one without a body, and its end. Raises ``LocalProtocolError`` where it promises one."""
+        block = self.encode_request(request)
+        if request.length:
+            raise LocalProtocolError("a request that promises a body must be sent with it", code="bad_body_length")
+        self.writing = AFTER_END[self.writing]
+        return block
 
     def _begin(self, block: bytes) -> ResponseHead:
         if self.writing is _HEAD:
@@ -112,7 +118,7 @@ class ClientCodec(Codec[ResponseHead]):
         if head.status == 101:
             self._switch(head)
         elif head.status < 200:
-            self.reading = moved(self.reading, Move.INFO)
+            self.reading = AFTER_INFO[self.reading]
         else:
             found = framing_fields(head.fields, names)
             lives_on = persists(head, found)
@@ -125,7 +131,7 @@ class ClientCodec(Codec[ResponseHead]):
     def _begin_body(self, length: Length, lives_on: bool) -> None:
         self._left = length
         self._persists &= lives_on and length != UNTIL_CLOSE
-        self.reading = moved(self.reading, _BY_HEAD)
+        self.reading = AFTER_HEAD[self.reading]
 
     def take_rest(self) -> bytes | None:
         """What is left of a body with Content-Length, if it is here: the response is complete then."""
@@ -133,7 +139,7 @@ class ClientCodec(Codec[ResponseHead]):
         if self.reading is not _BODY or not 0 < left <= self._input.size:
             return None
         self._left = 0
-        self.reading = moved(self.reading, _BY_END)
+        self.reading = AFTER_END[self.reading]
         return self._input.take(left)
 
     def _read(self, block: bytes) -> tuple[ResponseHead, FieldNames]:
@@ -151,7 +157,7 @@ class ClientCodec(Codec[ResponseHead]):
             raise HeadError(502, "bad_response", "101 came without a request to upgrade")  # RFC 9110 15.2.2
         if not switches_as_offered(head, self._offer):
             raise HeadError(502, "bad_response", "101 came for a protocol that was not offered")  # RFC 9110 7.8
-        self.reading = moved(self.reading, Move.SWITCH)
+        self.reading = AFTER_SWITCH[self.reading]
         self._repeats.forget()
         self._known = None
 

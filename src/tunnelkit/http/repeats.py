@@ -38,9 +38,16 @@ class Again(Generic[HeadT]):
         """The head, once more."""
         return self._head.copy()
 
-    def plan(self, head: HeadT, key: object, make: Callable[[], T]) -> T:
+    def plan(self: Again[RequestHead], head: RequestHead, key: object, make: Callable[[], T]) -> T:
         """What ``make``, which is known by ``key``, makes of ``head``: once, unless somebody changed it since."""
-        return self.made(key, make) if head == self._head else make()
+        mine = self._head
+        # ``==`` of heads would make two tuples of it first.
+        if head.fields != mine.fields or head.target != mine.target or head.method != mine.method:
+            return make()
+        plan: T | None = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = make()
+        return plan
 
     def made(self, key: object, make: Callable[[], T]) -> T:
         """The same for who knows that nobody did."""

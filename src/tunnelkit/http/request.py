@@ -71,7 +71,7 @@ class CallerRequest(ABC):
 
     @abstractmethod
     def send_end(self, trailers: Fields | None = None) -> None:
-        """The response is complete. Its connection lives on if both messages are complete."""
+        """The response is complete, and flushed. Its connection lives on if both messages are complete."""
 
     @abstractmethod
     def flush(self) -> bool:

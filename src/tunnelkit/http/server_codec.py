@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead, validate_request, validate_request_line
-from .codec import Codec, HeadParser, Move, State, moved
+from .codec import AFTER_HEAD, AFTER_INFO, AFTER_SWITCH, Codec, HeadParser, State
 from .framing import (
     CHUNKED,
     CODING_FIELDS,
@@ -28,7 +28,6 @@ from .writing import BodyWriter, encode_block
 __all__ = ["ServerCodec"]
 
 # Looked up once: see codec.
-_BY_HEAD: Final = Move.HEAD
 
 
 class _Framed(NamedTuple):
@@ -72,7 +71,7 @@ class ServerCodec(Codec[RequestHead]):
         self._left = request_length(found)
         self._persists = persists(head, found)
         self.expects_continue = found.expects_continue and head.version == b"1.1" and self._left != 0
-        self.reading = moved(self.reading, _BY_HEAD)
+        self.reading = AFTER_HEAD[self.reading]
         self._known = self.again = None
         if comes_again:
             self.again = Again(head.copy())
@@ -84,7 +83,7 @@ class ServerCodec(Codec[RequestHead]):
         self._left, self._persists, self.expects_continue = known.left, known.persists, known.expects_continue
         head = known.again.copy()
         self._method, self._version = head.method, head.version
-        self.reading = moved(self.reading, _BY_HEAD)
+        self.reading = AFTER_HEAD[self.reading]
         return head
 
     def _read(self, block: bytes) -> tuple[RequestHead, FieldNames]:
@@ -103,7 +102,7 @@ class ServerCodec(Codec[RequestHead]):
 
     def encode_info(self, head: ResponseHead) -> bytes:
         """An interim response; for an HTTP/1.0 caller, which knows none, nothing (RFC 9110 15.2)."""
-        self.writing = moved(self.writing, Move.INFO)
+        self.writing = AFTER_INFO[self.writing]
         if head.status == 100:
             self.expects_continue = False
         return b"" if self._version == b"1.0" else _encode_response(head, head.fields)
@@ -116,7 +115,7 @@ class ServerCodec(Codec[RequestHead]):
             framed = self._frame(head, close)
             if head.written is not None:
                 head.written[key] = framed
-        self.writing = moved(self.writing, _BY_HEAD)
+        self.writing = AFTER_HEAD[self.writing]
         self._writer = BodyWriter(framed.length)
         self._persists = framed.persists
         return framed.block
@@ -151,8 +150,8 @@ class ServerCodec(Codec[RequestHead]):
         if self.reading is not State.DONE:
             raise LocalProtocolError("an upgrade must wait for the end of its request")
         block = _encode_response(head, head.fields)
-        self.writing = moved(self.writing, Move.SWITCH)
-        self.reading = moved(self.reading, Move.SWITCH)
+        self.writing = AFTER_SWITCH[self.writing]
+        self.reading = AFTER_SWITCH[self.reading]
         self._repeats.forget()
         self._known = None
         return block

@@ -20,21 +20,17 @@ _CANCELLED_KEPT = 64
 class Timer:
     """One deadline. ``cancel`` is idempotent, and does nothing once it has called back."""
 
-    __slots__ = ("_callback", "_timers", "when")
+    __slots__ = ("_callback", "_timers", "active", "when")
 
     def __init__(self, when: float, callback: Callable[[], object], timers: Timers) -> None:
         self.when = when
         self._callback: Callable[[], object] | None = callback
         self._timers: Timers | None = timers  # None once it left the heap
-
-    @property
-    def active(self) -> bool:
-        """Whether it will still call back."""
-        return self._callback is not None
+        self.active = True  # it will still call back
 
     def cancel(self) -> None:
-        if self._callback is not None:
-            self._callback = None
+        if self.active:
+            self.active, self._callback = False, None
             if self._timers is not None:
                 self._timers._one_was_cancelled()
 
@@ -43,7 +39,7 @@ class Timer:
         return self
 
     def _take_callback(self) -> Callable[[], object] | None:
-        callback, self._callback = self._callback, None
+        callback, self._callback, self.active = self._callback, None, False
         return callback
 
 

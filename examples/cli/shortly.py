@@ -1,55 +1,46 @@
-"""The end of a turn of the event loop: when what many did in it is done for all of them at once."""
+"""A moment later: when what many did meanwhile is done for all of them at once."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Callable
+from typing import Final
 
-__all__ = ["TurnEnd"]
+__all__ = ["SOON", "Shortly"]
 
-
-def _no() -> bool:
-    return False
-
-
-def _yes() -> bool:
-    return True
+# Seconds. asyncio's loops call back then; trio, which has no such calls, at the end of the turn.
+SOON: Final = 0.01
 
 
-class TurnEnd:
-    """``call`` is called at the end of each turn in which it was asked for.
-
-    ``will_call`` says whether it was, and whether there still is a loop to call it.
-    """
+class Shortly:
+    """``call`` is called a moment after it was asked for, once however often that was. A loop that stops meanwhile
+    does not call, until it runs again."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
-        self._trio = _TrioTurns(self._ring)
-        self.will_call: Callable[[], bool] = _no
+        self._trio = _TrioTurns(call)
+        self._loop: asyncio.AbstractEventLoop | None = None  # that is about to call
 
     def ask(self) -> bool:
         """False where no loop runs, as in a thread: it is not called then."""
-        if self.will_call():  # before Python 3.12, to ask asyncio which loop runs is a system call
-            return True
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            if not self._trio.ask():
-                return False
-            self.will_call = _yes
-        else:
-            loop.call_soon(self._ring)
-            self.will_call = loop.is_running
+            return self._trio.ask()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(SOON, self._ring, loop)
         return True
 
-    def _ring(self) -> None:
-        self.will_call = _no
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is loop:
+            self._loop = None
         self._call()
 
 
 class _TrioTurns:
-    """trio has no call_soon, but tells an instrument when all is done that there was to do."""
+    """trio tells an instrument when all is done that there was to do."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._asked = False
