@@ -620,6 +620,20 @@ async def test_a_malformed_body_is_answered_by_its_status() -> None:
         assert (await read_until(caller)).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_the_answer_to_a_malformed_body_says_that_the_connection_ends() -> None:
+    """Where the next request begins is not known, whoever answers this one."""
+
+    async def handler(request: FrontRequest) -> None:
+        with pytest.raises(HeadError, match="hexadecimal"):
+            await body_of(request)
+        answer(request, b"ignored")
+
+    async with serving(handler) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n" + GET % 1)
+        assert await read_until(caller) == EARLY
+
+
 async def test_reading_ahead_is_bounded() -> None:
     async def handler(request: FrontRequest) -> None:
         while not request.gone:

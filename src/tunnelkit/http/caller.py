@@ -360,7 +360,7 @@ class FrontRequest(CallerRequest):
         connection = self._connection
         if not connection.gone:
             codec = connection.codec
-            close = connection.closing or (codec.reading is _BODY and not self._rest_is_small)
+            close = connection.closing or (codec.reading is not _DONE and not self._rest_is_small)
             connection.add(codec.encode_head(connection.dated(head), close=close))
 
     @property
