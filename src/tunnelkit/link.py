@@ -200,7 +200,7 @@ class Link:
             pings=connection.wants_pings,
         )
         run = self._run = LinkRun(connection)
-        connection.active = self.session.active
+        self._set_active(bool(self.streams.by_id))  # it may have been kept, see ``_rest``
         try:
             with run.scope:
                 await self._serve(run, greeting, opened.unread)

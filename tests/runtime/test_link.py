@@ -612,6 +612,21 @@ async def test_a_connection_with_a_liveness_of_its_own_hears_at_once_that_no_str
         assert pair.server.session.active is server.active is False
 
 
+async def test_a_session_is_watchful_on_its_next_connection_only_for_its_streams() -> None:
+    async with joined(replace(SOON, ping_active_silence=10.0, grace=60.0)) as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        stream = pair.server.open_stream(StreamKind.HTTP, Silent())
+        for streams, pings in ((1, False), (1, True), (0, False)):
+            if not streams:
+                stream.finish()
+            assert server.active
+            server, _ = pair.attach(pings=pings)
+            await anyio.wait_all_tasks_blocked()
+            assert pair.server.connection is server
+            assert pair.server.session.active is server.active is bool(streams)
+
+
 async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
     limits = replace(SOON, ping_idle_silence=3600.0, ping_idle_timeout=3600.0)
     async with joined(limits) as pair:
