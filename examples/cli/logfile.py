@@ -49,6 +49,7 @@ class LogFile(logging.Handler):
         self._reason = ""
         self._told_at: float | None = None
         self._waiting: list[logging.LogRecord | str] = []
+        self._is_left = False  # what waits is left to a flush that is to come
         self._overdue = 0.0  # when those that wait have waited too long, in the records' time
         self._unwritten = 0  # lines of those that are being written
         self._shortly = Shortly(self.flush)
@@ -67,38 +68,37 @@ class LogFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         waiting = self._waiting
         # What a record refers to may have changed by then; of a text alone nothing does.
-        waiting.extend(self._formatted([record])) if record.args or record.exc_info else waiting.append(record)
-        count = len(waiting)
-        if count == 1:
+        if record.args or record.exc_info or record.msg.__class__ is not str:
+            waiting.extend(self._formatted([record]))
+        else:
+            waiting.append(record)
+        may_wait = record.levelno < logging.WARNING and len(waiting) < TOGETHER
+        if not self._is_left:
+            # From here on others may leave theirs to us: there is no lock. So we ask, or write.
+            self._is_left = True
             self._overdue = record.created + OVERDUE
-            is_asked = self._shortly.ask()
-        else:  # whoever was first has asked
-            is_asked = count < TOGETHER and record.created < self._overdue
-        if record.levelno >= logging.WARNING or not is_asked:
+            may_wait = self._shortly.ask() and may_wait
+        elif record.created >= self._overdue:
+            may_wait = False
+        if not may_wait:
             self.flush()
 
     def flush(self) -> None:
         """Write what there is."""
         assert self.lock is not None
         with self.lock:
-            while self._waiting:
-                self._write_waiting()
-                # What came meanwhile, from another thread, may have been left to us.
-                if self._waiting and self._shortly.ask():
-                    return
-
-    def _write_waiting(self) -> None:
-        waiting = self._waiting[:]
-        del self._waiting[: len(waiting)]
-        lines = self._formatted(waiting)
-        self._unwritten = len(lines)
-        try:
-            if lines and self._file != CLOSED:
-                self._follow()
-                self._tell_gap()
-                self._write(lines)
-        except OSError as error:
-            self._lose(error)
+            self._is_left = False  # first: what is not among these is not left to us
+            waiting = self._waiting[:]
+            del self._waiting[: len(waiting)]
+            lines = self._formatted(waiting)
+            self._unwritten = len(lines)
+            try:
+                if lines and self._file != CLOSED:
+                    self._follow()
+                    self._tell_gap()
+                    self._write(lines)
+            except OSError as error:
+                self._lose(error)
 
     def _formatted(self, records: Iterable[logging.LogRecord | str]) -> list[str]:
         format_record = self.format if self.formatter is None else self.formatter.format

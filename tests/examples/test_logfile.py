@@ -7,7 +7,9 @@ import errno
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import anyio
@@ -213,6 +215,7 @@ async def test_a_line_says_what_was_so_when_it_was_logged(path: Path, logger: lo
     logger.addHandler(LogFile(path))
     names = ["before"]
     logger.info("%s", names)
+    logger.info(names)
     names[0] = "after"
     try:
         raise OSError("an error")
@@ -221,8 +224,8 @@ async def test_a_line_says_what_was_so_when_it_was_logged(path: Path, logger: lo
         error.args = ("another",)
     logger.info("{as it stands: %s}")
     logger.handlers[0].close()
-    first, *middle, last = lines(path)
-    assert (first, last) == ("['before']", "{as it stands: %s}")
+    first, second, *middle, last = lines(path)
+    assert (first, second, last) == ("['before']", "['before']", "{as it stands: %s}")
     assert middle[-1] == "OSError: an error"
 
 
@@ -296,6 +299,35 @@ async def test_lines_of_many_threads_are_all_written_once(path: Path, logger: lo
     written = lines(path)
     for name in range(5):
         assert [line for line in written if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
+
+
+class Crowded(list[logging.LogRecord | str]):
+    """Another thread logs a line whenever one is put in, before whoever put it in can look."""
+
+    logger: logging.Logger
+
+    def append(self, line: logging.LogRecord | str) -> None:
+        super().append(line)
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=self.logger.info, args=("from a thread",))
+            thread.start()
+            thread.join()
+
+
+@pytest.mark.anyio
+async def test_lines_that_come_at_the_same_time_do_not_leave_it_to_each_other(
+    path: Path, logger: logging.Logger
+) -> None:
+    logger.addHandler(handler := LogFile(path))
+    handler._overdue = inf  # as after a line of this moment
+    handler._waiting = crowded = Crowded()
+    crowded.logger = logger
+    for count in (2, 4):
+        logger.info("from the loop")
+        with anyio.fail_after(10):
+            while len(lines(path)) < count:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+    assert sorted(lines(path)) == [*["from a thread"] * 2, *["from the loop"] * 2]
 
 
 @needs_dev_full
