@@ -61,6 +61,19 @@ async def test_two_requests_on_one_connection() -> None:
         assert "DONE" in repr(connection)
 
 
+async def test_an_answer_that_has_not_begun_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look may be a system call, and a stream says by its None that it is the others' turn."""
+    async with connected() as (connection, origin):
+        looks: list[int] = []
+        monkeypatch.setattr(connection.stream, "receive_nowait", looks.append)
+        connection.send_whole(request_block(GET))
+        assert connection.next_event_nowait() is None
+        assert len(looks) == 1
+        monkeypatch.undo()
+        await origin.send(OK)
+        assert isinstance(connection.next_event_nowait(), ResponseHead)
+
+
 @pytest.mark.parametrize("pieces", [[OK], [OK[:-1], OK[-1:]], [OK[:-2], OK[-2:]]], ids=["whole", "part", "head"])
 async def test_a_body_that_is_here_as_a_whole_is_taken_at_once(pieces: list[bytes]) -> None:
     async with connected() as (connection, origin):

@@ -119,7 +119,9 @@ class OriginConnection:
         Raises ``HeadError`` (502) for a response that is malformed or cut short, ``StreamBroken`` when the
         connection failed. Afterwards it is only good for ``abort``.
         """
-        if self._codec.awaits_head and (data := self.stream.receive_nowait(BODY_READ)) is not None:
+        if self._codec.awaits_head:
+            if (data := self.stream.receive_nowait(BODY_READ)) is None:
+                return None
             self._codec.receive_data(data)
         while True:
             event = self._codec.next_event()
