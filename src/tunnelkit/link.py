@@ -26,7 +26,7 @@ from .core.session import ConnectionFailed, Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
 from .link_run import LinkRun
 from .link_streams import LinkStreams
-from .net.doorbell import Doorbell, Soon
+from .net.doorbell import Soon
 from .net.loop import loop_clock
 from .net.timers import Timer, Timers
 from .transports.base import Connection
@@ -86,7 +86,6 @@ class Link:
         self._run: LinkRun | None = None
         self._now = loop_clock()
         self._gathered = 0  # exchanges that had all they have to say put in since the last message
-        self._bell = Doorbell()  # there may be something for the writer to send
         self._soon = Soon(self._send_now)
         self._timers = Timers(logger) if timers is None else timers  # which are falsy as long as they are empty
         self._runs_timers = timers is None
@@ -139,13 +138,13 @@ class Link:
 
     def ring(self) -> None:
         """There may be something to send."""
-        if self._soon.asked:
-            return
         run = self._run
+        if run is None or self._soon.asked:  # without a connection, the next one's writer looks by itself
+            return
         # Where the way takes it at once, that needs no task.
-        at_once = run is not None and self._bell.awaited and not self.gone and run.connection.room_now()
+        at_once = run.bell.awaited and not self.gone and run.connection.room_now()
         if not (at_once and self._soon.ask()):
-            self._bell.ring()
+            run.bell.ring()
 
     def flush(self) -> None:
         """One has no more to add: send at once where it is alone, or enough have gathered to share a message."""
@@ -160,14 +159,14 @@ class Link:
         run = self._run
         if run is None:
             return
-        if self._bell.awaited and not self.gone and self._has_output(run):
+        if run.bell.awaited and not self.gone and self._has_output(run):
             try:
                 self._send_message(run)
             except Exception as error:
                 self._fail(run, error)
                 return
         if self._has_output(run) or self.gone:
-            self._bell.ring()
+            run.bell.ring()
         else:
             self._check_timer()
 
@@ -354,7 +353,7 @@ class Link:
             await connection.ready()
             await self._send(run, greeting)
         while self._run is run:
-            self._bell.muffle()
+            run.bell.muffle()
             message = b""
             # Asked for only when there is something to send: a transport may have to wait for it.
             if self._has_output(run):
@@ -369,7 +368,7 @@ class Link:
                 raise SessionGone("closed")
             else:
                 self._check_timer()
-                await self._bell.wait()
+                await run.bell.wait()
 
     def _after_message(self) -> None:
         self._gathered = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 
+from .net.doorbell import Doorbell
 from .transports.base import Connection
 
 __all__ = ["LinkRun"]
@@ -12,11 +13,14 @@ __all__ = ["LinkRun"]
 class LinkRun:
     """See the module. ``end`` cancels ``scope``, in which the connection is served."""
 
-    __slots__ = ("began", "connection", "failure", "farewell", "held", "scope", "spoilt")
+    __slots__ = ("began", "bell", "connection", "failure", "farewell", "held", "scope", "spoilt")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.began = anyio.current_time()
+        # There may be something for the writer to send. Its own: that of the run before may still wait for a turn in
+        # which this one's has not begun, and nothing must leave before the greeting.
+        self.bell = Doorbell()
         self.farewell = b""  # the message to close with
         self.held = False  # nothing but a farewell goes out
         self.spoilt = False  # a send was cancelled: the connection is only good for abort

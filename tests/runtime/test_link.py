@@ -586,6 +586,23 @@ async def test_silence_is_noticed_though_the_writer_is_stuck() -> None:
         assert isinstance(await pair.over("server"), ConnectionLost)
 
 
+async def test_nothing_leaves_on_a_connection_before_its_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the writer of the connection before still waits for something to send."""
+    async with joined() as pair:
+        before, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        link, (near, far), left = pair.server, memory_pair(), list[bytes]()
+        for connection in (before, near):
+            monkeypatch.setattr(connection, "room_now", lambda: 4096)
+            monkeypatch.setattr(connection, "send_now", left.append)
+        opened = OpeningResult(attached=Attached(2, pair.client.session.received))
+        pair.group.start_soon(partial(link.run, near, opened, greeting=b"greeting"))
+        Ask(link, 1)  # leaves in the very turn in which the other takes over
+        with anyio.fail_after(10):
+            assert await far.receive() == b"greeting"
+        assert not left
+
+
 async def test_a_session_whose_streams_are_over_is_watchful_until_its_clock_is_looked_at() -> None:
     """Who asks one thing after the other would have it change twice for each."""
     limits = replace(SOON, ping_idle_silence=3600.0, ping_idle_timeout=3600.0)
