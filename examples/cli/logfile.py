@@ -162,9 +162,11 @@ class LogFile(logging.Handler):
 
     def close(self) -> None:
         """What is logged afterwards is lost. To close it again does nothing: the number may be another's by then."""
-        self.flush()
-        file, self._file = self._file, CLOSED
-        if file != CLOSED:
-            with suppress(OSError):
-                os.close(file)
+        assert self.lock is not None
+        with self.lock:  # nobody is in the middle of a line then
+            self.flush()
+            file, self._file = self._file, CLOSED
+            if file != CLOSED:
+                with suppress(OSError):
+                    os.close(file)
         super().close()

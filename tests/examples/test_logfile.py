@@ -63,6 +63,34 @@ def test_to_close_it_twice_closes_nothing_of_others(
     assert capsys.readouterr().err == ""
 
 
+def test_to_close_it_leaves_nobody_with_a_number_that_is_free(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger.addHandler(handler := LogFile(path))
+    thread = threading.Thread(target=logger.warning, args=("of the log",))
+    is_writing, is_closed = threading.Event(), threading.Event()
+    write, flush = os.write, handler.flush
+
+    def late(file: int, data: bytes) -> int:
+        is_writing.set()
+        is_closed.wait(10)
+        return write(file, data)
+
+    def before_another() -> None:
+        flush()
+        if threading.current_thread() is threading.main_thread() and not thread.ident:
+            thread.start()
+            is_writing.wait(0.1)
+
+    monkeypatch.setattr("cli.logfile.os.write", late)
+    monkeypatch.setattr(handler, "flush", before_another)
+    handler.close()
+    with open(path.with_name("other"), "w"):  # it has the number now
+        is_closed.set()
+        thread.join()
+    assert lines(path.with_name("other")) == []
+
+
 def test_its_filters_and_its_formatter_count(path: Path, logger: logging.Logger) -> None:
     logger.addHandler(handler := LogFile(path))
     handler.addFilter(lambda record: record.msg != "no")
