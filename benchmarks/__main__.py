@@ -10,7 +10,7 @@ import time
 
 from .bench import run
 from .figures import Results
-from .options import Options, parse_options
+from .options import Options, flags_in, parse_options
 from .origin import find_program
 from .programs import OtherPrograms, raise_open_files
 from .table import markdown, rows_of_table
@@ -52,6 +52,8 @@ def main() -> int:
         print(MISSING, file=sys.stderr)
         return 1
     raise_open_files()
+    for name in flags_in(os.environ):
+        del os.environ[name]
     print(f"{machine()}\n{options.settings}\n", flush=True)
     specs = specs_of(options)
     others = OtherPrograms()

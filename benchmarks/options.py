@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .bench import Row, Settings
-from .peers import Peer, peers_of
+from .peers import PREFIX, Peer, peers_of
 from .rows import ALL_ROWS, choose_rows
 from .variants import Variant, parse_variants
 
@@ -43,6 +43,11 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
     base = QUICK if given.quick else FULL if given.full else NORMAL
     sizes = {name: getattr(given, name) or getattr(base, name) for name in vars(base)}
     return Options(given.rows, given.variants, peers, Settings(**sizes), given.json)
+
+
+def flags_in(environment: Mapping[str, str]) -> list[str]:
+    """Variables that the measured programs would take for flags: what those are is the variants' to say."""
+    return [name for name in environment if name.startswith("TUNNELKIT_") and not name.startswith(PREFIX)]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
-"""Run all sizes of the tests, over every way, for every Python found and backend, each Python in an environment of
-its own. With httptools they run whole; with h11, what meets a parser, in short sizes."""
+"""Run all sizes of the tests, for every Python found and backend, each Python in an environment of its own. In short
+sizes with httptools they run whole and over every way; with h11, what meets a parser. Full sizes as ``make full``
+has them."""
 
 from __future__ import annotations
 
@@ -41,18 +42,17 @@ def environment(version: str) -> Path:
     return python
 
 
-def pytest(python: Path, backend: str, parser: str, *arguments: str) -> subprocess.Popen[bytes]:
-    settings = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser}
-    if parser == PARSERS[0]:
-        settings["TUNNELKIT_TEST_WAYS"] = WAYS
-    return subprocess.Popen([python, "-m", "pytest", "-q", *arguments], cwd=ROOT, env=settings)
+def pytest(python: Path, backend: str, parser: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser, **settings}
+    return subprocess.Popen([python, "-m", "pytest", "-q", *arguments], cwd=ROOT, env=environment)
 
 
 def short(python: Path, backend: str, parser: str) -> bool:
     """The short sizes side by side, as ``make test`` has them; with the second parser, what meets one."""
     workers = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--max-worker-restart", "0"]
-    which = () if parser == PARSERS[0] else MEET_A_PARSER
-    return pytest(python, backend, parser, *workers, *which).wait() == 0
+    if parser == PARSERS[0]:
+        return pytest(python, backend, parser, *workers, TUNNELKIT_TEST_WAYS=WAYS).wait() == 0
+    return pytest(python, backend, parser, *workers, *MEET_A_PARSER).wait() == 0
 
 
 def full(python: Path) -> dict[str, bool]:

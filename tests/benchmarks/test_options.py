@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.options import FULL, NORMAL, QUICK, parse_options
+from benchmarks.options import FULL, NORMAL, QUICK, flags_in, parse_options
 from benchmarks.rows import ALL_ROWS
 from benchmarks.variants import SPEED, Variant, all_variants, parse_variants
 
@@ -64,6 +64,11 @@ def test_what_a_variant_does_not_find() -> None:
     assert Variant().hidden == ("uvloop",)
     assert Variant("uvloop").hidden == ()
     assert Variant("trio", speed=False).hidden == SPEED
+
+
+def test_flags_of_the_programs_are_not_taken_from_the_environment() -> None:
+    environment = {"TUNNELKIT_PARSER": "h11", "TUNNELKIT_BENCH_WSP_SERVER": "exec wsp", "PATH": "/bin"}
+    assert flags_in(environment) == ["TUNNELKIT_PARSER"]
 
 
 def test_other_tunnels_come_from_the_environment() -> None:
