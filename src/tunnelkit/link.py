@@ -360,7 +360,8 @@ class Link:
                 room = await connection.ready()
                 if self._run is not run:
                     return
-                message = self.session.data_to_send(self._now(), room, connection.at_once)
+                if self._has_output(run):  # it may be held by now
+                    message = self.session.data_to_send(self._now(), room, connection.at_once)
             if message:
                 await self._send(run, message)
                 self._after_message()

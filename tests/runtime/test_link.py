@@ -586,6 +586,23 @@ async def test_silence_is_noticed_though_the_writer_is_stuck() -> None:
         assert isinstance(await pair.over("server"), ConnectionLost)
 
 
+async def test_a_writer_that_waited_for_room_says_nothing_of_a_link_that_is_held_by_then() -> None:
+    """ATTACH went out elsewhere meanwhile: a later acknowledgement here would make that a lie."""
+    async with joined() as pair:
+        _, client = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        client.hold("ready")
+        ask = Ask(pair.server, 1)  # which is answered with an echo
+        await client.arrived("ready")
+        pair.client.hold()
+        client.release()
+        await anyio.wait_all_tasks_blocked()
+        assert not ask.progressed.is_set()
+        assert pair.server.session.acked == 0
+        pair.client.end("over")  # a farewell still passes
+        assert isinstance(await pair.over("server"), SessionGone)
+
+
 async def test_nothing_leaves_on_a_connection_before_its_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the writer of the connection before still waits for something to send."""
     async with joined() as pair:
