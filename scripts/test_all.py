@@ -1,6 +1,5 @@
-"""Run all sizes of the tests, for every Python found and backend, each Python in an environment of its own. In short
-sizes with httptools they run whole and over every way; with h11, what meets a parser. Full sizes as ``make full``
-has them."""
+"""Run all sizes of the tests, over every way, for every Python found and backend, each Python in an environment of
+its own. With httptools they run whole; with h11, what meets a parser, in short sizes."""
 
 from __future__ import annotations
 
@@ -57,7 +56,8 @@ def short(python: Path, backend: str, parser: str) -> bool:
 
 def full(python: Path) -> dict[str, bool]:
     """The full sizes of all backends at once: most of their time is waiting for links that are slow on purpose."""
-    runs = {backend: pytest(python, backend, PARSERS[0], "-m", "full") for backend in BACKENDS}
+    which = ("-m", "full")
+    runs = {backend: pytest(python, backend, PARSERS[0], *which, TUNNELKIT_TEST_WAYS=WAYS) for backend in BACKENDS}
     return {backend: run.wait() == 0 for backend, run in runs.items()}
 
 
