@@ -466,3 +466,38 @@ def test_what_is_asked_again_is_shown_again(kept: Kept, query: str) -> None:
     assert texts[:2] * 3 == texts
     assert not any("secret" in text or "s3cret" in text for text in texts)
     assert all("secret" not in str(record.__dict__["fields"]) for record in kept.records)
+
+
+def test_lines_may_be_taken_in_place_of_records(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They say what the records' messages do, under the same levels."""
+    follow_a_request()
+    taken: list[tuple[float, int, str]] = []
+
+    class Taker:
+        def take_line(self, created: float, level: int, text: str) -> None:
+            taken.append((created, level, text))
+
+    records = [*kept.records]
+    before = time.time()
+    monkeypatch.setattr(AccessLog, "lines", Taker())
+    follow_a_request()
+    assert len(records) == 4
+    assert kept.records == records
+    assert [(level, text) for _, level, text in taken] == [(each.levelno, each.getMessage()) for each in records]
+    assert all(before <= created <= time.time() for created, _, _ in taken)
+    formatter = TextFormatter()
+    for record, (_, level, text) in zip(records, taken, strict=True):
+        assert formatter.format_line(record.created, level, text) == TextFormatter().format(record)
+
+
+def test_lines_that_are_taken_have_their_own_seconds_and_levels() -> None:
+    formatter = TextFormatter()
+    lines = [
+        formatter.format_line(created, level, "x")
+        for level in (logging.INFO, 15)
+        for created in (1000.25, 1000.75, 1001)
+    ]
+    assert lines[0] == lines[1] != lines[2]
+    assert lines[3] == lines[4] != lines[5]
+    assert lines[0].split()[1:] == ["INFO", "x"]
+    assert lines[3].split()[1:] == ["Level", "15", "x"]

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
+from tunnelkit.logs import TextFormatter
+
 from .console import warn
 from .shortly import Shortly
 
@@ -53,6 +55,16 @@ class LogFile(logging.Handler):
         self._overdue = 0.0  # when those that wait have waited too long, in the records' time
         self._unwritten = 0  # lines of those that are being written
         self._shortly = Shortly(self.flush)
+        self._text: TextFormatter | None = None
+
+    @property
+    def takes_lines(self) -> bool:
+        """Whether ``take_line`` may be called: it is text that the file holds."""
+        return self._text is not None
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        super().setFormatter(fmt)
+        self._text = fmt if type(fmt) is TextFormatter else None
 
     def _open(self) -> int:
         return os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
@@ -72,13 +84,25 @@ class LogFile(logging.Handler):
             waiting.extend(self._formatted([record]))
         else:
             waiting.append(record)
-        may_wait = record.levelno < logging.WARNING and len(waiting) < TOGETHER
+        self._see_to(record.created, may_wait=record.levelno < logging.WARNING)
+
+    def take_line(self, created: float, level: int, text: str) -> None:
+        """A request's line, of which no record is made (``AccessLog.lines``)."""
+        assert self._text is not None
+        waiting = self._waiting
+        waiting.append(self._text.format_line(created, level, text))
+        if not self._is_left or created >= self._overdue or len(waiting) >= TOGETHER or level >= logging.WARNING:
+            self._see_to(created, may_wait=level < logging.WARNING)
+
+    def _see_to(self, created: float, *, may_wait: bool) -> None:
+        """That what waits is written: soon, or now."""
+        may_wait = may_wait and len(self._waiting) < TOGETHER
         if not self._is_left:
             # From here on others may leave theirs to us: there is no lock. So we ask, or write.
             self._is_left = True
-            self._overdue = record.created + OVERDUE
+            self._overdue = created + OVERDUE
             may_wait = self._shortly.ask() and may_wait
-        elif record.created >= self._overdue:
+        elif created >= self._overdue:
             may_wait = False
         if not may_wait:
             self.flush()

@@ -44,11 +44,13 @@ def logging_to(settings: Settings) -> Iterator[None]:
     # Four lines a request: they need not look further up for other handlers, of which there are none.
     ACCESS.addHandler(handler)
     ACCESS.propagate = False
+    AccessLog.lines = handler if isinstance(handler, LogFile) and handler.takes_lines else None
     AccessLog.inner_level = logging.INFO  # as in WStunnel, whoever sees HTTP RCV sees WS SND and WS RCV too
     try:
         yield
     finally:
         AccessLog.inner_level = logging.DEBUG
+        AccessLog.lines = None
         ACCESS.propagate = True
         ACCESS.removeHandler(handler)
         logger.setLevel(logging.NOTSET)

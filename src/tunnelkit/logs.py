@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from time import time
-from typing import Any, Final, TypeAlias, TypeVar
+from time import strftime, time
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 __all__ = [
     "ACCESS",
@@ -22,6 +22,7 @@ __all__ = [
     "SERVER",
     "AccessLog",
     "JsonFormatter",
+    "Lines",
     "TextFormatter",
     "log_event",
     "mask_target",
@@ -250,6 +251,14 @@ class _Kept(dict[K, V]):
         return value
 
 
+class Lines(Protocol):
+    """Takes a request's lines as text: the record that logging makes of each costs more than the line."""
+
+    def take_line(self, created: float, level: int, text: str) -> None:
+        """``created`` in seconds since 1970. ``text``, one line of printable characters, is what a record's message
+        would be."""
+
+
 class AccessLog:
     """The lines HTTP RCV, WS SND, WS RCV and HTTP RET of one end. Tokens are given masked.
 
@@ -260,6 +269,7 @@ class AccessLog:
     """
 
     inner_level: int = logging.DEBUG  # of WS SND and WS RCV
+    lines: Lines | None = None  # who gets them in place of the logger's handlers; to be set as ``inner_level`` is
 
     def __init__(self, pkg: str = "tunnelkit.server", logger: logging.Logger = ACCESS) -> None:
         self._pkg = pkg
@@ -312,7 +322,10 @@ class AccessLog:
             self._write(logging.INFO, _RETURNED, values, text)
 
     def _write(self, level: int, kind: _Kind, values: tuple[Value, ...], text: str) -> None:
-        logger = self._logger
+        lines, logger = self.lines, self._logger
+        if lines is not None:
+            lines.take_line(time(), level, text)
+            return
         record = _AccessRecord(self._always[level], kind, values, text)
         if logger.filters:
             logger.handle(record)
@@ -354,13 +367,19 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
         # The last second, and how its lines begin, by their levels. Both at once, as several threads may log.
-        self._starts: tuple[int, dict[str, str]] = (0, {})
+        self._starts: tuple[int, dict[int, str]] = (0, {})
+
+    def format_line(self, created: float, level: int, text: str) -> str:
+        """A line that never was a record (``Lines``)."""
+        second, starts = self._starts
+        start = starts.get(level) if 0 <= created - second < 1 else None
+        return (start or self._make_start(created, level, logging.getLevelName(level))) + text
 
     def format(self, record: logging.LogRecord) -> str:
         second, starts = self._starts
-        start = starts.get(record.levelname) if 0 <= record.created - second < 1 else None
+        start = starts.get(record.levelno) if 0 <= record.created - second < 1 else None
         if start is None:
-            start = self._make_start(record)
+            start = self._make_start(record.created, record.levelno, record.levelname)
         if type(record) is _AccessRecord and record.msg is record.printable and not record.args:
             message = record.printable
             is_printable = True
@@ -376,11 +395,11 @@ class TextFormatter(logging.Formatter):
         traceback = _printable_lines(self.formatException(record.exc_info))
         return "\n".join([line, *[f"    {line}" for line in traceback]])
 
-    def _make_start(self, record: logging.LogRecord) -> str:
+    def _make_start(self, created: float, level: int, name: str) -> str:
         second, starts = self._starts
-        if not 0 <= record.created - second < 1:
-            self._starts = _, starts = int(record.created), {}
-        start = starts[record.levelname] = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
+        if not 0 <= created - second < 1:
+            self._starts = _, starts = int(created), {}
+        start = starts[level] = f"{strftime('%Y-%m-%dT%H:%M:%S%z', self.converter(created))} {name:<7} "
         return start
 
 

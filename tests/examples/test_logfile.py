@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -17,7 +18,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from cli.logfile import INTERVAL, LOOK, TOGETHER, LogFile
+from cli.logfile import INTERVAL, LOOK, OVERDUE, TOGETHER, LogFile
+from tunnelkit.logs import JsonFormatter, TextFormatter
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 
@@ -98,6 +100,47 @@ def test_its_filters_and_its_formatter_count(path: Path, logger: logging.Logger)
     for text in ("yes", "no", "and yes"):
         logger.warning(text)
     assert lines(path) == ["WARNING yes", "WARNING and yes"]
+
+
+def test_it_takes_lines_among_records(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(handler := LogFile(path))
+    handler.setFormatter(formatter := TextFormatter())
+    logger.warning("first")
+    handler.take_line(1000.0, logging.INFO, "second")
+    logger.warning("third")
+    assert [line.split()[-1] for line in lines(path)] == ["first", "second", "third"]
+    assert lines(path)[1] == formatter.format_line(1000.0, logging.INFO, "second")
+
+
+@pytest.mark.parametrize(
+    ("formatter", "takes"), [(TextFormatter(), True), (JsonFormatter(), False), (logging.Formatter(), False)]
+)
+def test_lines_are_for_a_file_of_text(path: Path, formatter: logging.Formatter, takes: bool) -> None:
+    handler = LogFile(path)
+    assert not handler.takes_lines
+    handler.setFormatter(formatter)
+    assert handler.takes_lines is takes
+    handler.close()
+
+
+@pytest.mark.anyio
+async def test_in_a_loop_lines_wait_like_records(path: Path, logger: logging.Logger) -> None:
+    now = time.time()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler := LogFile(path))
+    handler.setFormatter(TextFormatter())
+    handler.take_line(now, logging.INFO, "line")
+    logger.info("record")
+    assert lines(path) == []
+    handler.take_line(now, logging.ERROR, "which cannot wait")
+    assert [line.split()[-1] for line in lines(path)] == ["line", "record", "wait"]
+    for number in range(TOGETHER):
+        assert len(lines(path)) == 3
+        handler.take_line(now, logging.INFO, f"{number}")
+    assert len(lines(path)) == 3 + TOGETHER
+    handler.take_line(now, logging.INFO, "left")
+    handler.take_line(now + OVERDUE, logging.INFO, "overdue")
+    assert [line.split()[-1] for line in lines(path)[-2:]] == ["left", "overdue"]
 
 
 class Clock:
@@ -228,14 +271,14 @@ async def test_lines_of_one_moment_are_written_together_a_moment_later(
 
     monkeypatch.setattr("cli.logfile.os.write", write)
     logger.addHandler(LogFile(path))
-    for time in range(3):
+    for turn in range(3):
         for _ in range(2):
-            logger.info("time %d", time)
-        assert len(written) == time
+            logger.info("time %d", turn)
+        assert len(written) == turn
         with anyio.fail_after(10):
-            while len(written) == time:  # noqa: ASYNC110 - a file rings no bell
+            while len(written) == turn:  # noqa: ASYNC110 - a file rings no bell
                 await anyio.sleep(0.001)
-        assert written[time:] == [b"time %d\ntime %d\n" % (time, time)]
+        assert written[turn:] == [b"time %d\ntime %d\n" % (turn, turn)]
 
 
 @pytest.mark.anyio

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.logfile import LogFile
 from cli.logs import logging_to
 from cli.parsing import Settings
 from tunnelkit.logs import ACCESS, SERVER, AccessLog
@@ -38,6 +39,21 @@ def test_the_four_lines_are_info_and_stand_once_and_in_order(tmp_path: Path) -> 
         "INFO    HTTP RET      pkg=tunnelkit.server token=t id=1 status=200 bytes=3 ms=250 outcome=answered",
         "WARNING a warning",
     ]
+
+
+def test_a_file_of_text_needs_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with logging_to(settings(tmp_path / "text", "info")):
+        taker: object = AccessLog.lines
+        assert isinstance(taker, LogFile)
+        monkeypatch.setattr("tunnelkit.logs._AccessRecord", None)
+        log_all()
+    monkeypatch.undo()
+    with logging_to(settings(tmp_path / "json", "info", "json")):
+        assert AccessLog.lines is None
+        log_all()
+    assert AccessLog.lines is None
+    assert len((tmp_path / "text").read_text().splitlines()) == 5
+    assert len((tmp_path / "json").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize(
