@@ -232,6 +232,8 @@ class AgentExchange(OriginExchange):
             self._news = False
             self._wake()
 
+    def on_written(self) -> None: ...
+
     def on_room(self) -> None:
         self._wake()
 

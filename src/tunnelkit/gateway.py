@@ -112,7 +112,7 @@ class Gateway:
 
     def _asks(self, request: CallerRequest) -> bool:
         """Whether callers have to say who they are, which takes time to check."""
-        return bool(self._callers.credentials) and not request.inside
+        return self._callers.credentials.asks and not request.inside
 
     def _where(self, request: CallerRequest, route: ToTunnel | ToName) -> Addressed:
         if isinstance(route, ToName):

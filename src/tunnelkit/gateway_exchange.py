@@ -15,12 +15,12 @@ from .core.known_heads import KnownRequest, KnownResponse
 from .core.registry import Dispatch, Rejected
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
 from .forwarding import forward_response
-from .gateway_request import Addressed, Prepared, prepare
+from .gateway_request import Addressed, Prepared, open_fields, prepare
 from .heads import RequestHead, ResponseHead, Trailers
 from .http.request import CallerRequest
 from .problem import problem
 from .splice import Splice
-from .tunnel_stream import OpenField, Stream, gather
+from .tunnel_stream import Stream, gather
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -57,6 +57,7 @@ class GatewayExchange:
     _sent_bytes = 0
     _attempt = 0
     _done = False
+    _given = False  # the caller has the answer's end
     _left = False
 
     def __init__(self, gateway: Gateway, request: CallerRequest, where: Addressed, number: int) -> None:
@@ -104,6 +105,7 @@ class GatewayExchange:
             self._pump_up()
         if self._inbox or self._answer_ended:
             self._pump_down()
+            self.on_written()
         if self._switching is not None:
             await self._splice(self._switching)
         elif not self._done:
@@ -140,7 +142,7 @@ class GatewayExchange:
             gateway.execute(decisions)
         status, sent, seconds = self.status or 499, self._sent_bytes, now - self.started
         gateway.metrics.answered(status, received=self._received_bytes, sent=sent, seconds=seconds)
-        outcome = self._outcome or str(self._exchange.outcome)
+        outcome = self._outcome or self._exchange.told()
         gateway.access.returned(
             id=self.number, token=self.masked, status=status, sent=sent, seconds=seconds, outcome=outcome
         )
@@ -165,7 +167,7 @@ class GatewayExchange:
         if refusal is not None:
             self._fail(refusal.status, refusal.code, refusal.detail)
             return
-        decision = gateway.registry.submit(self.digest, self, gateway.now(), wait=wait, named=self.name is not None)
+        decision = gateway.registry.submit(self.digest, self, self.started, wait=wait, named=self.name is not None)
         if isinstance(decision, Rejected):
             self.reject(decision)
             return
@@ -202,7 +204,7 @@ class GatewayExchange:
         if self.request.byte_stream:
             kind = StreamKind.BYTES
         try:
-            stream = session.link.open_stream(kind, self, self._open_fields())
+            stream = session.link.open_stream(kind, self, open_fields(self._where, self.request.peer))
         except (LocalProtocolError, SessionGone):
             self._again(full=True)
             return
@@ -213,17 +215,6 @@ class GatewayExchange:
             self._exchange = Exchange(client=False, limits=gateway.limits, heads=gateway.reader, earlier=earlier)
         self._attempt += 1
         self._give_request(stream)
-
-    def _open_fields(self) -> dict[int, bytes]:
-        fields: dict[int, bytes] = {}
-        if self._where.x_host is not None:
-            fields[OpenField.X_HOST] = self._where.x_host
-            if self._where.by_destination:
-                fields[OpenField.BY_DESTINATION] = b""
-        peer = self.request.peer
-        if peer.forwarded_for not in ("", peer.address):
-            fields[OpenField.CALLER] = peer.forwarded_for.encode("ascii", "replace")
-        return fields
 
     def _give_request(self, stream: Stream) -> None:
         assert self._known is not None  # without it, it was never submitted
@@ -322,7 +313,7 @@ class GatewayExchange:
             id=self.number,
             token=self.masked,
             info=self.head.method + b" " + self.head.target,
-            ws=self.session.id[:8] if self.session is not None else "",
+            ws=self.session.short_id if self.session is not None else "",
             attempt=self._attempt if self._attempt > 1 else None,
         )
 
@@ -368,7 +359,7 @@ class GatewayExchange:
         self.status = known.head.status
         self._held = None
         self._gateway.heads.stop(self)
-        ws = self.session.id[:8] if self.session is not None else ""
+        ws = self.session.short_id if self.session is not None else ""
         self._gateway.access.answer(id=self.number, token=self.masked, ws=ws, length=known.length)
 
     def on_data(self, data: bytes, fin: bool) -> None:
@@ -384,8 +375,12 @@ class GatewayExchange:
     def on_settled(self) -> None:
         if self._switching is None:
             self._pump_down()
-            if not self._done and (self._inbox or not self.request.flush()):
+            if not (self._done or self._given) and (self._inbox or not self.request.flush()):
                 self.request.wake()
+
+    def on_written(self) -> None:
+        if self._given and not self._done:
+            self._complete()
 
     def on_reset(self, code: int) -> None:
         stream, self._stream = self._stream, None
@@ -413,11 +408,11 @@ class GatewayExchange:
             if not self._give(self._inbox[0]) and not (self.request.flush() and self._give(self._inbox[0])):
                 return
             del self._inbox[0]
-        if self._answer_ended and not self._done:
-            self._complete()
+        if self._answer_ended and not (self._done or self._given):
+            self.request.send_end(self._trailers.fields if self._trailers is not None else None)
+            self._given = True
 
     def _complete(self) -> None:
-        self.request.send_end(self._trailers.fields if self._trailers is not None else None)
         if self._body_done and self._stream is not None:
             self._stream.finish()
             self._stream = None

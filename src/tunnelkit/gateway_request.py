@@ -10,8 +10,10 @@ from .core.routing import without_token
 from .forwarding import forward_request, upgrade_of
 from .heads import RequestHead
 from .http.request import CallerRequest
+from .net.peer import Peer
+from .tunnel_stream import OpenField
 
-__all__ = ["Addressed", "Prepared", "preferred_wait", "prepare"]
+__all__ = ["Addressed", "Prepared", "open_fields", "preferred_wait", "prepare"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,6 +55,18 @@ def prepare(request: CallerRequest, target: bytes, *, trusted: bool, base_path: 
         upgrade=upgrade_of(request.head) is not None,
         wait=preferred_wait(request.head),
     )
+
+
+def open_fields(where: Addressed, peer: Peer) -> dict[int, bytes]:
+    """What the tunnel client is told of a caller's request beside its head."""
+    fields: dict[int, bytes] = {}
+    if where.x_host is not None:
+        fields[OpenField.X_HOST] = where.x_host
+        if where.by_destination:
+            fields[OpenField.BY_DESTINATION] = b""
+    if peer.forwarded_for not in ("", peer.address):
+        fields[OpenField.CALLER] = peer.forwarded_for.encode("ascii", "replace")
+    return fields
 
 
 _SECONDS = re.compile(rb"[0-9]{1,9}")  # int() refuses thousands of digits, and takes signs and underscores

@@ -113,10 +113,11 @@ class Link:
         self, kind: StreamKind, handler: StreamHandler, fields: Mapping[int, bytes] | None = None
     ) -> Stream:
         """Open a stream. Raises what ``Multiplexer.open_stream`` raises when there is no room, and SessionGone."""
-        if self.gone:
+        session = self.session
+        if session.state in _OVER:
             raise SessionGone("closed")
         stream = self.streams.open(kind, handler, fields or {})
-        if not self.session.active:
+        if not session.active:
             self._activate()
         return stream
 

@@ -92,6 +92,11 @@ class LinkStreams:
                 handler.on_settled()
             except Exception:
                 self._handler_failed(stream)
+        for stream, handler in touched.items():
+            try:
+                handler.on_written()
+            except Exception:
+                self._handler_failed(stream)
 
     def _deliver(self, event: Event, touched: dict[Stream, StreamHandler]) -> None:
         if isinstance(event, Opened):

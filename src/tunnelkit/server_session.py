@@ -36,6 +36,7 @@ class ServerSession:
         end: Callable[[ServerSession, str], None],
     ) -> None:
         self.id = session_id
+        self.short_id = session_id[:8]  # for log lines
         self.started = started
         self._end = end
         self.permit = permit
@@ -101,7 +102,7 @@ class ServerSession:
     @property
     def label(self) -> str:
         """What stands for the session in log lines."""
-        return f"{self.whose} session={self.id[:8]}..."
+        return f"{self.whose} session={self.short_id}..."
 
     @property
     def whose(self) -> str:

@@ -107,6 +107,8 @@ class Splice:
         if self._inbox or self._tunnel_ended or self._failed:
             self._peer.wake()
 
+    def on_written(self) -> None: ...
+
     def on_reset(self, code: int) -> None:
         self._failed = True
         self._peer.wake()

@@ -56,6 +56,9 @@ class StreamHandler(Protocol):
     def on_settled(self) -> None:
         """Every event of one message was handed over: write out what they gave."""
 
+    def on_written(self) -> None:
+        """``on_settled`` was told to all whom the message had something for: do what nobody waits for."""
+
 
 class StreamOwner(Protocol):
     """What a stream needs of its link."""
@@ -157,6 +160,7 @@ class _NoHandler:
     def on_room(self) -> None: ...
     def on_progress(self, limit: int) -> None: ...
     def on_settled(self) -> None: ...
+    def on_written(self) -> None: ...
 
 
 NO_HANDLER = _NoHandler()

@@ -68,8 +68,8 @@ def test_no_password_is_shown() -> None:
 
 def test_a_tunnel_is_asked_by_its_token_or_its_name() -> None:
     known = credentials({TOKEN: {"one": "x"}, "name:MyApp": {"two": "x"}})
-    assert known
-    assert not credentials({})
+    assert known.asks
+    assert not credentials({}).asks
     assert list(known.users(DIGEST, None) or ()) == ["one"]
     assert list(known.users(DIGEST, "myapp") or ()) == ["two"]
     assert list(known.users(DIGEST, "other") or ()) == ["one"]

@@ -72,6 +72,7 @@ class Silent:
         self._note("progress")
 
     def on_settled(self) -> None: ...
+    def on_written(self) -> None: ...
 
     async def until(self, condition: Callable[[], object]) -> None:
         with anyio.fail_after(10):
@@ -102,6 +103,8 @@ class Echo:
 
     def on_settled(self) -> None:
         self._pump()
+
+    def on_written(self) -> None: ...
 
     def on_room(self) -> None:
         self._pump()
@@ -157,6 +160,7 @@ class Ask:
             self.done.set()
 
     def on_settled(self) -> None: ...
+    def on_written(self) -> None: ...
 
     def on_progress(self, limit: int) -> None: ...
 

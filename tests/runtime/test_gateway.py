@@ -355,3 +355,31 @@ async def test_a_caller_that_has_its_answer_is_no_request_any_more() -> None:
             await caller.send("GET", PATH)
             assert await caller.answer() == (200, b"one")
             await there.clean()
+
+
+async def test_an_answer_is_written_before_the_books_are_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that share a message are all written first: nobody waits for the log lines of another."""
+    caplog.set_level("INFO", "tunnelkit.access")
+    seen: list[tuple[bytes, int, int]] = []  # what the caller has of the answer's end, and the log lines around
+    finish = GatewayExchange.on_written
+
+    def lines() -> int:
+        return sum("HTTP RET" in record.message for record in caplog.records)
+
+    def note(exchange: GatewayExchange) -> None:
+        written, before = caller.stream.receive_nowait() or b"", lines()
+        finish(exchange)
+        finish(exchange)  # to be told again, by another message, changes nothing
+        seen.append((written[-4:], before, lines()))
+
+    async with tunnel() as there, there.client(named(b"fine")) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        monkeypatch.setattr(GatewayExchange, "on_written", note)
+        for count in range(3):
+            await caller.send("GET", PATH)
+            await eventually(lambda: len(seen) > count)  # noqa: B023 - called before it changes
+            assert seen[count:] == [(b"fine", count, count + 1)]
+        await there.clean()

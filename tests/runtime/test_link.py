@@ -339,6 +339,31 @@ async def test_a_refused_stream() -> None:
         await pair.clean()
 
 
+async def test_all_that_a_message_brought_is_written_out_before_anybody_does_the_rest() -> None:
+    """Who waits for an answer waits for no other's book-keeping."""
+    steps: list[tuple[str, int]] = []
+
+    class Noting(Silent):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def on_settled(self) -> None:
+            steps.append(("settled", self.number))
+
+        def on_written(self) -> None:
+            steps.append(("written", self.number))
+
+    async with joined(accept=lambda stream, opened: Noting(opened.stream_id)) as pair:
+        pair.attach()
+        streams = [pair.server.open_stream(StreamKind.HTTP, Silent()) for _ in range(3)]
+        for stream in streams:
+            stream.send_head(b"a head")
+        await pair.until(lambda: len(steps) == 6)
+        numbers = [stream.id for stream in streams]
+        assert steps == [(step, number) for step in ("settled", "written") for number in numbers]
+
+
 # -- handlers that fail ------------------------------------------------------------------------
 
 
@@ -373,7 +398,7 @@ async def test_to_settle_is_to_have_said_the_last_word() -> None:
         assert ask.code == ResetCode.REFUSED
 
 
-@pytest.mark.parametrize("method", ["on_head", "on_data", "on_settled"])
+@pytest.mark.parametrize("method", ["on_head", "on_data", "on_settled", "on_written"])
 async def test_a_handler_that_fails_costs_its_stream_alone(method: str) -> None:
     handlers: list[StreamHandler] = [Clumsy(method)]
 

@@ -132,13 +132,11 @@ class CallerCredentials:
 
     def __init__(self, table: Mapping[bytes, Users], *, key: bytes) -> None:
         self._table = dict(table)
+        self.asks = bool(table)  # anybody
         self._passwords = Credentials({}, key=key)
 
     def __repr__(self) -> str:
         return f"<CallerCredentials tunnels={len(self._table)}>"
-
-    def __bool__(self) -> bool:
-        return bool(self._table)
 
     def users(self, digest: bytes, name: str | None) -> Users | None:
         """Those who may call the tunnel of a token (its digest), reached by ``name`` where there is one, whose own

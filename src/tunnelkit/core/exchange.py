@@ -449,6 +449,10 @@ class Exchange:
             return _ANSWERED
         return max(self._earlier, self.delivery)
 
+    def told(self) -> str:
+        """The same by its name."""
+        return _NAMES[self.outcome]
+
     def may_dispatch_again(self, *, has_body: bool, body_held: bool, other_session_attached: bool) -> bool:
         """``may_dispatch_again`` for this exchange, after ``fail``."""
         return may_dispatch_again(

@@ -287,6 +287,6 @@ class Multiplexer:
         grants = window.consume(n)
         if grants:
             self._control.add_credit(stream)
-        if stream.local is CLOSED and stream.finished:
+        if stream.local is CLOSED and stream.remote is CLOSED and window.consumed == window.received:
             self._table.finish(stream)
         return grants

@@ -59,6 +59,7 @@ class CallerConnection:
     ) -> None:
         self.stream = stream
         self.peer = peer
+        self.scheme = "https" if stream.tls else "http"
         self.now = loop_clock()
         self.limits = limits
         self.codec = ServerCodec(parser, limits)
@@ -93,14 +94,12 @@ class CallerConnection:
         """Whether a drain waits for it."""
         return not (self.upgraded or self.may_ask or self.is_link)
 
-    @property
     def may_idle(self) -> bool:
         """Nothing is left to do on it before its next request."""
-        return not (self.closing or self.gone or self._out.size) and self.codec.idle
+        return not (self.closing or self.gone or self._out.size) and self.codec.is_idle()
 
-    @property
-    def rests(self) -> bool:
-        """Whether the next request can be begun: none is under way. The one before is let go of then."""
+    def let_go(self) -> bool:
+        """Let go of the request before, if it has come to rest. False while one is under way."""
         request = self.request
         if request is None:
             return True
@@ -214,7 +213,7 @@ class FrontRequest(CallerRequest):
         codec = connection.codec
         self.head = head
         self.peer = connection.peer
-        self.scheme = "https" if connection.stream.tls else "http"
+        self.scheme = connection.scheme
         self.has_body = not codec.end_empty()
         self.expects_continue = codec.expects_continue
         self.trailers: Fields = []
@@ -449,7 +448,7 @@ class FrontRequest(CallerRequest):
     def rest(self) -> bool:
         connection = self._connection
         waits = self._reads or connection.request is self
-        self.rested = waits and connection.may_idle
+        self.rested = waits and connection.may_idle()
         if self.rested:
             connection.read_clock.set(connection.now() + connection.limits.keep_alive_idle)
         return self.rested

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
@@ -32,7 +33,8 @@ _DONE: Final = State.DONE
 _NO_BODY: Final = BodyWriter(None)  # keeps nothing of one request for the next
 
 
-class RequestBlock(NamedTuple):
+@dataclass(slots=True)
+class RequestBlock:
     """A request's head as it is written, and what follows from it."""
 
     block: bytes
@@ -63,7 +65,8 @@ def request_block(head: RequestHead, *, has_body: bool = False) -> RequestBlock:
     )
 
 
-class _Known(NamedTuple):
+@dataclass(slots=True)
+class _Known:
     """A final head that came twice in a row, and what it says of its message."""
 
     block: bytes

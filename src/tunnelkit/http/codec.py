@@ -325,15 +325,14 @@ class Codec(ABC, Generic[HeadT]):
         """Whether both messages are complete."""
         return self.reading is _DONE and self.writing is _DONE
 
-    @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """``keep_alive``, and nothing more came."""
         done = self._persists and self.reading is _DONE and self.writing is _DONE
         return done and not self.eof and not self._input.size
 
     def start_next_cycle(self) -> None:
         """Raises ``LocalProtocolError`` unless ``keep_alive``."""
-        if not self.keep_alive:
+        if not self._persists:
             raise LocalProtocolError("the connection cannot be used again")
-        self.reading = AFTER_CYCLE[self.reading]
-        self.writing = AFTER_CYCLE[self.writing]
+        # Both or none; what is not complete has no such move.
+        self.reading, self.writing = AFTER_CYCLE[self.reading], AFTER_CYCLE[self.writing]

@@ -204,7 +204,7 @@ class Front:
     def _take(self, connection: CallerConnection) -> bool:
         """Bytes came while the task waits: begin the request that they are. False leaves it, as far as it was read,
         to the task."""
-        if not connection.rests or not connection.read(READ_AHEAD):
+        if not connection.let_go() or not connection.read(READ_AHEAD):
             return False
         head = connection.codec.next_event()
         if not isinstance(head, RequestHead):
@@ -214,7 +214,7 @@ class Front:
     def _begun(self, connection: CallerConnection, request: FrontRequest) -> bool:
         """Begin the request, where that can be done without waiting. False leaves it to the task."""
         connection.request = request
-        whole = request.received and not connection.codec.buffered
+        whole = (not request.has_body or request.received) and not connection.codec.buffered
         if self._begin is None or connection.taker is None or not whole:
             return False
         try:

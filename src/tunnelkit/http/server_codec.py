@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
@@ -30,7 +30,8 @@ __all__ = ["ServerCodec"]
 # Looked up once: see codec.
 
 
-class _Framed(NamedTuple):
+@dataclass(slots=True)
+class _Framed:
     """A response's head as it is written on a connection like this."""
 
     block: bytes
@@ -38,7 +39,8 @@ class _Framed(NamedTuple):
     persists: bool
 
 
-class _Known(NamedTuple):
+@dataclass(slots=True)
+class _Known:
     """A head that came twice in a row, and what the codec has to know of it."""
 
     block: bytes

@@ -150,7 +150,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._last_received = self._now()
         held = self._held
-        held.append(self._buffer[:nbytes])
+        held.append(self._buffer[:nbytes].tobytes())
         if held.size >= READ_AHEAD:
             self._paused = True
             self._transport.pause_reading()
