@@ -38,7 +38,7 @@ fuzz: $(READY)  ## the property tests and models with 3000 new examples each (mi
 
 ways: $(READY)  ## what `make test` leaves: the other backend of programs and ways, everything over long-poll too
 	TUNNELKIT_TEST_HALF=second $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) \
-		tests/e2e tests/examples tests/faults tests/legacy tests/oracle
+		tests/e2e tests/examples tests/faults tests/legacy tests/oracle tests/testing
 
 # WHICH, of names as pytest's -k has them, chooses some.
 WHICH ?=

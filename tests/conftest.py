@@ -61,6 +61,9 @@ ONLY_ASKED_FOR = ("full", "faults")
 _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
+# Where each case says much the same on either backend, and all of them together take minutes.
+PAIRED = ("tests/e2e/", "tests/legacy/", "tests/testing/")
+
 # Files that wait long, and come late in the order of names: begun first, they are not what is waited for at the end.
 BEGUN_FIRST = ("tests/testing/test_longpoll.py", "tests/e2e/test_cuts.py", "tests/testing/test_websocket.py")
 
@@ -112,13 +115,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def half_of(item: pytest.Item) -> str:
-    """What is paired is slow, and says much the same on either backend: tests that start programs, and those that run
-    over several ways, each of which meets one backend in the first half and the other one in the second. Which one
-    comes first differs from test to test, and from module to module where they share programs."""
+    """What is paired is slow, and says much the same on either backend: tests that start programs, those that run
+    over several ways, and whole folders. Each case meets one backend in the first half and the other one in the
+    second. Which one comes first differs from test to test, and from module to module where they share programs."""
     pair = item.get_closest_marker("pair")
     programs = item.get_closest_marker("programs")
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    if "anyio_backend" not in params or not (pair or programs):
+    if "anyio_backend" not in params or not (pair or programs or item.nodeid.startswith(PAIRED)):
         return "first"
     name = item.path.name if programs else item.name.partition("[")[0]
     turn = zlib.crc32(name.encode()) + (params["anyio_backend"] == "trio") + (pair.args[0] if pair else 0)

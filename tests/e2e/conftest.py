@@ -76,8 +76,7 @@ def _ways_of(metafunc: pytest.Metafunc) -> list[Way]:
         return [*BOTH, Way.STREAMED] if HALF == "second" else list(BOTH)
     if HALF != "second":
         return []
-    default = [Way.AUTO] if metafunc.definition.get_closest_marker("programs") else []
-    return [*default, Way.LONGPOLL, Way.STREAMED]
+    return [Way.AUTO, Way.LONGPOLL, Way.STREAMED]
 
 
 @pytest.fixture(scope="module", autouse=True)
