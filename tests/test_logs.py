@@ -501,3 +501,31 @@ def test_lines_that_are_taken_have_their_own_seconds_and_levels() -> None:
     assert lines[3] == lines[4] != lines[5]
     assert lines[0].split()[1:] == ["INFO", "x"]
     assert lines[3].split()[1:] == ["Level", "15", "x"]
+
+
+def test_filters_keep_their_say_though_lines_are_taken(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Taker:
+        def take_line(self, created: float, level: int, text: str) -> None:
+            raise AssertionError(text)
+
+    def one(record: logging.LogRecord) -> bool:
+        return bool(record.__dict__["event"] == "HTTP RET")
+
+    monkeypatch.setattr(AccessLog, "lines", Taker())
+    ACCESS.addFilter(one)
+    try:
+        follow_a_request()
+    finally:
+        ACCESS.removeFilter(one)
+    assert [record.__dict__["event"] for record in kept.records] == ["HTTP RET"]
+
+
+def test_a_line_begins_as_its_formatter_and_its_record_say() -> None:
+    class Own(TextFormatter):
+        def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+            return "now"
+
+    formatter = Own()
+    records = [logging.makeLogRecord({"msg": "x", "levelno": 20, "levelname": name}) for name in ("INFO", "NOTICE")]
+    assert [formatter.format(record) for record in records] == ["now INFO    x", "now NOTICE  x"]
+    assert formatter.format_line(records[0].created, 20, "x") == "now INFO    x"

@@ -464,7 +464,7 @@ class GatewayExchange:
 
     def _fail(self, status: int, code: str, detail: str, *, retry_after: float | None = None) -> None:
         """Tell the caller, or, when an answer has begun, break it off: never complete what is not whole."""
-        if self._done:
+        if self._done or self._given:
             return
         request = self.request
         if self.status or self._exchange.outcome is Delivery.PARTLY:

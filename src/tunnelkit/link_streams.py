@@ -81,12 +81,17 @@ class LinkStreams:
                 self._call(stream, stream.handler.on_room)
 
     def receive(self, pieces: Iterable[bytes | memoryview], now: float) -> None:
-        """Hand over what one message brought."""
+        """Hand over what one message brought. Raises ``RemoteProtocolError``, behind what came before the fault."""
         touched: dict[Stream, StreamHandler] = {}
         receive_data = self.mux.receive_data
-        for piece in pieces:
-            for event in receive_data(piece, now):
-                self._deliver(event, touched)
+        try:
+            for piece in pieces:
+                for event in receive_data(piece, now):
+                    self._deliver(event, touched)
+        finally:
+            self._settle(touched)
+
+    def _settle(self, touched: Mapping[Stream, StreamHandler]) -> None:
         for stream, handler in touched.items():
             try:
                 handler.on_settled()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from time import strftime, time
+from time import time
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 __all__ = [
@@ -269,7 +269,8 @@ class AccessLog:
     """
 
     inner_level: int = logging.DEBUG  # of WS SND and WS RCV
-    lines: Lines | None = None  # who gets them in place of the logger's handlers; to be set as ``inner_level`` is
+    # Who gets them in place of the logger's handlers, unless it has filters; to be set as ``inner_level`` is.
+    lines: Lines | None = None
 
     def __init__(self, pkg: str = "tunnelkit.server", logger: logging.Logger = ACCESS) -> None:
         self._pkg = pkg
@@ -323,7 +324,7 @@ class AccessLog:
 
     def _write(self, level: int, kind: _Kind, values: tuple[Value, ...], text: str) -> None:
         lines, logger = self.lines, self._logger
-        if lines is not None:
+        if lines is not None and not logger.filters:
             lines.take_line(time(), level, text)
             return
         record = _AccessRecord(self._always[level], kind, values, text)
@@ -366,20 +367,24 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
-        # The last second, and how its lines begin, by their levels. Both at once, as several threads may log.
-        self._starts: tuple[int, dict[int, str]] = (0, {})
+        # The last second, and how its lines begin, by the names of their levels, or their numbers. All at once, as
+        # several threads may log.
+        self._starts: tuple[int, dict[str | int, str]] = (0, {})
 
     def format_line(self, created: float, level: int, text: str) -> str:
         """A line that never was a record (``Lines``)."""
         second, starts = self._starts
         start = starts.get(level) if 0 <= created - second < 1 else None
-        return (start or self._make_start(created, level, logging.getLevelName(level))) + text
+        if start is None:
+            values = {"created": created, "levelno": level, "levelname": logging.getLevelName(level)}
+            start = self._make_start(logging.makeLogRecord(values), level)
+        return start + text
 
     def format(self, record: logging.LogRecord) -> str:
         second, starts = self._starts
-        start = starts.get(record.levelno) if 0 <= record.created - second < 1 else None
+        start = starts.get(record.levelname) if 0 <= record.created - second < 1 else None
         if start is None:
-            start = self._make_start(record.created, record.levelno, record.levelname)
+            start = self._make_start(record, record.levelname)
         if type(record) is _AccessRecord and record.msg is record.printable and not record.args:
             message = record.printable
             is_printable = True
@@ -395,11 +400,11 @@ class TextFormatter(logging.Formatter):
         traceback = _printable_lines(self.formatException(record.exc_info))
         return "\n".join([line, *[f"    {line}" for line in traceback]])
 
-    def _make_start(self, created: float, level: int, name: str) -> str:
+    def _make_start(self, record: logging.LogRecord, level: str | int) -> str:
         second, starts = self._starts
-        if not 0 <= created - second < 1:
-            self._starts = _, starts = int(created), {}
-        start = starts[level] = f"{strftime('%Y-%m-%dT%H:%M:%S%z', self.converter(created))} {name:<7} "
+        if not 0 <= record.created - second < 1:
+            self._starts = _, starts = int(record.created), {}
+        start = starts[level] = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S%z')} {record.levelname:<7} "
         return start
 
 

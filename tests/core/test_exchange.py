@@ -428,8 +428,10 @@ def test_delivery_step_by_step() -> None:
     pair.response(ResponseHead(200, [length(1)]))
     assert pair.server.fail(was_sent=True) is Delivery.PARTLY
     assert pair.server.fail(was_sent=True, refused=True) is Delivery.PARTLY  # a lie changes nothing
+    assert pair.server.told() == "partly"
     pair.down(1, fin=True)
     assert pair.server.delivery is Delivery.ANSWERED
+    assert pair.server.told() == "answered"
 
 
 def test_an_answer_whose_head_was_overtaken_by_its_reset_is_partly_answered() -> None:

@@ -370,6 +370,7 @@ async def test_an_answer_is_written_before_the_books_are_kept(
 
     def note(exchange: GatewayExchange) -> None:
         written, before = caller.stream.receive_nowait() or b"", lines()
+        exchange._fail(500, "internal_error", "too late to matter")
         finish(exchange)
         finish(exchange)  # to be told again, by another message, changes nothing
         seen.append((written[-4:], before, lines()))

@@ -14,7 +14,7 @@ import pytest
 from tunnelkit.config import KIB
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.events import Opened
-from tunnelkit.core.frames import ResetCode, StreamKind
+from tunnelkit.core.frames import HEAD_FIN, ResetCode, StreamKind, pack_header
 from tunnelkit.core.opening import Attached, OpeningResult
 from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
@@ -362,6 +362,28 @@ async def test_all_that_a_message_brought_is_written_out_before_anybody_does_the
         await pair.until(lambda: len(steps) == 6)
         numbers = [stream.id for stream in streams]
         assert steps == [(step, number) for step in ("settled", "written") for number in numbers]
+
+
+async def test_what_came_before_a_fault_is_settled() -> None:
+    """A caller whose answer is whole has it, though the peer's next word is wrong."""
+    heard: list[str] = []
+
+    class Noting(Silent):
+        def on_settled(self) -> None:
+            heard.append("settled")
+
+        def on_written(self) -> None:
+            heard.append("written")
+
+    async with joined(accept=lambda stream, opened: Silent()) as pair:
+        pair.attach()
+        stream = pair.server.open_stream(StreamKind.HTTP, Noting())
+        stream.send_head(b"a head", fin=True)
+        await pair.until(lambda: stream.was_sent)
+        answer = pack_header(HEAD_FIN, 6, stream.id) + b"a head"
+        with pytest.raises(RemoteProtocolError):
+            pair.server.streams.receive([answer, pack_header(HEAD_FIN, 0, stream.id + 100)], 0.0)
+        assert heard == ["settled", "written"]
 
 
 # -- handlers that fail ------------------------------------------------------------------------
