@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -148,3 +150,28 @@ async def test_run_can_be_cancelled_and_run_again() -> None:
     timers.at(0.0, done.set)
     async with running(timers):
         await done.wait()
+
+
+def test_a_clock_of_milliseconds_is_not_asked_again_and_again() -> None:
+    """uvloop's: a deadline between two of them would keep the loop busy until the second."""
+    loop_class: Any = pytest.importorskip("uvloop").Loop
+    asked = 0
+
+    def call_at(self: Any, *args: Any, **named: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return loop_class.call_at(self, *args, **named)
+
+    async def main() -> None:
+        timers = Timers()
+        async with running(timers):
+            for number in range(1, 11):
+                done = anyio.Event()
+                when = anyio.current_time() + 0.01 + number * 0.00037
+                timers.at(when, done.set)
+                await done.wait()
+                assert anyio.current_time() >= when
+
+    with asyncio.Runner(loop_factory=type("Counting", (loop_class,), {"call_at": call_at})) as runner:
+        runner.run(main())
+    assert asked <= 30

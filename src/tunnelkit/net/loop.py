@@ -17,7 +17,7 @@ try:
 except ImportError:  # then anyio asks asyncio itself
     _library = None  # type: ignore[assignment]
 
-__all__ = ["Clock", "after_batch", "in_batch", "in_callback", "loop_clock", "runs_on_asyncio"]
+__all__ = ["Clock", "after_batch", "in_batch", "in_callback", "loop_clock", "loop_ticks", "runs_on_asyncio"]
 
 _logger = logging.getLogger("tunnelkit")
 
@@ -78,6 +78,13 @@ def runs_on_asyncio() -> bool:
         return asyncio.current_task() is not None
     except RuntimeError:
         return False
+
+
+def loop_ticks() -> int:
+    """How often a second the clock of the current task's loop moves; 0 where that is too often to matter. uvloop
+    counts milliseconds, and whatever else has a clock of its own is taken to do so."""
+    own = runs_on_asyncio() and type(asyncio.get_running_loop()).time is not asyncio.BaseEventLoop.time
+    return 1000 if own else 0
 
 
 def loop_clock() -> Clock:

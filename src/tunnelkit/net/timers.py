@@ -11,6 +11,8 @@ from itertools import count
 import anyio
 from anyio.abc import TaskStatus
 
+from .loop import loop_ticks
+
 __all__ = ["Timer", "Timers"]
 
 # Cancelled entries stay in the heap until their time, or until they are this many and the greater part.
@@ -55,6 +57,7 @@ class Timers:
         self._numbers = count()  # equal times call back in the order they were set
         self._cancelled = 0
         self._sleep: anyio.CancelScope | None = None
+        self._ticks = 0  # a second, of the clock of the loop that ``run`` runs in
 
     def __len__(self) -> int:
         """The deadlines that will still call back."""
@@ -65,20 +68,26 @@ class Timers:
         timer = Timer(when, callback, self)
         heappush(self._heap, (when, next(self._numbers), timer))
         if self._sleep is not None and when < self._sleep.deadline:
-            self._sleep.deadline = when
+            self._sleep.deadline = self._reachable(when)
         return timer
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Call back until cancelled."""
+        self._ticks = loop_ticks()
         task_status.started()
         try:
             while True:
-                with anyio.CancelScope(deadline=self._next()) as self._sleep:
+                with anyio.CancelScope(deadline=self._reachable(self._next())) as self._sleep:
                     await anyio.sleep_forever()
                 self._sleep = None
                 self._fire(anyio.current_time())
         finally:
             self._sleep = None
+
+    def _reachable(self, when: float) -> float:
+        """What the clock will say then. For a time between two ticks anyio's deadlines ask the loop again and again,
+        some hundred times, until the clock has passed it."""
+        return math.ceil(when * self._ticks) / self._ticks if self._ticks and when < math.inf else when
 
     def _next(self) -> float:
         while self._heap and not self._heap[0][2].active:
