@@ -14,7 +14,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Most of the tests' time is waiting: three workers a core, each of about 150 MB.
+# uv takes seconds where pip takes most of a minute. Where it cannot reach what pip is set up to reach, pip does it.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
+# Much of the tests' time is waiting: three workers a core, each of about 150 MB.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 )))
 # In the order of the files: the long ones come early, and none is left for the end.
 SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
@@ -27,7 +30,7 @@ venv: $(READY)  ## make .venv with everything for development (PYTHON=... choose
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 minutes)
@@ -38,7 +41,7 @@ fuzz: $(READY)  ## the property tests and models with 3000 new examples each (mi
 
 ways: $(READY)  ## what `make test` leaves: the other backend of programs and ways, everything over long-poll too
 	TUNNELKIT_TEST_HALF=second $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) \
-		tests/e2e tests/examples tests/faults tests/legacy tests/oracle tests/testing
+		tests/e2e tests/examples tests/faults tests/legacy tests/oracle tests/runtime tests/testing tests/transports
 
 # WHICH, of names as pytest's -k has them, chooses some.
 WHICH ?=

@@ -62,7 +62,14 @@ _PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
 # Where each case says much the same on either backend, and all of them together take minutes.
-PAIRED = ("tests/e2e/", "tests/legacy/", "tests/testing/")
+PAIRED = ("tests/e2e/", "tests/legacy/", "tests/runtime/", "tests/testing/", "tests/transports/")
+# What takes seconds a case, for the programs that it starts: wholly in the second half.
+LATER = (
+    "tests/e2e/test_memory.py",
+    "tests/examples/test_mistakes.py",
+    "tests/examples/test_programs.py",
+    "tests/faults/",
+)
 
 # Files that wait long, and come late in the order of names: begun first, they are not what is waited for at the end.
 BEGUN_FIRST = ("tests/testing/test_longpoll.py", "tests/e2e/test_cuts.py", "tests/testing/test_websocket.py")
@@ -117,7 +124,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def half_of(item: pytest.Item) -> str:
     """What is paired is slow, and says much the same on either backend: tests that start programs, those that run
     over several ways, and whole folders. Each case meets one backend in the first half and the other one in the
-    second. Which one comes first differs from test to test, and from module to module where they share programs."""
+    second, but for what is left to the second on both. Which one comes first differs from test to test, and from
+    module to module where they share programs."""
+    if item.nodeid.startswith(LATER):
+        return "second"
     pair = item.get_closest_marker("pair")
     programs = item.get_closest_marker("programs")
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
