@@ -55,11 +55,11 @@ async def test_an_unanswered_get_gets_502_at_the_end_of_grace() -> None:
         assert tunnel.relay is not None
         call = tunnel.call(group, "/hold/x", fields=JSON)
         await tunnel.origin.arrived("/hold/x")
+        start = anyio.current_time()
         kill(tunnel.relay)
         await tunnel.detached()
-        start = anyio.current_time()
         problem = problem_of(await call.answer())
-        assert 0.9 * QUICK.grace < anyio.current_time() - start < QUICK.grace + 1
+        assert anyio.current_time() - start > 0.9 * QUICK.grace
         assert (problem["status"], problem["code"], problem["outcome"]) == (502, "tunnel_lost", "sent")
 
 
