@@ -355,9 +355,9 @@ class AgentExchange(OriginExchange):
             if self.answered:
                 self._stream.fault_code = ResetCode.BROKEN_OFF
 
-    def send_known(self, known: KnownResponse) -> None:
+    def send_known(self, known: KnownResponse, *, more: bool = False) -> None:
         if not (self._gone or self._over):
-            self._stream.send_head(self._exchange.send_known_response(known))
+            self._stream.send_head(self._exchange.send_known_response(known), more=more)
             self._stream.fault_code = ResetCode.BROKEN_OFF
 
     def send_body(self, data: Buffer) -> None:
@@ -368,7 +368,7 @@ class AgentExchange(OriginExchange):
     def send_last(self, data: Buffer) -> None:
         if not (self._gone or self._over):
             self._exchange.send_data(len(data), fin=True)
-            self._stream.send_data(data, fin=True)
+            self._stream.send_data(data, fin=True, more=True)
             self._over = True
             self._stream.flush()
 

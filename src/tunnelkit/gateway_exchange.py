@@ -58,6 +58,7 @@ class GatewayExchange:
     _attempt = 0
     _done = False
     _given = False  # the caller has the answer's end
+    _received_told = False
     _left = False
 
     def __init__(self, gateway: Gateway, request: CallerRequest, where: Addressed, number: int) -> None:
@@ -133,6 +134,7 @@ class GatewayExchange:
             return
         self._left = True
         gateway = self._gateway
+        self._tell_received()
         gateway.over(self)
         gateway.heads.stop(self)
         if self._stream is not None:
@@ -152,8 +154,30 @@ class GatewayExchange:
     # -- placing: the registry's decisions -----------------------------------------------------
 
     def _submit(self) -> None:
-        request, gateway = self.request, self._gateway
+        gateway = self._gateway
         wait, refusal = self._prepare()
+        if refusal is not None:
+            self._fail(refusal.status, refusal.code, refusal.detail)
+            return
+        decision = gateway.registry.submit(self.digest, self, self.started, wait=wait, named=self.name is not None)
+        if isinstance(decision, Rejected):
+            self.reject(decision)
+            return
+        if isinstance(decision, Dispatch):
+            self.dispatch(decision.session, more=True)
+        # Else the alarm comes before this one's own deadline. One that waits may be due when the start is over.
+        if wait is not None or not isinstance(decision, Dispatch) or not gateway.alarm_is_set:
+            gateway.set_alarm()
+        if self._stream is not None:
+            self._stream.flush()
+        self._tell_received()
+
+    def _tell_received(self) -> None:
+        """Once, and behind the send where there is one: it is no part of what the caller waits for."""
+        if self._received_told:
+            return
+        self._received_told = True
+        request, gateway = self.request, self._gateway
         gateway.access.received(
             id=self.number,
             token=self.masked,
@@ -164,20 +188,6 @@ class GatewayExchange:
         )
         if gateway.events.of_requests:
             gateway.tell_started(self, self._where.x_host)
-        if refusal is not None:
-            self._fail(refusal.status, refusal.code, refusal.detail)
-            return
-        decision = gateway.registry.submit(self.digest, self, self.started, wait=wait, named=self.name is not None)
-        if isinstance(decision, Rejected):
-            self.reject(decision)
-            return
-        if isinstance(decision, Dispatch):
-            self.dispatch(decision.session)
-        # Else the alarm comes before this one's own deadline. One that waits may be due when the start is over.
-        if wait is not None or not isinstance(decision, Dispatch) or not gateway.alarm_is_set:
-            gateway.set_alarm()
-        if self._stream is not None:
-            self._stream.flush()
 
     def _prepare(self) -> tuple[float | None, HeadError | None]:
         """Make the head that goes out. How long the caller is ready to wait; and why the request must not go out,
@@ -198,8 +208,8 @@ class GatewayExchange:
         trusted = gateway.trusts(self.request.peer.address)
         return prepare(self.request, self._where.target, trusted=trusted, base_path=gateway.base_path)
 
-    def dispatch(self, session: ServerSession) -> None:
-        """Open a stream on ``session`` and give it all there is of the request."""
+    def dispatch(self, session: ServerSession, *, more: bool = False) -> None:
+        """Open a stream on ``session`` and give it all there is of the request. ``more``: a flush follows."""
         kind = StreamKind.UPGRADE if self._upgrade else _HTTP
         if self.request.byte_stream:
             kind = StreamKind.BYTES
@@ -214,9 +224,9 @@ class GatewayExchange:
             gateway, earlier = self._gateway, self._exchange.outcome
             self._exchange = Exchange(client=False, limits=gateway.limits, heads=gateway.reader, earlier=earlier)
         self._attempt += 1
-        self._give_request(stream)
+        self._give_request(stream, more=more)
 
-    def _give_request(self, stream: Stream) -> None:
+    def _give_request(self, stream: Stream, *, more: bool) -> None:
         assert self._known is not None  # without it, it was never submitted
         fin = not self.request.has_body and not self._upgrade
         block = self._exchange.send_known_request(self._known, fin=fin)
@@ -225,7 +235,7 @@ class GatewayExchange:
             self._withdraw_or_reset(ResetCode.CANCEL)
             self._fail(431, "head_too_large", "the head is too large to be sent through the tunnel")
             return
-        stream.send_head(block, fin=fin)
+        stream.send_head(block, fin=fin, more=more)
         for piece in self._held or ():
             self._exchange.send_data(len(piece))
             stream.send_data(piece)
@@ -309,6 +319,7 @@ class GatewayExchange:
         gateway = self._gateway
         gateway.registry.sent(self)
         gateway.heads.start(self)
+        self._tell_received()
         gateway.access.sent(
             id=self.number,
             token=self.masked,

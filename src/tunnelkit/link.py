@@ -154,13 +154,15 @@ class Link:
         if count == 1 or gathered >= SHARED or (gathered >= SHARED // 2 and gathered * 2 >= count):
             self._soon.call_off()
             self._send_now()
+        else:
+            self.ring()
 
     def _send_now(self) -> None:
         """Send a message, if the way takes one without waiting. A writer that is at work is left to it."""
         run = self._run
         if run is None:
             return
-        if run.bell.awaited and not self.gone and self._has_output(run):
+        if run.bell.awaited and not run.held and self.session.state not in _OVER:
             try:
                 self._send_message(run)
             except Exception as error:

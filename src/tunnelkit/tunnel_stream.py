@@ -94,15 +94,19 @@ class Stream:
         """Whether any byte of this stream was taken by a connection; true to the end and after it."""
         return not self._withdrawn and self._owner.mux.was_sent(self.id)
 
-    def send_head(self, block: bytes, *, fin: bool = False) -> None:
+    def send_head(self, block: bytes, *, fin: bool = False, more: bool = False) -> None:
+        """``more``: ``flush``, or another send, follows before anything else is done."""
         if self.open:
             self._owner.mux.send_head(self.id, block, fin=fin)
-            self._owner.ring()
+            if not more:
+                self._owner.ring()
 
-    def send_data(self, data: Buffer, *, fin: bool = False) -> None:
+    def send_data(self, data: Buffer, *, fin: bool = False, more: bool = False) -> None:
+        """``more`` as in ``send_head``."""
         if self.open:
             self._owner.mux.send_data(self.id, data, fin=fin)
-            self._owner.ring()
+            if not more:
+                self._owner.ring()
 
     def send_fin(self) -> None:
         if self.open:

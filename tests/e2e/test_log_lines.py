@@ -74,6 +74,13 @@ async def test_a_request_in_four_lines(log: pytest.LogCaptureFixture) -> None:
     assert levels == {"HTTP RCV": "INFO", "WS   SND": "DEBUG", "WS   RCV": "DEBUG", "HTTP RET": "INFO"}
 
 
+async def test_a_request_that_waits_has_its_first_line(log: pytest.LogCaptureFixture) -> None:
+    async with open_ends() as ends, anyio.create_task_group() as group:
+        group.start_soon(ask, ends.port, f"/_token/{TOKEN}/x")
+        await until(lambda: [name for name, _ in events(log)] == ["HTTP RCV"])
+        group.cancel_scope.cancel()
+
+
 async def test_the_lines_as_text(log: pytest.LogCaptureFixture) -> None:
     async with open_tunnel() as tunnel:
         await tunnel.get("/status/404")

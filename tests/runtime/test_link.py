@@ -60,6 +60,22 @@ async def test_an_exchange_that_is_alone_need_not_wait_for_the_writer(monkeypatc
         assert len(left) == 1  # two can share a message, which is the writer's to pack
 
 
+async def test_where_more_follows_nobody_is_told_until_the_flush() -> None:
+    async with joined() as pair:
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()  # the writers have looked
+        handlers = [Silent(), Silent()]
+        streams = [pair.server.open_stream(StreamKind.HTTP, handler) for handler in handlers]
+        for stream in streams:
+            stream.send_head(b"a head", more=True)
+            stream.send_data(b"and its body", fin=True, more=True)
+        await anyio.wait_all_tasks_blocked()
+        assert [handler.heard for handler in handlers] == [[], []]
+        streams[0].flush()  # which is not alone: the loop's next turn takes it
+        await anyio.wait_all_tasks_blocked()
+        assert [handler.heard[0] for handler in handlers] == ["sent", "sent"]
+
+
 async def test_of_many_exchanges_the_first_go_out_while_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends work at the same time then, and not by turns."""
     async with joined() as pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import count
 
 import pytest
 import wsproto.events
@@ -332,6 +333,20 @@ def test_a_client_takes_a_fresh_mask_for_every_frame() -> None:
     writer = FrameWriter(client=True)
     keys = {writer.message(b"x" * 8)[2:6] for _ in range(20)} | {writer.pong(b"")[2:6] for _ in range(20)}
     assert len(keys) > 30
+
+
+def test_no_mask_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn many at once; when all are used, others are drawn."""
+    numbers = count()
+
+    def draw(size: int) -> bytes:
+        return b"".join(next(numbers).to_bytes(4) for _ in range(size // 4))
+
+    monkeypatch.setattr("os.urandom", draw)
+    writers = [FrameWriter(client=True) for _ in range(2)]
+    keys = [writer.message(b"x")[2:6] for _ in range(400) for writer in writers]
+    assert len(set(keys)) == len(keys)
+    assert next(numbers) < 2 * len(keys)  # and few are drawn for nothing
 
 
 def test_a_server_does_not_mask() -> None:

@@ -60,7 +60,7 @@ class OriginExchange(ABC):
     def send_head(self, head: ResponseHead, *, fin: bool = False) -> None:
         """An interim response, or the final head."""
 
-    def send_known(self, known: KnownResponse) -> None:
+    def send_known(self, known: KnownResponse, *, more: bool = False) -> None:
         """A final head that is in its block already."""
         self.send_head(known.head)
 

@@ -215,16 +215,16 @@ class UrlExchange(Begun):
                 exchange.send_head(forward_response(event))
                 self._starved = exchange.room <= 0
             else:
-                self._send_final(connection, event)
-                if (body := connection.take_rest()) is not None:  # as most small answers are that come in one piece
+                body = connection.take_rest()
+                self._send_final(connection, event, more=body is not None)
+                if body is not None:  # as most small answers are that come in one piece
                     exchange.send_last(body)
                     return _END
         return None
 
-    def _send_final(self, connection: OriginConnection, head: ResponseHead) -> None:
-        self._exchange.send_known(
-            connection.plan(KnownResponse, lambda: KnownResponse.outgoing(forward_response(head)))
-        )
+    def _send_final(self, connection: OriginConnection, head: ResponseHead, *, more: bool) -> None:
+        known = connection.plan(KnownResponse, lambda: KnownResponse.outgoing(forward_response(head)))
+        self._exchange.send_known(known, more=more)
 
     def _is_starved(self) -> bool:
         self._starved = self._exchange.room <= 0

@@ -49,6 +49,7 @@ _LARGEST_HEADER = 8  # of a masked frame below 64 KiB: 2 bytes, 16-bit length, 4
 # The largest message, chosen so that its frame fits in one read and in one write buffer of a byte stream.
 MAX_MESSAGE: Final = READ_AHEAD - _LARGEST_HEADER
 
+_KEYS: Final = 128  # drawn at once
 _FIN_BINARY = 0x82
 _MASKED = 0x80
 _LENGTH = 0x7F
@@ -309,6 +310,8 @@ class FrameWriter:
     def __init__(self, *, client: bool) -> None:
         self._client = client
         self._control = FrameProtocol(client, [])
+        self._keys = b""  # drawn, and the first of those not used
+        self._next_key = 0
 
     def message(self, payload: Buffer) -> bytes:
         """One binary message in one frame: written here, because wsproto copies the payload four times and its
@@ -321,8 +324,16 @@ class FrameWriter:
             header = struct.pack("!BBH", _FIN_BINARY, bit | _LENGTH_16, length)
         if not self._client:
             return b"".join((header, payload))
-        key = os.urandom(4)
+        key = self._draw_key()
         return b"".join((header, key, _mask(payload, key)))
+
+    def _draw_key(self) -> bytes:
+        """RFC 6455 10.3: from a strong source, which is asked for many at once."""
+        start = self._next_key
+        if start == len(self._keys):
+            self._keys, start = os.urandom(_KEYS * 4), 0
+        self._next_key = end = start + 4
+        return self._keys[start:end]
 
     def pong(self, payload: bytes) -> bytes:
         return bytes(self._control.pong(payload))
