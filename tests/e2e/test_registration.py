@@ -451,17 +451,25 @@ async def test_a_withdrawn_token_ends_its_sessions_and_no_others() -> None:
 
 async def test_known_tokens_are_read_again_at_a_reload() -> None:
     known = [TOKEN]
-    async with open_ends(known_tokens=lambda: list(known), known_tokens_only=True) as ends, ends.join():
-        assert (await register(ends.port, OTHER_TOKEN, ""))[1] == "forbidden"
-        known.append(OTHER_TOKEN)
-        await ends.server.reload()
-        assert (await register(ends.port, OTHER_TOKEN, ""))[0] == 101
-        assert (await ends.get("/echo"))[0] == 200
-        known.append("short")
-        with pytest.raises(ConfigError, match="token"):
-            await ends.server.reload()
-        known[:] = [OTHER_TOKEN]
-        await ends.server.reload()
+    async with open_ends(known_tokens=lambda: list(known), known_tokens_only=True) as ends:
+
+        async def serve() -> None:
+            async with ends.join():
+                assert (await register(ends.port, OTHER_TOKEN, ""))[1] == "forbidden"
+                known.append(OTHER_TOKEN)
+                await ends.server.reload()
+                assert (await register(ends.port, OTHER_TOKEN, ""))[0] == 101
+                assert (await ends.get("/echo"))[0] == 200
+                known.append("short")
+                with pytest.raises(ConfigError, match="token"):
+                    await ends.server.reload()
+                known[:] = [OTHER_TOKEN]
+                await ends.server.reload()
+                await anyio.sleep_forever()
+
+        with pytest.raises(RegistrationRefused) as caught, anyio.fail_after(10):
+            await serve()  # until it has come back, and is not taken any more
+        assert caught.value.code == "forbidden"
         assert (await register(ends.port, TOKEN, ""))[1] == "forbidden"
         assert (await ends.get("/echo"))[0] == 404
         assert TOKEN[:8] not in {session.token_prefix for session in ends.server.sessions()}
