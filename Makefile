@@ -14,9 +14,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# uv takes seconds where pip takes most of a minute. Where it cannot reach what pip is set up to reach, pip does it.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
+# uv takes seconds where pip takes most of a minute, but knows nothing of pip's settings: where these name another index
+# or constraints, and where uv reaches nothing, pip does it.
+INSTALL = ! $(BIN)/python -m pip config list | grep -qE 'index-url|constraint' && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
+	UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
 # Much of the tests' time is waiting: three workers a core, each of about 150 MB.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 )))
 # In the order of the files: the long ones come early, and none is left for the end.

@@ -134,7 +134,6 @@ class GatewayExchange:
             return
         self._left = True
         gateway = self._gateway
-        self._tell_received()
         gateway.over(self)
         gateway.heads.stop(self)
         if self._stream is not None:
@@ -145,6 +144,7 @@ class GatewayExchange:
         status, sent, seconds = self.status or 499, self._sent_bytes, now - self.started
         gateway.metrics.answered(status, received=self._received_bytes, sent=sent, seconds=seconds)
         outcome = self._outcome or self._exchange.told()
+        self._tell_received()
         gateway.access.returned(
             id=self.number, token=self.masked, status=status, sent=sent, seconds=seconds, outcome=outcome
         )

@@ -81,6 +81,25 @@ async def test_a_request_that_waits_has_its_first_line(log: pytest.LogCaptureFix
         group.cancel_scope.cancel()
 
 
+async def test_a_handler_that_fails_leaves_no_exchange_behind(log: pytest.LogCaptureFixture) -> None:
+    class Fails(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("the disk is full")
+
+    fails = Fails(logging.INFO)
+    async with open_tunnel() as tunnel:
+        logging.getLogger("tunnelkit.access").addHandler(fails)
+        try:
+            via = ", ".join(["1.1 tunnelkit"] * 5)
+            status, _, _ = await exchange(tunnel.port, "GET", tunnel.path("/x"), fields={"Via": via})
+        finally:
+            logging.getLogger("tunnelkit.access").removeHandler(fails)
+        assert status >= 500
+        with anyio.fail_after(10):
+            await tunnel.pending(0)
+        assert (await tunnel.get("/echo"))[0] == 200
+
+
 async def test_the_lines_as_text(log: pytest.LogCaptureFixture) -> None:
     async with open_tunnel() as tunnel:
         await tunnel.get("/status/404")
