@@ -61,7 +61,7 @@ class OriginExchange(ABC):
         """An interim response, or the final head."""
 
     def send_known(self, known: KnownResponse, *, more: bool = False) -> None:
-        """A final head that is in its block already."""
+        """A final head that is in its block already. ``more``: ``send_last`` follows at once."""
         self.send_head(known.head)
 
     @abstractmethod
