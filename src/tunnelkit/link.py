@@ -162,7 +162,7 @@ class Link:
         run = self._run
         if run is None:
             return
-        if run.bell.awaited and not run.held and self.session.state not in _OVER:
+        if run.bell.awaited and not run.held and not self.gone:
             try:
                 self._send_message(run)
             except Exception as error:
