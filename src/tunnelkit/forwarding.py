@@ -36,6 +36,7 @@ __all__ = [
     "forward_response",
     "scheme_told",
     "set_host",
+    "shared_response",
     "upgrade_of",
     "with_origin_host",
 ]
@@ -353,3 +354,10 @@ def forward_response(head: ResponseHead, *, own_fields: frozenset[bytes] = OWN_F
     if b"upgrade" in names.at and head.status in (101, 426):  # RFC 9110 7.8, 15.5.22: these name the protocol
         fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b", ".join(names.values(head.fields, b"upgrade")))]
     return ResponseHead(head.status, fields, head.reason)
+
+
+def shared_response(head: ResponseHead) -> ResponseHead:
+    """The same, made once for all callers that get it: it remembers how it is written out."""
+    out = forward_response(head)
+    out.written = {}
+    return out

@@ -14,7 +14,7 @@ from .core.frames import ResetCode, StreamKind
 from .core.known_heads import KnownRequest, KnownResponse
 from .core.registry import Dispatch, Rejected
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
-from .forwarding import forward_response
+from .forwarding import shared_response
 from .gateway_request import Addressed, Prepared, open_fields, prepare
 from .heads import RequestHead, ResponseHead, Trailers
 from .http.request import CallerRequest
@@ -34,6 +34,8 @@ logger = logging.getLogger("tunnelkit.server")
 HELD_BYTES = 64 * 1024
 # One turn of the pump up; the front reads as much.
 CHUNK = 64 * 1024
+# One turn of the pump down, to a caller that took nothing for a while; then the others have theirs.
+TURN = 256 * 1024
 
 _HTTP: Final = StreamKind.HTTP  # looked up once: most are
 
@@ -60,6 +62,7 @@ class GatewayExchange:
     _given = False  # the caller has the answer's end
     _received_told = False
     _left = False
+    _awaits_room = False  # the task comes back when the caller takes more
 
     def __init__(self, gateway: Gateway, request: CallerRequest, where: Addressed, number: int) -> None:
         self.request = request
@@ -110,8 +113,9 @@ class GatewayExchange:
         if self._switching is not None:
             await self._splice(self._switching)
         elif not self._done:
-            writable = bool(self._inbox) or not self.request.flush()
-            await self.request.wait(readable=self._wants_input, writable=writable)
+            self._awaits_room = bool(self._inbox) or not self.request.flush()
+            await self.request.wait(readable=self._wants_input, writable=self._awaits_room)
+            self._awaits_room = False
 
     @property
     def _wants_input(self) -> bool:
@@ -352,7 +356,7 @@ class GatewayExchange:
         self._answer_ended = fin  # only now: had the above failed, this one would have to be broken off
 
     def _pass_head(self, known: KnownResponse) -> None:
-        head, out = known.head, known.plan(_passed_on)
+        head, out = known.head, known.plan(shared_response)
         if head.status == 101:
             self._answered(known)
             self._switching = out
@@ -384,7 +388,7 @@ class GatewayExchange:
         self._answer_ended = fin
 
     def on_settled(self) -> None:
-        if self._switching is None:
+        if self._switching is None and not self._awaits_room:
             self._pump_down()
             if not (self._done or self._given) and (self._inbox or not self.request.flush()):
                 self.request.wake()
@@ -415,7 +419,10 @@ class GatewayExchange:
     def _pump_down(self) -> None:
         if self._switching is not None:
             return
+        turn_ends = self._sent_bytes + TURN
         while self._inbox:
+            if self._sent_bytes >= turn_ends:
+                return
             if not self._give(self._inbox[0]) and not (self.request.flush() and self._give(self._inbox[0])):
                 return
             del self._inbox[0]
@@ -491,10 +498,3 @@ class GatewayExchange:
             request.send_end()
         self._inbox.clear()
         self._finish()
-
-
-def _passed_on(head: ResponseHead) -> ResponseHead:
-    """What callers are given, shared by all of them."""
-    out = forward_response(head)
-    out.written = {}
-    return out

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tunnelkit.core.inflight import BASE_LIFETIME, DRAINED, FLOOR, SLACK, InFlightLimit
+from tunnelkit.core.inflight import AMPLE, BASE_LIFETIME, DRAINED, FLOOR, LOOSE, SLACK, InFlightLimit
 
 RATE = 1e6
 
@@ -18,9 +18,26 @@ def held() -> InFlightLimit:
     return observed((0.0, 0.1), (1.0, 0.5))
 
 
-def test_without_a_queue_there_is_no_limit() -> None:
+def test_before_the_first_round_trip_there_is_no_limit() -> None:
     assert InFlightLimit().bytes is None
-    assert observed((0.0, 0.1), (1.0, 2 * 0.1 + SLACK), (100.0, 0.2)).bytes is None
+
+
+def test_without_a_queue_the_limit_is_ample() -> None:
+    """However long the connection lives: nothing is measured anew for it."""
+    assert observed((0.0, 0.1), (1.0, 2 * 0.1 + SLACK), (100.0, 0.2)).bytes == AMPLE
+
+
+def test_without_a_queue_a_fast_and_long_way_has_room_for_what_it_carries() -> None:
+    limit = observed((0.0, 0.1))
+    limit.observe(1.0, 0.2, 100 * RATE)
+    assert limit.bytes == int(100 * RATE * LOOSE * 0.1)
+
+
+def test_without_a_queue_there_is_no_limit_to_messages_in_turns() -> None:
+    limit = InFlightLimit()
+    for now in (0.0, 1.0):
+        limit.observe(now, 0.1, RATE, in_turns=True)
+        assert limit.bytes is None
 
 
 def test_a_queue_is_held_to_two_round_trips_and_the_slack() -> None:
@@ -96,4 +113,4 @@ def test_a_new_connection_starts_without() -> None:
     limit.reset()
     assert limit.bytes is None
     limit.observe(100.0, 5.0, RATE)
-    assert limit.bytes is None
+    assert limit.bytes == int(RATE * LOOSE * 5.0)

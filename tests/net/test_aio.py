@@ -121,6 +121,44 @@ async def test_all_is_read_with_and_without_reading_directly(direct: bool) -> No
     peer.close()
 
 
+async def test_who_reads_directly_lets_the_others_have_their_turn_and_reads_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without two changes of the loop's selector, which would cost more than the turn."""
+    monkeypatch.setattr(aio, "_DIRECT_READS", 2)
+    stream, peer = await open_one()
+    resumed = 0
+    resume = stream._transport.resume_reading
+
+    def note() -> None:
+        nonlocal resumed
+        resumed += 1
+        resume()
+
+    stream._transport.resume_reading = note  # type: ignore[method-assign]
+    sent = await push(peer, 10_000_000)
+    await stream.wait(readable=True)
+    received = turns = 0
+    while received < sent:
+        while (data := stream.receive_nowait()) is not None:
+            received += len(data)
+        turns += 1
+        if received < sent:
+            assert not resumed
+            await stream.wait(readable=True)
+    assert sent > 5 * READ_AHEAD
+    assert turns >= sent / READ_AHEAD / 2 - 1
+    last = asyncio.ensure_future(stream.receive())
+    with anyio.fail_after(10):
+        while not resumed:  # noqa: ASYNC110 - nothing is there: the loop watches the socket again
+            await asyncio.sleep(0)
+    peer.setblocking(True)
+    peer.send(b"on")
+    assert await last == b"on"
+    stream.abort()
+    peer.close()
+
+
 async def test_the_end_and_a_reset_are_found_by_reading_directly() -> None:
     for reset in (False, True):
         stream, peer = await open_one()

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from tunnelkit.errors import StreamBroken
-from tunnelkit.gateway_exchange import GatewayExchange
+from tunnelkit.gateway_exchange import TURN, GatewayExchange
 from tunnelkit.heads import ResponseHead
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.origins.base import OriginExchange
@@ -383,4 +383,85 @@ async def test_an_answer_is_written_before_the_books_are_kept(
             await caller.send("GET", PATH)
             await eventually(lambda: len(seen) > count)  # noqa: B023 - called before it changes
             assert seen[count:] == [(b"fine", count, count + 1)]
+        await there.clean()
+
+
+async def send_all(exchange: OriginExchange, body: bytes) -> None:
+    """An origin's answer, as fast as the tunnel takes it."""
+    news = News(exchange)
+    exchange.send_head(ResponseHead(200, [(b"Content-Length", b"%d" % len(body))], b"OK"))
+    rest = memoryview(body)
+    while rest:
+        while not (room := exchange.room):
+            await news.wait()
+        exchange.send_body(rest[:room])
+        rest = rest[room:]
+    exchange.send_end()
+
+
+BULK = bytes(range(256)) * 16 * 1024  # 4 MiB: more than the tunnel carries for a caller that takes nothing
+
+
+async def test_a_caller_that_takes_no_more_is_not_offered_every_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task comes back when there is room. Until then what comes is kept, and that is all."""
+    seen: list[str] = []
+    on_data, give = GatewayExchange.on_data, GatewayExchange._give
+
+    def note_data(exchange: GatewayExchange, data: bytes, fin: bool) -> None:
+        seen.append("message")
+        on_data(exchange, data, fin)
+
+    def note_given(exchange: GatewayExchange, data: bytes) -> bool:
+        given = give(exchange, data)
+        seen.append("taken" if given else "refused")
+        return given
+
+    monkeypatch.setattr(GatewayExchange, "on_data", note_data)
+    monkeypatch.setattr(GatewayExchange, "_give", note_given)
+    async with tunnel() as there, there.client(Answering(lambda exchange: send_all(exchange, BULK))) as client:
+        await client.wait_ready(10)
+        caller = there.call()
+        await caller.send("GET", PATH)
+        await eventually(lambda: "refused" in seen)
+        await anyio.wait_all_tasks_blocked()  # nothing more is carried while the caller takes nothing
+        behind = seen[seen.index("refused") :]
+        assert behind.count("message") > 10
+        assert "taken" not in behind
+        assert behind.count("refused") < 6  # when it was found full, by the link and by the task
+        assert await caller.answer() == (200, BULK)
+        await there.clean()
+
+
+async def test_a_caller_that_takes_all_at_once_leaves_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []  # bytes given in each
+    takes = False
+    give, pump = GatewayExchange._give, GatewayExchange._pump_down
+
+    def give_or_not(exchange: GatewayExchange, data: bytes) -> bool:
+        return takes and give(exchange, data)
+
+    def note(exchange: GatewayExchange) -> None:
+        before = exchange._sent_bytes
+        pump(exchange)
+        turns.append(exchange._sent_bytes - before)
+
+    monkeypatch.setattr(GatewayExchange, "_give", give_or_not)
+    monkeypatch.setattr(GatewayExchange, "_pump_down", note)
+    wide = replace(QUICK, stream_first_window=1024 * 1024)
+    async with (
+        tunnel(limits=wide) as there,
+        there.client(Answering(lambda exchange: send_all(exchange, BULK))) as client,
+    ):
+        await client.wait_ready(10)
+        caller = there.call(2 * len(BULK))
+        await caller.send("GET", PATH)
+        [session] = there.server.sessions()
+        await eventually(lambda: session.link.streams.by_id)
+        exchange = next(iter(session.link.streams.by_id.values())).handler
+        assert isinstance(exchange, GatewayExchange)
+        await eventually(lambda: sum(map(len, exchange._inbox)) > 2 * TURN)
+        takes = True
+        assert await caller.answer() == (200, BULK)
+        assert sum(turns) > 2 * TURN  # and the rest as it came
+        assert TURN <= max(turns) < TURN + 64 * 1024  # the piece that goes beyond is one of the tunnel's frames
         await there.clean()

@@ -1,14 +1,17 @@
-"""How much may be unacknowledged, once a queue on the way shows itself (design, section 5).
+"""How much may be unacknowledged: no more than keeps the way busy (design, section 5).
 
 A slow link hides a second of bulk in the sockets and routers before it, and every small answer waits behind that.
 A round trip far above the shortest one seen is such a queue: from then on what is in flight is held to about two
-round trips' worth at the rate that acknowledgements show. A fast link shows no such queue and meets no limit.
+round trips' worth at the rate that acknowledgements show. A fast link shows no such queue, but where the peer works
+at bulk more slowly than we send it, a whole window of it gathers in the sockets: so there is a limit there too, and
+it is ample.
 
-1. No limit until a round trip exceeds the *target*: twice the shortest, and ``SLACK`` for delayed acks and for
-   programs that were busy.
-2. From then on the limit is what passes in the target, and at least ``FLOOR``. It starves nobody: a rate that was
-   held down by it is at most half of what fits in the shortest round trip, so it doubles with every round trip.
-3. The shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
+1. Until a round trip exceeds the *target* (twice the shortest, and ``SLACK`` for delayed acks and for programs that
+   were busy) the limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. There is none where
+   messages go in turns: how many may be under way is limited there already.
+2. From then on the limit is what passes in the target, and at least ``FLOOR``. Neither starves anybody: a rate that
+   was held down by it is at most half of what fits in the shortest round trip, so it doubles with every round trip.
+3. Then, the shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
    with it. Then the queue is drained, to measure it anew: were it kept for ever, a way that grew longer would be
    taken for a queue and starved; were it only replaced, a standing queue would be taken for the way and grow.
 4. Where messages go in turns, how large they are depends on it too (``pace``), and a first one that took long to pass
@@ -21,9 +24,12 @@ from typing import Final
 
 from ..config import KIB
 
-__all__ = ["BASE_LIFETIME", "DRAINED", "FLOOR", "SLACK", "InFlightLimit"]
+__all__ = ["AMPLE", "BASE_LIFETIME", "DRAINED", "FLOOR", "LOOSE", "SLACK", "InFlightLimit"]
 
 SLACK: Final = 0.100  # seconds
+# Two of the acks that a peer gives at the latest (``inbound``), so that none is waited for.
+AMPLE: Final = 1024 * KIB
+LOOSE: Final = 4  # a way may well grow to this many times its shortest before it is measured anew
 FLOOR: Final = 16 * KIB
 DRAINED: Final = 4 * KIB
 BASE_LIFETIME: Final = 10.0  # seconds
@@ -33,7 +39,7 @@ _NEAR: Final = 0.75
 class InFlightLimit:
     """``bytes`` may be unacknowledged on this connection; None is no limit."""
 
-    __slots__ = ("_base", "_base_at", "_best_rate", "_draining_since", "bytes")
+    __slots__ = ("_base", "_base_at", "_best_rate", "_draining_since", "_queued", "bytes")
 
     def __init__(self) -> None:
         self.reset()
@@ -41,6 +47,7 @@ class InFlightLimit:
     def reset(self) -> None:
         """A new connection, perhaps on another way."""
         self.bytes: int | None = None
+        self._queued = False  # a queue showed itself, or was looked for
         self._base: float | None = None
         self._base_at = 0.0
         self._best_rate = 0.0
@@ -61,9 +68,13 @@ class InFlightLimit:
             self._draining_since = now
         target = 2 * base + SLACK
         if self._draining_since is not None:
+            self._queued = True
             self.bytes = max(DRAINED, int(rate * base / 8))
-        elif self.bytes is not None or round_trip > target:
+        elif self._queued or round_trip > target:
+            self._queued = True
             self.bytes = max(FLOOR, int(rate * target))
+        else:
+            self.bytes = None if in_turns else max(AMPLE, int(rate * LOOSE * base))
 
     def _measure_base(self, now: float, round_trip: float) -> float:
         """The shortest round trip. While draining, only a message that left into the drained way counts."""
@@ -77,6 +88,6 @@ class InFlightLimit:
 
     def _is_stale(self, now: float, rate: float, *, in_turns: bool) -> bool:
         old = now - self._base_at > BASE_LIFETIME
-        if self.bytes is None:
+        if not self._queued:
             return old and in_turns
         return old or rate < _NEAR * self._best_rate

@@ -24,7 +24,7 @@ CLOSE_TIMEOUT: Final = 1.0  # for the closing handshake and the end of the strea
 
 # A peer as fast as we are keeps a socket writable for ever: after so many messages without a real wait, the other
 # tasks get their turn, and cancellation its chance.
-_TURNS: Final = 16
+_TURNS: Final = 4
 
 _NORMAL = 1000
 _NOTHING = memoryview(b"")
