@@ -13,6 +13,7 @@ from tunnelkit.forwarding import (
     forward_response,
     scheme_told,
     set_host,
+    shared_response,
     upgrade_of,
     with_origin_host,
 )
@@ -468,3 +469,13 @@ def test_a_valid_request_stays_valid_and_carries_nothing_of_the_hop(
     assert [field for field in out.fields if field[0] == b"Content-Length"] == [
         f for f in fields if f[0] == b"Content-Length"
     ]
+
+
+def test_a_shared_response_is_forwarded_and_remembers_how_it_is_written() -> None:
+    head = ResponseHead(200, [(b"Content-Length", b"2"), (b"Keep-Alive", b"timeout=5")], b"OK")
+    one, other = shared_response(head), shared_response(head)
+    assert one == forward_response(head)
+    assert one.fields == [(b"Content-Length", b"2")]
+    assert one.written == {}
+    assert one.written is not other.written
+    assert head.written is None
