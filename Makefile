@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference bench build demo clean
+.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference compiled bench bench-compiled build demo clean
 
 # Tests start hundreds of programs, and each worker rewrites the tests' asserts: compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -81,6 +81,21 @@ docs: reference  ## build both references; links and anchors of all documents, a
 reference: $(READY)  ## write docs/reference.md anew from the code, and docs/api.md from its docstrings
 	$(BIN)/python scripts/make_reference.py
 	$(BIN)/python scripts/make_api.py
+
+# The wheel with compiled modules, unpacked; PYTHONPATH puts it before the sources. Another Python makes its own.
+COMPILED := build/compiled
+COMPILED_READY := $(COMPILED)/.ready
+$(COMPILED_READY): $(READY) hatch_build.py $(shell find src -name '*.py')
+	rm -rf $(COMPILED)
+	TUNNELKIT_COMPILE=1 $(BIN)/python -m build --no-isolation --wheel --outdir $(COMPILED) .
+	cd $(COMPILED) && $(abspath $(BIN)/python) -m zipfile -e *.whl . && rm *.whl
+	@touch $@
+
+compiled: $(COMPILED_READY)  ## the tests with the modules compiled (hatch_build.py); needs a C compiler, and minutes for it
+	PYTHONPATH=$(abspath $(COMPILED)) TUNNELKIT_TEST_COMPILED=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD)
+
+bench-compiled: $(COMPILED_READY)  ## the same with the modules compiled
+	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m benchmarks $(BENCH)
 
 bench: $(READY)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -8,6 +8,8 @@ import platform
 import sys
 import time
 
+from tunnelkit.accelerators import find_accelerators
+
 from .bench import run
 from .figures import Results
 from .options import Options, flags_in, parse_options
@@ -28,9 +30,10 @@ def specs_of(options: Options) -> list[Spec]:
 def machine() -> str:
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     origin = "nginx" if find_program("nginx") else "the benchmarks' own"
+    compiled = "modules compiled, " if find_accelerators().compiled else ""
     return (
         f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
-        f"origin {origin}; load of the machine before: {load}"
+        f"{compiled}origin {origin}; load of the machine before: {load}"
     )
 
 

@@ -51,6 +51,9 @@ if PARSER == "h11":
 elif PARSER == "httptools":
     import httptools  # noqa: F401 - an ImportError here is the failure that is wanted
 
+# `make compiled` runs on modules that mypyc compiled (hatch_build.py): nothing in them can be replaced.
+COMPILED = Path(str(import_module("tunnelkit.core.session").__file__)).suffix != ".py"
+
 # Of a test's time limit, after which its event loop ends it. The rest is for fixtures and the tidying up.
 HANG_SHARE = 0.8
 
@@ -105,6 +108,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("hypothesis"):
                 item.add_marker(pytest.mark.timeout(DEEP_TIMEOUT))
+    if COMPILED:
+        for item in items:
+            if item.get_closest_marker("interpreted"):
+                item.add_marker(pytest.mark.skip(reason="it replaces parts of modules that are compiled here"))
     for item in items:
         if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))

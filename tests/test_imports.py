@@ -143,6 +143,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 # Modules that are one floor together.
 WINGS = {
     "agent_events": "agent",
+    "agent_exchange": "agent",
     "agent_workers": "agent",
     "gateway_exchange": "gateway",
     "gateway_request": "gateway",

@@ -165,7 +165,10 @@ def log_start(settings: Settings) -> None:
     backend = settings["backend"]
     loop = " with uvloop" if backend == "asyncio" and _takes_uvloop(settings) else ""
     found = find_accelerators(settings["parser"])
-    logger.info("runs on %s%s; heads are read by %s, frames masked by %s", backend, loop, found.parser, found.masker)
+    runs = "; its modules are compiled" if found.compiled else ""
+    logger.info(
+        "runs on %s%s; heads are read by %s, frames masked by %s%s", backend, loop, found.parser, found.masker, runs
+    )
 
 
 def warn_of_open_files(settings: Settings, options: Options) -> None:

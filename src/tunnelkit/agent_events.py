@@ -10,7 +10,7 @@ import anyio
 from .request_events import RequestFinished, RequestStarted
 
 if TYPE_CHECKING:
-    from .agent import AgentExchange
+    from .agent_exchange import AgentExchange
 
 __all__ = ["finished", "started"]
 

@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -118,7 +118,7 @@ class Gateway:
         if isinstance(route, ToName):
             return self._by_name(route)
         if len(route.tokens) == 1:  # whatever is known of it
-            return request.plan(Addressed, lambda: self._by_token(route))
+            return request.plan(Addressed, partial(self._by_token, route))
         return self._by_token(route)
 
     def over(self, exchange: GatewayExchange) -> None:

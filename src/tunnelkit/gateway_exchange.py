@@ -432,7 +432,7 @@ class GatewayExchange:
 
     def _complete(self) -> None:
         if self._body_done and self._stream is not None:
-            self._stream.finish()
+            self._stream.forget()
             self._stream = None
         self._finish()
 

@@ -19,10 +19,11 @@ import anyio
 from .config import Limits
 from .core.budget import Budget
 from .core.events import Opened
+from .core.failures import ConnectionFailed
 from .core.frames import StreamKind
 from .core.multiplexer import Multiplexer
 from .core.opening import OpeningResult
-from .core.session import ConnectionFailed, Session, State
+from .core.session import Session, State
 from .errors import ConnectionLost, RemoteProtocolError, SessionGone
 from .link_run import LinkRun
 from .link_streams import LinkStreams

@@ -40,7 +40,7 @@ class Splice:
             while not self._over:
                 await self._turn()
             if not self._failed:
-                self._stream.finish()
+                self._stream.forget()
                 await self._peer.aclose()
         except StreamBroken:
             pass  # the tunnel's end is told below

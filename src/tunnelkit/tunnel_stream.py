@@ -137,13 +137,11 @@ class Stream:
             self._owner.ring()
 
     def forget(self) -> None:
-        """No event of it comes any more, and nothing of it is sent."""
+        """No event of it comes any more, and nothing of it is sent: it is over, or its handler is done with it."""
         if self.open:
             self.open = False
             self.handler = NO_HANDLER  # the two hold each other, and there is one such pair a request
             self._owner.forget(self.id)
-
-    finish = forget  # where both halves are done, as far as the handler is concerned
 
 
 def gather(pieces: MutableSequence[bytes], data: bytes) -> None:

@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tunnelkit.config import KIB, Limits
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.events import Data, Event, GoAway, HeadBlock, Opened, Reset
+from tunnelkit.core.failures import GoingAway, NoRoom
 from tunnelkit.core.frames import StreamKind
-from tunnelkit.core.multiplexer import GoingAway, Multiplexer, NoRoom
+from tunnelkit.core.multiplexer import Multiplexer
 from tunnelkit.core.streams import Half
 
 from .mux_pair import SMALL, make

@@ -5,8 +5,8 @@ from math import inf
 import pytest
 
 from tunnelkit.config import Limits
+from tunnelkit.core.failures import ConnectionFailed
 from tunnelkit.core.inbound import Inbound
-from tunnelkit.core.liveness import ConnectionFailed
 from tunnelkit.core.message import CONTROL_ALLOWANCE, Kind, build
 from tunnelkit.errors import RemoteProtocolError
 

@@ -5,7 +5,8 @@ from math import inf
 import pytest
 
 from tunnelkit.config import Limits
-from tunnelkit.core.liveness import ConnectionFailed, Liveness
+from tunnelkit.core.failures import ConnectionFailed
+from tunnelkit.core.liveness import Liveness
 
 LIMITS = Limits()
 

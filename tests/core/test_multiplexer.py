@@ -8,6 +8,7 @@ import pytest
 from tunnelkit.config import KIB, MIB
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.events import Data, GoAway, HeadBlock, Opened, Progress, Reset, Room
+from tunnelkit.core.failures import GoingAway, NoRoom
 from tunnelkit.core.frames import (
     DATA,
     DATA_FIN,
@@ -18,7 +19,7 @@ from tunnelkit.core.frames import (
     StreamKind,
     encode_goaway,
 )
-from tunnelkit.core.multiplexer import GoingAway, Multiplexer, NoRoom
+from tunnelkit.core.multiplexer import Multiplexer
 from tunnelkit.errors import LocalProtocolError
 
 from .mux_pair import SMALL, Pair, credit, frame, join, make, opening, reset_frame

@@ -9,8 +9,9 @@ import pytest
 from tunnelkit.config import DEFAULT_LIMITS, KIB, MIB
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.events import Data, HeadBlock, Progress
+from tunnelkit.core.failures import NoRoom
 from tunnelkit.core.frames import DATA, StreamKind
-from tunnelkit.core.multiplexer import Multiplexer, NoRoom
+from tunnelkit.core.multiplexer import Multiplexer
 
 from .mux_pair import SMALL, Pair, frame, join, make, opening
 

@@ -6,9 +6,10 @@ import pytest
 
 from tunnelkit.config import Limits
 from tunnelkit.core.budget import Budget
+from tunnelkit.core.failures import ConnectionFailed
 from tunnelkit.core.liveness import LIVE_PING_LIMIT
 from tunnelkit.core.message import HEADER_SIZE, IGNORABLE, MAX_EPOCH, Kind, build, split_header
-from tunnelkit.core.session import TRANSITIONS, ConnectionFailed, Input, Session, State
+from tunnelkit.core.session import TRANSITIONS, Input, Session, State
 from tunnelkit.errors import LocalProtocolError, RemoteProtocolError
 
 from .session_pair import ByteSource, Pair

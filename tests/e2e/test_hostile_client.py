@@ -333,6 +333,7 @@ async def test_offers_that_are_never_taken_are_let_go(caplog: pytest.LogCaptureF
 PIECES = 20_000
 
 
+@pytest.mark.interpreted
 async def test_an_answer_in_tiny_pieces_takes_little_more_than_its_bytes(caplog: pytest.LogCaptureFixture) -> None:
     """Kept as they came, pieces of two bytes would take 30 times what credit says."""
     async with scene(caplog) as there, there.ends.caller() as caller:

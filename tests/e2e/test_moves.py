@@ -374,6 +374,7 @@ async def move_with_load(road: Road, *, moves: int, downloads: int) -> None:
             assert way["longpoll"] >= STEP * moves, way
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("moves", [3, pytest.param(20, marks=pytest.mark.full)])
 async def test_everything_goes_on_across_moves_of_messages(moves: int) -> None:
     """From a connection that keeps order to one that does not, with 16 times the largest message, and back."""
@@ -381,6 +382,7 @@ async def test_everything_goes_on_across_moves_of_messages(moves: int) -> None:
         await move_with_load(MemoryRoad(), moves=moves, downloads=50)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("moves", [2, pytest.param(10, marks=pytest.mark.full)])
 async def test_everything_goes_on_across_moves(moves: int) -> None:
     """Where something in between lets websockets through, and then no more, again and again."""

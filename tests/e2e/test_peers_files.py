@@ -304,6 +304,7 @@ def test_the_container_serves_is_healthy_and_says_when_it_drains(tmp_path: Path)
 # -- a phone -----------------------------------------------------------------------------------
 
 
+@pytest.mark.interpreted
 def test_what_is_required_needs_no_compiler() -> None:
     """A phone's terminal has none by default, and there are few wheels for it."""
     seen: set[str] = set()

@@ -27,6 +27,8 @@ from tunnelkit.legacy.wsp import PoolSize, WspTransport
 from tunnelkit.origins.url import OriginUrl, UrlOrigin
 from tunnelkit.transports.websocket.masking import mask_by_wsproto
 
+from ..conftest import COMPILED
+
 LINES = json.loads((Path(__file__).parent.parent / "data" / "readme_lines.json").read_text())["lines"]
 TOKEN_TEXT = "my_b!g_$secret!!"
 TUNNEL_FLAGS = ["--tunnel", "ws://127.0.0.1:1", "--server", "http://127.0.0.1:2", "--token", TOKEN_TEXT]
@@ -645,6 +647,9 @@ def test_a_parser_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
             make()
 
 
+AND_COMPILED = "; its modules are compiled" if COMPILED else ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -661,7 +666,7 @@ def test_what_it_runs_on(arguments: list[str], text: str, caplog: pytest.LogCapt
         pytest.importorskip(module, reason=f"{module} is not installed")
     caplog.set_level(logging.INFO, "tunnelkit")
     log_start(server(*arguments))
-    assert [record.message for record in caplog.records] == [text]
+    assert [record.message for record in caplog.records] == [text + AND_COMPILED]
 
 
 def test_what_it_runs_on_without_any(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -672,5 +677,5 @@ def test_what_it_runs_on_without_any(monkeypatch: pytest.MonkeyPatch, caplog: py
     caplog.set_level(logging.INFO, "tunnelkit")
     log_start(server())
     assert [record.message for record in caplog.records] == [
-        "runs on asyncio; heads are read by h11, frames masked by wsproto"
+        "runs on asyncio; heads are read by h11, frames masked by wsproto" + AND_COMPILED
     ]

@@ -42,6 +42,7 @@ async def test_nothing_is_left_open_at_the_end() -> None:
     assert await read_until(later_end) == b"<reset>"
 
 
+@pytest.mark.interpreted
 async def test_one_that_cannot_be_closed_costs_itself(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -95,7 +95,7 @@ class Echo:
     def on_head(self, block: bytes, fin: bool) -> None:
         self.stream.send_head(block, fin=fin)
         if fin:
-            self.stream.finish()
+            self.stream.forget()
 
     def on_data(self, data: bytes, fin: bool) -> None:
         self._waiting.append(data)
@@ -125,7 +125,7 @@ class Echo:
         if self._ended and not self._waiting:
             self._ended = False
             self.stream.send_fin()
-            self.stream.finish()
+            self.stream.forget()
 
 
 class Ask:
@@ -156,7 +156,7 @@ class Ask:
     def _note_end(self, fin: bool) -> None:
         self.progressed.set()
         if fin:
-            self.stream.finish()
+            self.stream.forget()
             self.done.set()
 
     def on_settled(self) -> None: ...

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tunnelkit import TunnelClient
-from tunnelkit.agent import AgentExchange
+from tunnelkit.agent_exchange import AgentExchange
 from tunnelkit.agent_workers import WORKERS_KEPT, Served, Workers
 from tunnelkit.config import KIB
 from tunnelkit.core.frames import DATA, ResetCode, StreamKind, pack_header
@@ -84,6 +84,7 @@ async def test_an_answer_before_the_request_has_come() -> None:
         await both_clean(there, client)
 
 
+@pytest.mark.interpreted
 async def test_a_body_in_tiny_pieces_takes_little_more_than_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept as they came, pieces of two bytes would take 30 times what credit says."""
     began, over = anyio.Event(), anyio.Event()
@@ -123,7 +124,7 @@ async def test_what_comes_behind_the_answer_is_consumed() -> None:
             await eventually(lambda: stream.room)
             stream.send_data(bytes(min(stream.room, 16 * KIB)))
         stream.send_fin()
-        stream.finish()
+        stream.forget()
         for item in handler.heard:
             if isinstance(item, tuple) and item[0] == "data":
                 link.mux.consume(stream.id, len(item[1]))

@@ -17,7 +17,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tunnelkit import TunnelClient
 from tunnelkit import agent_workers as workers_module
-from tunnelkit.agent import AgentExchange
+from tunnelkit.agent_exchange import AgentExchange
 from tunnelkit.agent_workers import Workers
 from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import ResetCode, StreamKind
@@ -157,6 +157,7 @@ async def test_whole_answers_wake_nobody(there: There) -> None:
     assert len(there.origin.connections) == len(there.workers.perched) == 1
 
 
+@pytest.mark.interpreted
 async def test_a_body_that_came_with_its_head_goes_out_with_it(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
     flush = Outgoing.flush
@@ -184,6 +185,7 @@ class Nowhere(Stream):
         self.open = False
 
 
+@pytest.mark.interpreted
 async def test_a_request_that_is_taken_back_within_one_message_reaches_no_origin(there: There) -> None:
     agent = there.client._agent
     exchange = agent.accept(Nowhere(), Opened(2, StreamKind.HTTP, {}))

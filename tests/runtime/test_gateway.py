@@ -192,6 +192,7 @@ async def test_the_end_of_the_start_is_the_end_of_waiting_though_others_wait_lon
         assert (await unknown.answer())[0] == 404
 
 
+@pytest.mark.interpreted
 async def test_a_request_that_cannot_be_placed_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the client that attaches, and not those that wait behind it."""
     dispatch = GatewayExchange.dispatch
@@ -215,6 +216,7 @@ async def test_a_request_that_cannot_be_placed_costs_itself_alone(monkeypatch: p
             await there.clean()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("method", ["_answered", "_give"])
 async def test_an_answer_that_cannot_be_passed_on_costs_its_caller_alone(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +404,7 @@ async def send_all(exchange: OriginExchange, body: bytes) -> None:
 BULK = bytes(range(256)) * 16 * 1024  # 4 MiB: more than the tunnel carries for a caller that takes nothing
 
 
+@pytest.mark.interpreted
 async def test_a_caller_that_takes_no_more_is_not_offered_every_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its task comes back when there is room. Until then what comes is kept, and that is all."""
     seen: list[str] = []
@@ -432,6 +435,7 @@ async def test_a_caller_that_takes_no_more_is_not_offered_every_message(monkeypa
         await there.clean()
 
 
+@pytest.mark.interpreted
 async def test_a_caller_that_takes_all_at_once_leaves_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[int] = []  # bytes given in each
     takes = False

@@ -104,7 +104,7 @@ async def test_an_origin_that_is_not_allowed_is_not_asked(x_host: bytes) -> None
         [block] = [item[1] for item in handler.heard if isinstance(item, tuple) and item[0] == "head"]
         assert block[:4] in (b"\x03400", b"\x03403")
         assert not origin.heads
-        stream.finish()
+        stream.forget()
 
 
 async def test_more_streams_than_permitted_are_refused() -> None:

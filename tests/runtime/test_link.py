@@ -547,6 +547,7 @@ async def test_nothing_opens_on_a_link_that_ended() -> None:
         await pair.clean()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("payload", "code"),
     [
@@ -572,6 +573,7 @@ async def test_a_broken_protocol_ends_the_session_and_the_peer_is_told(
         assert told.code == code
 
 
+@pytest.mark.interpreted
 async def test_a_bug_costs_the_session_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with joined() as pair:
         pair.attach()
@@ -691,7 +693,7 @@ async def test_a_session_whose_streams_are_over_is_watchful_until_its_clock_is_l
         await anyio.wait_all_tasks_blocked()
         session = pair.server.session
         stream = pair.server.open_stream(StreamKind.HTTP, Silent())
-        stream.finish()
+        stream.forget()
         assert session.active is server.active is True
         await pair.until(lambda: not (session.active or server.active))
         assert pair.server.connection is server
@@ -716,7 +718,7 @@ async def test_a_session_is_watchful_on_its_next_connection_only_for_its_streams
         stream = pair.server.open_stream(StreamKind.HTTP, Silent())
         for streams, pings in ((1, False), (1, True), (0, False)):
             if not streams:
-                stream.finish()
+                stream.forget()
             assert server.active
             server, _ = pair.attach(pings=pings)
             await anyio.wait_all_tasks_blocked()

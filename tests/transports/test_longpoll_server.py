@@ -560,6 +560,7 @@ async def test_a_post_is_one_message() -> None:
             assert post.answered.body == b""
 
 
+@pytest.mark.interpreted
 async def test_a_post_leaves_nothing_to_the_cycle_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one for every answer of a client: its head and body would stay until a collection."""
     requests: list[weakref.ref[FrontRequest]] = []

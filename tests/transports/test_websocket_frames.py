@@ -15,13 +15,13 @@ from wsproto.frame_protocol import XorMaskerSimple
 
 from tunnelkit.transports.websocket import frames as websocket_frames
 from tunnelkit.transports.websocket import masking
+from tunnelkit.transports.websocket.decoder import FrameError
 from tunnelkit.transports.websocket.frames import (
     MAX_MESSAGE,
     PAUSE,
     TURN,
     Close,
     Event,
-    FrameError,
     FrameReader,
     FrameWriter,
     Ping,

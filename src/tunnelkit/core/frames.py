@@ -92,7 +92,7 @@ _LENGTHS: Final[dict[int, tuple[int, int]]] = {
     GOAWAY: (2, 2),
 }
 _PLAIN_OPEN: Final = _OPEN_PAYLOAD.size  # of an OPEN without fields
-_TYPES: Final = frozenset(code >> 8 for code in _ANY_LENGTH | _LENGTHS.keys())
+_TYPES: Final = frozenset(code >> 8 for code in [*_ANY_LENGTH, *_LENGTHS])
 _NOT_IGNORABLE: Final = ~IGNORABLE
 _SKIP: Final = 0  # in place of a code: the frame is to be skipped
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..config import Limits
 from ..errors import RemoteProtocolError
-from .liveness import ConnectionFailed
+from .failures import ConnectionFailed
 from .message import CONTROL_ALLOWANCE, HEADER_SIZE
 from .reorder import EarlyBytes
 

@@ -9,20 +9,12 @@ from math import inf
 from typing import Final
 
 from ..config import Limits
-from ..errors import RemoteProtocolError
+from .failures import ConnectionFailed
 
-__all__ = ["LIVE_PING_LIMIT", "ConnectionFailed", "Liveness"]
+__all__ = ["LIVE_PING_LIMIT", "Liveness"]
 
 # Payload of a PING once attached. Small, so that its PONG fits whatever a connection says it can take now.
 LIVE_PING_LIMIT: Final = 128
-
-
-class ConnectionFailed(RemoteProtocolError):
-    """The connection is to be dropped; the session can resume on another. ``reason`` says why, for logs."""
-
-    def __init__(self, reason: str, *, code: str) -> None:
-        self.reason = reason
-        super().__init__(reason, code=code)
 
 
 class Liveness:

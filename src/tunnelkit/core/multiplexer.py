@@ -22,6 +22,7 @@ from ..config import Limits
 from ..errors import LocalProtocolError
 from .budget import Budget
 from .events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset, Room
+from .failures import GoingAway, NoRoom
 from .frames import DATA, HEAD, Buffer, StreamKind, encode_fields, encode_goaway
 from .receiver import Receiver
 from .scheduler import SCRAP
@@ -32,10 +33,8 @@ __all__ = [
     "Data",
     "Event",
     "GoAway",
-    "GoingAway",
     "HeadBlock",
     "Multiplexer",
-    "NoRoom",
     "Opened",
     "Progress",
     "Reset",
@@ -48,14 +47,6 @@ _SMALL_SEND: Final = 1024
 
 _SEND: Final = int(Send.SEND)
 _SEND_FIN: Final = int(Send.SEND_FIN)
-
-
-class NoRoom(LocalProtocolError):
-    """No stream can open now: all that the peer permits are in use, or memory is short. Later one may."""
-
-
-class GoingAway(LocalProtocolError):
-    """The peer takes no new streams any more."""
 
 
 class Multiplexer:

@@ -21,12 +21,12 @@ from typing import Final
 from ..config import Limits
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .inbound import Inbound
-from .liveness import LIVE_PING_LIMIT, ConnectionFailed, Liveness
+from .liveness import LIVE_PING_LIMIT, Liveness
 from .message import HEADER_SIZE, MAX_EPOCH, Kind, build, check_known, decode_bye, encode_bye, split_header
 from .outbound import FrameSource, Outbound
 from .replay import Budget
 
-__all__ = ["TRANSITIONS", "ConnectionFailed", "FrameSource", "Input", "Session", "State"]
+__all__ = ["TRANSITIONS", "FrameSource", "Input", "Session", "State"]
 
 
 class State(Enum):

@@ -18,7 +18,6 @@ from ..net.timers import Timers
 from .clocks import Deadline, Pace
 from .codec import Body, End, HeadParser, State
 from .dates import Dates
-from .request import CallerRequest
 from .server_codec import ServerCodec
 from .writing import GATHER, Outgoing
 
@@ -206,8 +205,13 @@ class CallerConnection:
         self.break_off()
 
 
-class FrontRequest(CallerRequest):
-    """One request. Its body is decoded as it is read, ``Limits.read_ahead`` bytes ahead of its reader at most."""
+class FrontRequest:
+    """One ``CallerRequest``. Its body is decoded as it is read, ``Limits.read_ahead`` bytes ahead of its reader at
+    most."""
+
+    byte_stream = False
+    inside = False
+    mounted = False
 
     def __init__(self, connection: CallerConnection, head: RequestHead) -> None:
         codec = connection.codec

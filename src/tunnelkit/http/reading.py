@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import IntEnum
-from typing import ClassVar
+from typing import Final
 
 from ..config import Limits
 from ..errors import HeadError
@@ -52,7 +52,9 @@ class Input:
     def take(self, count: int) -> bytes:
         """The first ``count`` bytes, or all when there are fewer."""
         start = self._start
-        data = self._data[start : start + count]  # the whole of a bytes object is itself, not a copy
+        data = self._data
+        if start or count < len(data):  # else all of it, itself: compiled, a slice would be a copy
+            data = data[start : start + count]
         self._start = start + len(data)
         self.size -= len(data)
         return data
@@ -192,7 +194,7 @@ class ChunkDecoder:
                 self._left -= len(piece)
                 if not self._left:
                     self._stage = _Stage.DATA_END
-            elif not self._STEPS[self._stage](self, source):
+            elif not _STEPS[self._stage](self, source):
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -243,8 +245,9 @@ class ChunkDecoder:
             raise HeadError(400, "bad_trailer", "a trailer is not a field line")
         return [(name, value.strip(b" \t")) for name, _, value in fields]  # judged by heads.validate_trailers
 
-    _STEPS: ClassVar[dict[_Stage, Callable[[ChunkDecoder, Input], bool]]] = {
-        _Stage.SIZE: _read_size,
-        _Stage.DATA_END: _read_data_end,
-        _Stage.TRAILERS: _read_trailers,
-    }
+
+_STEPS: Final[dict[_Stage, Callable[[ChunkDecoder, Input], bool]]] = {
+    _Stage.SIZE: ChunkDecoder._read_size,
+    _Stage.DATA_END: ChunkDecoder._read_data_end,
+    _Stage.TRAILERS: ChunkDecoder._read_trailers,
+}

@@ -6,9 +6,9 @@ long as the caller's socket takes it; the request's one task only waits.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.peer import Peer
@@ -19,7 +19,7 @@ __all__ = ["CallerRequest"]
 T = TypeVar("T")
 
 
-class CallerRequest(ABC):
+class CallerRequest(Protocol):
     """Driven by one task. After ``abort``, or once the caller is ``gone``, the methods that write do nothing."""
 
     head: RequestHead
@@ -28,9 +28,9 @@ class CallerRequest(ABC):
     has_body: bool
     expects_continue: bool
     trailers: Fields  # of the request, complete once receive_body_nowait gave b""
-    byte_stream = False  # it asks for a stream of bytes to a tcp:// destination: the server's own program does
-    inside = False  # of the server's own program, which nobody asks who it is
-    mounted = False  # carried by another program's HTTP server: its socket's peer is not known
+    byte_stream: bool = False  # it asks for a stream of bytes to a tcp:// destination: the server's own program does
+    inside: bool = False  # of the server's own program, which nobody asks who it is
+    mounted: bool = False  # carried by another program's HTTP server: its socket's peer is not known
 
     def plan(self, key: object, make: Callable[[], T]) -> T:
         """What ``make``, which is known by ``key``, makes of ``head`` and of what is the same for all requests of its

@@ -9,7 +9,8 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from ..agent import Agent, AgentExchange
+from ..agent import Agent
+from ..agent_exchange import AgentExchange
 from ..config import Limits
 from ..core.allowlist import HostAllowlist, parse_x_host
 from ..core.budget import Budget

@@ -14,7 +14,8 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from ..agent import Agent, AgentExchange
+from ..agent import Agent
+from ..agent_exchange import AgentExchange
 from ..config import DEFAULT_LIMITS, Limits
 from ..core.allowlist import HostAllowlist
 from ..core.guard import Guard

@@ -17,12 +17,12 @@ __all__ = ["Begun", "Origin", "OriginExchange", "Perch"]
 T = TypeVar("T")
 
 
-class OriginExchange(ABC):
+class OriginExchange(Protocol):
     """One request, and the way to answer it. Driven by one task; everything but ``splice`` is synchronous."""
 
     head: RequestHead  # Host is the caller's: an origin puts its own there if it wants to
-    x_host: HostOrigin | None  # another origin than the configured one, allowed already
-    caller: str  # its address, where trusted proxies told the server another than that of its peer; else ""
+    x_host: HostOrigin | None = None  # another origin than the configured one, allowed already
+    caller: str = ""  # its address, where trusted proxies told the server another than that of its peer; else ""
     has_body: bool
 
     def plan(self, make: Callable[[RequestHead], T]) -> T:
@@ -113,7 +113,7 @@ class Perch(Protocol):
     async def wait(self, *, readable: bool = False, writable: bool = False, taker: Taker | None = None) -> None: ...
 
 
-class Begun(ABC):
+class Begun(Protocol):
     """An exchange for which was done what could be done without waiting. Either ``finish`` is awaited or ``drop`` is
     called, once; neither after ``advance`` was True."""
 

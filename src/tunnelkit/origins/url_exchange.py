@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from ..core.known_heads import KnownResponse
@@ -13,7 +14,7 @@ from ..http.client import OriginConnection
 from ..http.client_codec import RequestBlock
 from ..http.codec import Body, End
 from ..http.pool import OriginPool
-from .base import Begun, OriginExchange, Perch
+from .base import OriginExchange, Perch
 from .patience import PatientDial
 
 __all__ = ["UrlExchange"]
@@ -25,9 +26,9 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 _END: Final = End([])
 
 
-class UrlExchange(Begun):
-    """Where a kept-alive connection is idle, the request is on its way once this is made. ``failed`` hears why no
-    connection could be had, or what was wrong with the answer."""
+class UrlExchange:
+    """What is ``Begun`` of it. Where a kept-alive connection is idle, the request is on its way once this is made.
+    ``failed`` hears why no connection could be had, or what was wrong with the answer."""
 
     __slots__ = (
         "_connection",
@@ -223,12 +224,16 @@ class UrlExchange(Begun):
         return None
 
     def _send_final(self, connection: OriginConnection, head: ResponseHead, *, more: bool) -> None:
-        known = connection.plan(KnownResponse, lambda: KnownResponse.outgoing(forward_response(head)))
+        known = connection.plan(KnownResponse, partial(_known, head))
         self._exchange.send_known(known, more=more)
 
     def _is_starved(self) -> bool:
         self._starved = self._exchange.room <= 0
         return self._starved
+
+
+def _known(head: ResponseHead) -> KnownResponse:
+    return KnownResponse.outgoing(forward_response(head))
 
 
 _UNREACHABLE = (502, "origin_unreachable", "the origin cannot be reached")

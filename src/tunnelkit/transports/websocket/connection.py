@@ -16,7 +16,8 @@ from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ...net.loop import loop_clock
 from ...net.stream import ByteStream, Taker
 from ..base import TURN, Connection
-from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameError, FrameReader, FrameWriter, Ping
+from .decoder import FrameError
+from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, Ping
 
 __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
 

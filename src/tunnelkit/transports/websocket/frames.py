@@ -18,18 +18,15 @@ from wsproto.frame_protocol import (
     MIN_LIBRARY_CLOSE_REASON,
     CloseReason,
     Frame,
-    FrameDecoder,
     FrameProtocol,
-    Header,
     MessageDecoder,
     Opcode,
     ParseFailed,
-    XorMaskerSimple,
 )
 
-from ...errors import RemoteProtocolError
 from ...net.stream import READ_AHEAD, Buffer
-from .masking import DEFAULT_MASK, PieceMasker
+from .decoder import BoundedDecoder, FrameError
+from .masking import DEFAULT_MASK
 
 __all__ = [
     "MAX_MESSAGE",
@@ -37,7 +34,6 @@ __all__ = [
     "TURN",
     "Close",
     "Event",
-    "FrameError",
     "FrameReader",
     "FrameWriter",
     "Pause",
@@ -85,45 +81,10 @@ TURN: Final = 64
 Event: TypeAlias = bytes | Ping | Close | Pause
 
 
-class FrameError(RemoteProtocolError):
-    """The peer broke RFC 6455 or a limit. ``close_code`` is what it is to be told."""
-
-    def __init__(self, message: str, close_code: int) -> None:
-        self.close_code = close_code
-        super().__init__(message, code="websocket_frame")
-
-
 _mask = DEFAULT_MASK
 
 
 # -- reading -------------------------------------------------------------------------------------
-
-
-class _BoundedDecoder(FrameDecoder):
-    """wsproto's decoder that judges a frame by its header, before any of its payload is held."""
-
-    def __init__(self, *, client: bool, max_message: int) -> None:
-        super().__init__(client)
-        self._max_message = max_message
-        self._room = max_message  # what the message under way may still bring
-
-    def parse_header(self) -> bool:
-        if not super().parse_header():
-            return False
-        assert self.header is not None
-        if not self.header.opcode.iscontrol():
-            self._judge(self.header)
-        if isinstance(self.masker, XorMaskerSimple):
-            # Masking zeros gives the key, which wsproto keeps to itself.
-            self.masker = PieceMasker(_mask, bytes(self.masker.process(bytearray(4))))
-        return True
-
-    def _judge(self, header: Header) -> None:
-        if header.opcode is Opcode.TEXT:
-            raise ParseFailed("a text message where only binary ones are spoken", CloseReason.UNSUPPORTED_DATA)
-        if header.payload_len > self._room:
-            raise ParseFailed(f"a message above {self._max_message} bytes", CloseReason.MESSAGE_TOO_BIG)
-        self._room = self._max_message if header.fin else self._room - header.payload_len
 
 
 class FrameReader:
@@ -136,7 +97,7 @@ class FrameReader:
     def __init__(self, *, client: bool, max_message: int = MAX_MESSAGE) -> None:
         self._client = client
         self._max_message = max_message
-        self._decoder = _BoundedDecoder(client=client, max_message=max_message)
+        self._decoder = BoundedDecoder(client=client, max_message=max_message)
         self._messages = MessageDecoder()
         self._partial = bytearray()  # of a fragmented message: at most max_message bytes
         self._begun: list[Buffer] = []  # a plain frame that is not there as a whole, in pieces
@@ -274,7 +235,7 @@ class FrameReader:
         self._data = b""
         self._partial.clear()
         self._begun.clear()
-        self._decoder = _BoundedDecoder(client=self._client, max_message=self._max_message)
+        self._decoder = BoundedDecoder(client=self._client, max_message=self._max_message)
 
 
 def _parse_close(payload: bytes) -> Close:
