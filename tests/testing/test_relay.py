@@ -111,8 +111,8 @@ async def test_a_coming_connection_is_cut_after_so_many_bytes() -> None:
 
 async def test_a_cut_in_so_many_seconds() -> None:
     async with line() as it:
-        it.relay.cut_in(0.02, End.FIN, End.FIN)
         await it.check_alive()
+        it.relay.cut_in(0.02, End.FIN, End.FIN)
         assert await end_of(it.near) == (0, "fin")
         assert it.relay.cuts == 1
 
