@@ -91,7 +91,7 @@ $(COMPILED_READY): $(READY) hatch_build.py $(shell find src -name '*.py')
 	cd $(COMPILED) && $(abspath $(BIN)/python) -m zipfile -e *.whl . && rm *.whl
 	@touch $@
 
-# Which tests; `.ci/run` leaves out those that meet hardly anything compiled.
+# Which tests: `.ci/run` chooses those of the compiled modules and of what stands on them.
 TESTS ?= tests
 compiled: $(COMPILED_READY)  ## the tests with the modules compiled (hatch_build.py); needs a C compiler, and minutes for it
 	PYTHONPATH=$(abspath $(COMPILED)) TUNNELKIT_TEST_COMPILED=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) $(TESTS)
