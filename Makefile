@@ -25,7 +25,7 @@ WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 )))
 SPREAD := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 16
 
 venv: $(READY)  ## make .venv with everything for development (PYTHON=... chooses the interpreter)
 
@@ -96,7 +96,7 @@ TESTS ?= tests
 compiled: $(COMPILED_READY)  ## the tests with the modules compiled (hatch_build.py); needs a C compiler, and minutes for it
 	PYTHONPATH=$(abspath $(COMPILED)) TUNNELKIT_TEST_COMPILED=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) $(TESTS)
 
-bench-compiled: $(COMPILED_READY)  ## the same with the modules compiled
+bench-compiled: $(COMPILED_READY)  ## what `make bench` measures, with the modules compiled
 	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m benchmarks $(BENCH)
 
 bench: $(READY)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
