@@ -82,6 +82,11 @@ class Arrived:
         """The server's own."""
         await self.say(200, answer_fields(self.number), body)
 
+    async def begin_answer(self, body: bytes, *, size: int) -> None:
+        """One whose body should have ``size`` bytes; some of them."""
+        fields = [*answer_fields(self.number), (b"Content-Length", b"%d" % size)]
+        await self.stream.send(self.head(200, fields) + body)
+
     async def refuse(self, status: int, code: str, detail: str = "so it is") -> None:
         refusal = refused(status, code, detail)
         await self.say(refusal.status, refusal.fields, refusal.body)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 
 import anyio
 import pytest
@@ -510,6 +511,27 @@ async def test_a_poll_that_the_network_swallowed_is_repeated_in_time() -> None:
         assert (again.number, again.hold) == (1, 0.0)
         await again.answer(b"it")
         assert await taken.until(1) == [b"it"]
+
+
+@pytest.mark.parametrize("how", ["cut", "silent"])
+async def test_an_answer_that_breaks_off_late_is_repeated(how: str) -> None:
+    """It began at the end of the hold, and the poll's own patience was over when it broke off."""
+    lessons = Lessons()
+    async with client_of(limits=PATIENT, lessons=lessons) as client:
+        taken = Taken(client)
+        first = await client.peer.poll()
+        end = anyio.current_time() + first.hold + PATIENT.poll_answer_timeout
+        await first.begin_answer(b"it", size=100_000)
+        while anyio.current_time() <= end:  # a slow way
+            await first.stream.send(b"a bit more")
+            await anyio.sleep(PATIENT.poll_answer_timeout / 8)
+        if how == "cut":
+            first.cut()
+        again = await client.peer.poll()
+        assert (again.number, again.hold) == (1, 0.0)
+        await again.answer(b"it")
+        assert await taken.until(1) == [b"it"]
+        assert lessons.hold(anyio.current_time()) == inf  # nothing was cut for waiting
 
 
 async def test_without_any_answer_the_connection_is_lost() -> None:

@@ -39,13 +39,42 @@ def test_a_retry_after_is_waited_for_within_the_patience() -> None:
     assert pending.failed(110.0, 0.0) is None
 
 
-def test_no_attempt_is_patient_beyond_the_request_but_one_on_which_bytes_pass() -> None:
+def test_no_attempt_is_patient_beyond_the_request() -> None:
     pending = Pending(1, 100.0, 10.0)
     pending.attempt(107.0, 5.0)
     assert pending.quiet_until == 110.0
+    assert pending.failed(110.0, 0.0) is None
+
+
+def test_bytes_that_pass_are_life_and_what_breaks_off_behind_them_is_repeated() -> None:
+    """However late they came: a message that takes longer than the patience may be cut in its last piece."""
+    pending = Pending(1, 100.0, 10.0)
+    pending.attempt(100.0, 5.0)
     pending.progress(109.0, 5.0)
-    assert pending.quiet_until == 114.0
-    assert pending.failed(112.0, 0.0) is None
+    assert pending.quiet_until == 114.0  # a silence behind them
+    assert pending.failed(114.0, 0.0) == 114.0
+    pending.attempt(114.0, 5.0)
+    assert pending.quiet_until == 116.5  # and half as long for the repeat
+
+
+def test_an_answer_that_breaks_off_again_and_again_is_given_up() -> None:
+    """Something on the way may cut each at the same byte."""
+    pending, now = Pending(1, 100.0, 10.0), 100.0
+    while True:
+        pending.attempt(now, 5.0)
+        pending.progress(now + 0.5, 5.0)
+        when = pending.failed(now + 1.0, 0.999)
+        if when is None:
+            break
+        now = when
+    assert now < 120.0
+
+
+def test_bytes_do_not_shorten_the_patience() -> None:
+    pending = Pending(1, 100.0, 15.0)
+    pending.attempt(100.0, 5.0)
+    pending.progress(100.5, 5.0)
+    assert (pending.quiet_until, pending.failed(114.9, 0.0)) == (105.5, 114.9)
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 0.999), st.floats(0, 3)), min_size=1, max_size=30))

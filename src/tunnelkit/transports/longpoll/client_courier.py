@@ -107,7 +107,7 @@ class Courier(ABC):
 
     @abstractmethod
     def _cut(self, pending: Pending, now: float) -> None:
-        """An attempt died on its way, or something in between said so."""
+        """An attempt died before there was an answer, or something in between said so."""
 
     # -- the answer ----------------------------------------------------------------------------
 
@@ -154,7 +154,8 @@ class Courier(ABC):
         """The attempt came to nothing."""
         self._out = False
         self._drop()
-        self._cut(pending, self._now())
+        if not pending.moved:
+            self._cut(pending, self._now())
         self._repeat(pending, reason)
 
     def _repeat(self, pending: Pending, reason: str, retry_after: float = 0.0) -> None:

@@ -1,8 +1,8 @@
 """What a long-poll client has out and how long it waits for it, sans-IO: ``now`` and chance come in as arguments.
 
 A cut TCP connection is no lost connection: whatever was out is repeated, with the number it had, until it is too
-late. Two times say when that is. ``quiet_until`` belongs to one attempt and moves while bytes pass, which is life;
-``give_up`` belongs to the request, and no attempt begins after it.
+late. Two times say when that is. ``quiet_until`` belongs to one attempt, ``give_up`` to the request: no attempt begins
+after it. Bytes that pass are life, and move both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["LESSON_TIME", "Lessons", "Pending", "Polls", "Posts"]
 _RETRY_FIRST: Final = 0.1
 _RETRY_CAP: Final = 1.0
 
-# Of a post: it is given up after as many times the answer timeout.
+# Of a post: it is given up after as many times the answer timeout. Bytes of as many attempts put that off.
 _TRIES: Final = 3
 
 # A message of this size is no small one: the next need not wait for company.
@@ -63,7 +63,7 @@ class Lessons:
 class Pending:
     """One request, from its first attempt until it is answered."""
 
-    __slots__ = ("begun", "give_up", "number", "quiet_until", "tries")
+    __slots__ = ("begun", "give_up", "moved", "number", "quiet_until", "tries")
 
     def __init__(self, number: int, now: float, patience: float) -> None:
         self.number = number
@@ -71,14 +71,20 @@ class Pending:
         self.give_up = now + patience
         self.quiet_until = inf  # between attempts
         self.tries = 0
+        self.moved = False  # bytes passed on the last attempt
 
     def attempt(self, now: float, patience: float) -> None:
         self.tries += 1
+        self.moved = False
         self.quiet_until = min(now + patience, self.give_up)
 
     def progress(self, now: float, patience: float) -> None:
-        """Bytes passed: this attempt may take its time, beyond ``give_up`` too."""
+        """Bytes passed: this attempt may take its time, and should it break off there is some left for another, unless
+        something breaks off each."""
+        self.moved = True
         self.quiet_until = now + patience
+        if self.tries <= _TRIES:
+            self.give_up = max(self.give_up, self.quiet_until + patience / 2)
 
     def failed(self, now: float, chance: float, not_before: float = 0.0) -> float | None:
         """When to repeat it after the attempt failed; None when it is too late. ``chance`` is in [0, 1);
