@@ -8,9 +8,9 @@ in the kernel (facts: anyio's own asyncio stream bounds neither).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 __all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream", "Taker"]
 
@@ -23,7 +23,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Taker: TypeAlias = Callable[[], bool]
 
 
-class ByteStream(ABC):
+class ByteStream(Protocol):
     """A reliable, ordered, bidirectional flow of bytes with half-close.
 
     One task reads and one task writes at a time (they may be the same). After any ``StreamBroken``, and after

@@ -16,7 +16,7 @@ from typing import Final, NoReturn, Protocol, TypeAlias
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LocalProtocolError
 from ..handshake import Grant, Handshake, Refusal
 from ..heads import Fields
 from ..net.loop import loop_clock
@@ -45,7 +45,7 @@ API_VERSION = 1
 TURN: Final = 0.005
 
 
-class Connection(ABC):
+class Connection(Protocol):
     """One live use of a transport: whole binary messages, in both directions.
 
     Contract: every message that ``send`` took is delivered at least once, or the connection fails as a whole.
@@ -82,7 +82,7 @@ class Connection(ABC):
     def send_now(self, message: bytes) -> None:
         """``send`` without waiting, called right after ``room_now`` gave room, while no ``send`` is under way. What
         the way does not take at once leaves all the same. Raises ``ConnectionLost``."""
-        raise NotImplementedError
+        raise LocalProtocolError("room_now gave no room for a message", code="no_room")
 
     @abstractmethod
     async def receive(self) -> bytes:
