@@ -25,7 +25,8 @@ from tunnelkit.heads import (
     validate_response,
 )
 from tunnelkit.http.client_codec import ClientCodec, RequestBlock, request_block
-from tunnelkit.http.codec import Codec, HeadParser, Signal
+from tunnelkit.http.codec import HeadParser
+from tunnelkit.http.codec_moves import Signal
 from tunnelkit.http.parsers import find_parser
 from tunnelkit.http.plain_codec import PLAIN_PARSER
 from tunnelkit.http.server_codec import ServerCodec
@@ -45,7 +46,6 @@ ANSWER = (
 BODY = b"hello, world"
 
 Work = Callable[[], object]
-HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 T = TypeVar("T")
 
 
@@ -100,7 +100,7 @@ def at_both_ends(front: ServerCodec, origin: ClientCodec, ends: Ends) -> None:
     front.encode_head(back.plan(for_caller))
 
 
-def planned(codec: Codec[HeadT], make: Callable[[], T]) -> T:
+def planned(codec: ClientCodec | ServerCodec, make: Callable[[], T]) -> T:
     return make() if codec.again is None else codec.again.made("sent", make)
 
 

@@ -12,7 +12,6 @@ from tunnelkit.core.known_heads import (
     KEPT_SIZE,
     PLANS_KEPT,
     HeadReader,
-    KnownHead,
     KnownRequest,
     KnownResponse,
 )
@@ -128,7 +127,7 @@ def test_what_is_made_of_a_head_is_made_once() -> None:
         made.append(head)
         return len(made)
 
-    known: KnownHead[ResponseHead] = KnownResponse.outgoing(answer())
+    known = KnownResponse.outgoing(answer())
     assert [known.plan(make), known.plan(make)] == [1, 1]
     assert made == [answer()]
 

@@ -13,7 +13,8 @@ from tunnelkit.config import DEFAULT_LIMITS, Limits
 from tunnelkit.errors import HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import Body, End, Signal
+from tunnelkit.http.codec import Body, End
+from tunnelkit.http.codec_moves import Signal
 from tunnelkit.http.front import ErrorResponder, Front, Handler, plain_error
 from tunnelkit.http.keeper import IdleKeeper
 from tunnelkit.http.server_codec import ServerCodec

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError, LocalProtocolError
 from tunnelkit.heads import Fields, RequestHead, ResponseHead
-from tunnelkit.http import codec as codecs
+from tunnelkit.http import codec_moves
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import TRANSITIONS, After, Body, End, Move, Signal, State
+from tunnelkit.http.codec import Body, End
+from tunnelkit.http.codec_moves import TRANSITIONS, After, Move, Signal, State
 
 from .. import parsers
 from .helpers import Read, client, failure, read_all, server, splits
@@ -250,7 +251,7 @@ def test_no_switch_within_a_request() -> None:
 
 def test_every_illegal_move_is_refused() -> None:
     for move in Move:
-        after = getattr(codecs, f"AFTER_{move.name}")
+        after = getattr(codec_moves, f"AFTER_{move.name}")
         assert isinstance(after, After)
         for state in State:
             if (state, move) in TRANSITIONS:

@@ -6,7 +6,8 @@ import pytest
 
 from tunnelkit.config import Limits
 from tunnelkit.heads import RequestHead
-from tunnelkit.http.codec import Body, End, Signal
+from tunnelkit.http.codec import Body, End
+from tunnelkit.http.codec_moves import Signal
 
 from .helpers import failure, read_all, server, splits
 

@@ -12,7 +12,8 @@ from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError
 from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import HeadParser, Signal
+from tunnelkit.http.codec import HeadParser
+from tunnelkit.http.codec_moves import Signal
 from tunnelkit.http.h11_codec import H11_PARSER
 from tunnelkit.http.server_codec import ServerCodec
 

@@ -10,7 +10,8 @@ from tunnelkit.config import DEFAULT_LIMITS
 from tunnelkit.errors import HeadError
 from tunnelkit.heads import RequestHead, ResponseHead
 from tunnelkit.http.client_codec import ClientCodec
-from tunnelkit.http.codec import Body, HeadParser, Signal
+from tunnelkit.http.codec import Body, End, HeadParser
+from tunnelkit.http.codec_moves import Signal
 from tunnelkit.http.parsers import find_parser
 from tunnelkit.http.plain_codec import PLAIN_PARSER
 from tunnelkit.http.server_codec import ServerCodec
@@ -76,6 +77,7 @@ def by_codec(parser: HeadParser, data: bytes, step: int) -> list[Request]:
                 return found
             else:
                 assert head is not None
+                assert isinstance(event, End)
                 found.append(Request(head.method, head.target, head.version, head.fields, body, event.trailers))
                 codec.encode_head(ResponseHead(204, []))
                 codec.encode_end()
@@ -121,6 +123,7 @@ def answer_by_codec(parser: HeadParser, data: bytes, method: bytes, *, ended: bo
                 return None
             else:
                 assert response is not None
+                assert isinstance(event, End)
                 response.body, response.trailers = body, event.trailers
                 return response
     except HeadError:

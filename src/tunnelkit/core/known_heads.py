@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -36,37 +36,33 @@ KEPT_SIZE: Final = 2048
 # What was made of one block: by each origin that callers name, perhaps, and of those there is no end.
 PLANS_KEPT: Final = 8
 
-HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 T = TypeVar("T")
 
 
-class KnownHead(Generic[HeadT]):
+class KnownHead:
     """A head that may pass, its block, and what an exchange asks of it. Shared by all that carry the same block: not
     to be changed."""
 
-    __slots__ = ("_plans", "block", "head", "length")
+    __slots__ = ("_plans", "block", "length")
 
-    def __init__(self, head: HeadT, block: bytes, names: FieldNames, error: type[ProtocolError]) -> None:
-        self.head: HeadT = head
+    def __init__(self, fields: Fields, block: bytes, names: FieldNames, error: type[ProtocolError]) -> None:
         self.block = block
-        self.length = _promised(head.fields, names, error)  # of its body, where Content-Length promises one
+        self.length = _promised(fields, names, error)  # of its body, where Content-Length promises one
         self._plans: dict[object, Any] = {}
 
-    def plan(self, make: Callable[[HeadT], T]) -> T:
-        """What ``make`` makes of the head; of few such functions, made once."""
-        plan: T | None = self._plans.get(make)
-        if plan is None:
-            if len(self._plans) >= PLANS_KEPT:
-                self._plans.clear()
-            plan = self._plans[make] = make(self.head)
+    def _keep(self, key: object, plan: T) -> T:
+        if len(self._plans) >= PLANS_KEPT:
+            self._plans.clear()
+        self._plans[key] = plan
         return plan
 
 
-class KnownRequest(KnownHead[RequestHead]):
-    __slots__ = ("offers",)
+class KnownRequest(KnownHead):
+    __slots__ = ("head", "offers")
 
     def __init__(self, head: RequestHead, block: bytes, names: FieldNames, error: type[ProtocolError]) -> None:
-        super().__init__(head, block, names, error)
+        super().__init__(head.fields, block, names, error)
+        self.head = head
         self.offers = b"upgrade" in names.at and upgrade_of(head) is not None  # an upgrade
 
     @classmethod
@@ -74,16 +70,30 @@ class KnownRequest(KnownHead[RequestHead]):
         """A head as it is sent. Raises ``LocalProtocolError`` for one that may not go into a stream."""
         return cls(head, encode_request(head), field_names(head.fields), LocalProtocolError)
 
+    def plan(self, make: Callable[[RequestHead], T]) -> T:
+        """What ``make`` makes of the head; of few such functions, made once."""
+        plan: T | None = self._plans.get(make)
+        return self._keep(make, make(self.head)) if plan is None else plan
 
-class KnownResponse(KnownHead[ResponseHead]):
+
+class KnownResponse(KnownHead):
     """An interim head, a final one, or 101."""
 
-    __slots__ = ()
+    __slots__ = ("head",)
+
+    def __init__(self, head: ResponseHead, block: bytes, names: FieldNames, error: type[ProtocolError]) -> None:
+        super().__init__(head.fields, block, names, error)
+        self.head = head
 
     @classmethod
     def outgoing(cls, head: ResponseHead) -> KnownResponse:
         """The same of a response."""
         return cls(head, encode_response(head), field_names(head.fields), LocalProtocolError)
+
+    def plan(self, make: Callable[[ResponseHead], T]) -> T:
+        """What ``make`` makes of the head; of few such functions, made once."""
+        plan: T | None = self._plans.get(make)
+        return self._keep(make, make(self.head)) if plan is None else plan
 
 
 Known: TypeAlias = KnownRequest | KnownResponse | Trailers

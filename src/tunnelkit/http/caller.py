@@ -16,7 +16,8 @@ from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream, Taker
 from ..net.timers import Timers
 from .clocks import Deadline, Pace
-from .codec import Body, End, HeadParser, State
+from .codec import Body, End, HeadParser
+from .codec_moves import State
 from .dates import Dates
 from .server_codec import ServerCodec
 from .writing import GATHER, Outgoing

@@ -11,7 +11,8 @@ from ..heads import Fields, RequestHead, ResponseHead
 from ..net.prefixed import prefixed
 from ..net.stream import READ_AHEAD, Buffer, ByteStream, Taker
 from .client_codec import ClientCodec, RequestBlock, request_block
-from .codec import Body, End, HeadParser, Signal, State
+from .codec import Body, End, HeadParser
+from .codec_moves import Signal, State
 from .parsers import DEFAULT_PARSER
 from .writing import GATHER, Outgoing
 
@@ -128,7 +129,7 @@ class OriginConnection:
             if isinstance(event, ResponseHead):
                 self._final = event.status >= 200 or event.status == 101
                 return event
-            if not isinstance(event, Signal):
+            if isinstance(event, (Body, End)):
                 return event
             if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(BODY_READ)) is None:
                 return None

@@ -9,7 +9,8 @@ from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead, switches_as_offered, validate_response, validate_status_line
-from .codec import AFTER_END, AFTER_HEAD, AFTER_INFO, AFTER_SWITCH, Codec, HeadParser, Signal, State
+from .codec import Codec, HeadParser
+from .codec_moves import AFTER_END, AFTER_HEAD, AFTER_INFO, AFTER_SWITCH, Signal, State
 from .framing import (
     CHUNKED,
     CODING_FIELDS,
@@ -20,7 +21,7 @@ from .framing import (
     response_length,
     without,
 )
-from .repeats import Again
+from .repeats import ResponseAgain
 from .writing import BodyWriter, encode_block
 
 __all__ = ["ClientCodec", "RequestBlock", "request_block"]
@@ -70,21 +71,24 @@ class _Known:
     """A final head that came twice in a row, and what it says of its message."""
 
     block: bytes
-    again: Again[ResponseHead]
+    again: ResponseAgain
     length: Length  # of the body, unless it answers HEAD
     persists: bool
 
 
-class ClientCodec(Codec[ResponseHead]):
+class ClientCodec(Codec):
     """Requests out, responses in. What the peer does wrong is a ``HeadError`` with status 502."""
 
-    _fault = (502, "bad_response")
-
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
-        super().__init__(parser, limits, padded_chunks=True)
+        super().__init__(parser, limits, padded_chunks=True, fault=(502, "bad_response"))
         self._method = b""
         self._offer: Fields | None = None  # the fields of a request that asks for an upgrade
+        self.again: ResponseAgain | None = None  # of the present head, where it is the one before once more
         self._known: _Known | None = None
+
+    def forget(self) -> None:
+        super().forget()
+        self._known = self.again = None
 
     def encode_head(self, head: RequestHead, *, has_body: bool = False) -> bytes:
         """A request, as ``request_block`` writes it."""
@@ -127,7 +131,7 @@ class ClientCodec(Codec[ResponseHead]):
             lives_on = persists(head, found)
             self._begin_body(response_length(head, found, self._method), lives_on)
             if comes_again:
-                self.again = Again(head.copy())
+                self.again = ResponseAgain(head.copy())
                 self._known = _Known(block, self.again, response_length(head, found, b""), lives_on)
         return head
 

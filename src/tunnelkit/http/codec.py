@@ -10,48 +10,21 @@ tells whether ``start_next_cycle`` may be called.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias
 
 from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..heads import Fields, RequestHead, ResponseHead, validate_trailers
 from ..net.stream import READ_AHEAD, Buffer
+from .codec_moves import AFTER_CYCLE, AFTER_DATA, AFTER_END, AFTER_EOF, AFTER_FAIL, Signal, State
 from .framing import CHUNKED, Length
 from .reading import ChunkDecoder, HeadScanner, Input
-from .repeats import Again, Repeats
+from .repeats import Repeats
 from .writing import BodyWriter
 
-__all__ = [
-    "AFTER_CYCLE",
-    "AFTER_DATA",
-    "AFTER_END",
-    "AFTER_EOF",
-    "AFTER_FAIL",
-    "AFTER_HEAD",
-    "AFTER_INFO",
-    "AFTER_SWITCH",
-    "TRANSITIONS",
-    "After",
-    "Body",
-    "Codec",
-    "End",
-    "Event",
-    "HeadParser",
-    "Move",
-    "Signal",
-    "State",
-]
-
-
-class Signal(Enum):
-    """No event now, and why."""
-
-    NEED_DATA = "receive more"
-    PAUSED = "the message is complete: start_next_cycle, or take trailing_data"
-    CLOSED = "the peer closed between two messages"
+__all__ = ["Body", "Codec", "End", "Event", "HeadParser"]
 
 
 @dataclass(slots=True)
@@ -64,8 +37,8 @@ class End:
     trailers: Fields
 
 
-HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
-Event: TypeAlias = HeadT | Body | End | Signal
+# Of the two heads a role reads only one.
+Event: TypeAlias = RequestHead | ResponseHead | Body | End | Signal
 
 
 class HeadParser(Protocol):
@@ -77,65 +50,6 @@ class HeadParser(Protocol):
     def parse_response(self, block: bytes) -> ResponseHead: ...
 
 
-class State(IntEnum):
-    """Of one direction."""
-
-    HEAD = 0
-    BODY = 1
-    DONE = 2
-    SWITCHED = 3
-    CLOSED = 4
-    ERROR = 5
-
-
-class Move(IntEnum):
-    INFO = 0
-    HEAD = 1
-    DATA = 2
-    END = 3
-    CYCLE = 4
-    SWITCH = 5
-    EOF = 6
-    FAIL = 7
-
-
-# Both directions of both roles. A missing key is an illegal move.
-TRANSITIONS: dict[tuple[State, Move], State] = {
-    (State.HEAD, Move.INFO): State.HEAD,
-    (State.HEAD, Move.HEAD): State.BODY,
-    (State.HEAD, Move.SWITCH): State.SWITCHED,
-    (State.HEAD, Move.EOF): State.CLOSED,
-    (State.HEAD, Move.FAIL): State.ERROR,
-    (State.BODY, Move.DATA): State.BODY,
-    (State.BODY, Move.END): State.DONE,
-    (State.BODY, Move.FAIL): State.ERROR,
-    (State.DONE, Move.CYCLE): State.HEAD,
-    (State.DONE, Move.SWITCH): State.SWITCHED,
-    (State.DONE, Move.FAIL): State.ERROR,
-}
-
-
-class After(dict[State, State]):
-    """Where a direction stands after ``move``, by where it stood. To look up an illegal one raises
-    ``LocalProtocolError``. One a move: a function that looks for both takes four times as long."""
-
-    def __init__(self, move: Move) -> None:
-        super().__init__({state: after for (state, each), after in TRANSITIONS.items() if each is move})
-        self._name = move.name
-
-    def __missing__(self, state: State) -> State:
-        raise LocalProtocolError(f"{self._name} is not possible in state {state.name}")
-
-
-AFTER_INFO: Final = After(Move.INFO)
-AFTER_HEAD: Final = After(Move.HEAD)
-AFTER_DATA: Final = After(Move.DATA)
-AFTER_END: Final = After(Move.END)
-AFTER_CYCLE: Final = After(Move.CYCLE)
-AFTER_SWITCH: Final = After(Move.SWITCH)
-AFTER_EOF: Final = After(Move.EOF)
-AFTER_FAIL: Final = After(Move.FAIL)
-
 # Looking a member up in its enum takes twice as long as calling a function (CPython 3.11): hence names.
 _HEAD: Final = State.HEAD
 _BODY: Final = State.BODY
@@ -143,25 +57,29 @@ _DONE: Final = State.DONE
 _NEED_DATA: Final = Signal.NEED_DATA
 
 
-class Codec(ABC, Generic[HeadT]):
+class Codec:
     """What both roles share: reading one message after another, and framing what is written.
 
-    ``reading`` and ``writing`` are only ever set to what those tables give.
+    ``reading`` and ``writing`` are only ever set to what those tables give. ``fault`` is the status and code that all
+    mistakes of the peer are told with, if they have them in common: what is wrong with an answer must not be told as
+    if it were the request's fault.
     """
 
-    # The status and code that all mistakes of the peer are told with, if they have them in common: what is wrong with
-    # an answer must not be told as if it were the request's fault.
-    _fault: tuple[int, str] | None = None
-
     def __init__(
-        self, parser: HeadParser, limits: Limits, *, skips_empty_line: bool = False, padded_chunks: bool = False
+        self,
+        parser: HeadParser,
+        limits: Limits,
+        *,
+        skips_empty_line: bool = False,
+        padded_chunks: bool = False,
+        fault: tuple[int, str] | None = None,
     ) -> None:
+        self._fault = fault
         self._parser = parser
         self._limits = limits
         self._input = Input()
         self._scanner = HeadScanner(limits, skips_empty_line=skips_empty_line)
         self._repeats = Repeats(limits)
-        self.again: Again[HeadT] | None = None  # of the present head, where it is the one before once more
         self._chunks: ChunkDecoder | None = None
         self._padded_chunks = padded_chunks
         self._left: Length = 0  # of the body being read
@@ -204,7 +122,6 @@ class Codec(ABC, Generic[HeadT]):
     def forget(self) -> None:
         """The connection is another protocol's now: let go of all that HTTP needed."""
         self._input = Input()
-        self.again = None
         self._repeats = Repeats(self._limits)
 
     def receive_data(self, data: bytes) -> None:
@@ -213,7 +130,7 @@ class Codec(ABC, Generic[HeadT]):
         else:
             self.eof = True
 
-    def next_event(self, max_data: int = READ_AHEAD) -> Event[HeadT]:
+    def next_event(self, max_data: int = READ_AHEAD) -> Event:
         """The next event; ``Body`` holds at most ``max_data`` bytes. Raises ``HeadError``, after which nothing more
         can be read."""
         state = self.reading
@@ -224,9 +141,10 @@ class Codec(ABC, Generic[HeadT]):
                 return self._next_body(max_data) if self._left else self._end([])
         except HeadError as error:
             self.reading = AFTER_FAIL[self.reading]
-            if self._fault is None or error.status == self._fault[0]:
+            fault = self._fault
+            if fault is None or error.status == fault[0]:
                 raise
-            raise HeadError(*self._fault, error.detail) from error
+            raise HeadError(fault[0], fault[1], error.detail) from error
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def end_empty(self) -> bool:
@@ -236,7 +154,7 @@ class Codec(ABC, Generic[HeadT]):
         self.reading = AFTER_END[_BODY]
         return True
 
-    def _next_head(self) -> HeadT | Signal:
+    def _next_head(self) -> Event:
         held = self._input.size
         block = self._scanner.scan(self._input, self._repeats.block) if held else None
         if block is not None:
@@ -288,7 +206,7 @@ class Codec(ABC, Generic[HeadT]):
         return Signal.CLOSED
 
     @abstractmethod
-    def _begin(self, block: bytes) -> HeadT:
+    def _begin(self, block: bytes) -> RequestHead | ResponseHead:
         """Parse and validate a head, and choose how its body is read."""
 
     @abstractmethod

@@ -23,7 +23,8 @@ from ..net.peer import Peer
 from ..net.stream import READ_AHEAD, ByteStream
 from ..net.timers import Timers
 from .caller import Begun, CallerConnection, FrontRequest
-from .codec import HeadParser, Signal
+from .codec import HeadParser
+from .codec_moves import Signal
 from .dates import Dates
 from .parsers import DEFAULT_PARSER
 

@@ -10,36 +10,48 @@ remembered, and only a small one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..config import Limits
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead
 
-__all__ = ["REPEATED_SIZE", "Again", "Repeats"]
+__all__ = ["REPEATED_SIZE", "Repeats", "RequestAgain", "ResponseAgain"]
 
 REPEATED_SIZE: Final = 2048  # of a head that is remembered: with what it became, twice that for a connection
 
-
-HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 T = TypeVar("T")
 
 
-class Again(Generic[HeadT]):
+class Again:
     """A head that came again, byte for byte, and what was made of it."""
 
-    __slots__ = ("_head", "_plans")
+    __slots__ = ("_plans",)
 
-    def __init__(self, head: HeadT) -> None:
-        self._head: HeadT = head
+    def __init__(self) -> None:
         self._plans: dict[object, Any] = {}
 
-    def copy(self) -> HeadT:
+    def made(self, key: object, make: Callable[[], T]) -> T:
+        """What ``make``, which is known by ``key``, makes of the head, for who knows that nobody changed it: once."""
+        plan: T | None = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = make()
+        return plan
+
+
+class RequestAgain(Again):
+    __slots__ = ("_head",)
+
+    def __init__(self, head: RequestHead) -> None:
+        super().__init__()
+        self._head = head
+
+    def copy(self) -> RequestHead:
         """The head, once more."""
         return self._head.copy()
 
-    def plan(self: Again[RequestHead], head: RequestHead, key: object, make: Callable[[], T]) -> T:
-        """What ``make``, which is known by ``key``, makes of ``head``: once, unless somebody changed it since."""
+    def plan(self, head: RequestHead, key: object, make: Callable[[], T]) -> T:
+        """``made`` of ``head``, a copy that somebody may have changed."""
         mine = self._head
         # ``==`` of heads would make two tuples of it first.
         if head.fields != mine.fields or head.target != mine.target or head.method != mine.method:
@@ -49,12 +61,17 @@ class Again(Generic[HeadT]):
             plan = self._plans[key] = make()
         return plan
 
-    def made(self, key: object, make: Callable[[], T]) -> T:
-        """The same for who knows that nobody did."""
-        plan: T | None = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = make()
-        return plan
+
+class ResponseAgain(Again):
+    __slots__ = ("_head",)
+
+    def __init__(self, head: ResponseHead) -> None:
+        super().__init__()
+        self._head = head
+
+    def copy(self) -> ResponseHead:
+        """The head, once more."""
+        return self._head.copy()
 
 
 class Repeats:

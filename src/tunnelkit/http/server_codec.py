@@ -8,7 +8,8 @@ from ..config import Limits
 from ..errors import HeadError, LocalProtocolError
 from ..field_names import FieldNames
 from ..heads import Fields, RequestHead, ResponseHead, validate_request, validate_request_line
-from .codec import AFTER_HEAD, AFTER_INFO, AFTER_SWITCH, Codec, HeadParser, State
+from .codec import Codec, HeadParser
+from .codec_moves import AFTER_HEAD, AFTER_INFO, AFTER_SWITCH, State
 from .framing import (
     CHUNKED,
     CODING_FIELDS,
@@ -22,7 +23,7 @@ from .framing import (
     request_length,
     without,
 )
-from .repeats import Again
+from .repeats import RequestAgain
 from .writing import BodyWriter, encode_block
 
 __all__ = ["ServerCodec"]
@@ -44,21 +45,26 @@ class _Known:
     """A head that came twice in a row, and what the codec has to know of it."""
 
     block: bytes
-    again: Again[RequestHead]
+    again: RequestAgain
     left: Length
     persists: bool
     expects_continue: bool
 
 
-class ServerCodec(Codec[RequestHead]):
+class ServerCodec(Codec):
     """Requests in, responses out."""
 
     def __init__(self, parser: HeadParser, limits: Limits) -> None:
         super().__init__(parser, limits, skips_empty_line=True)
+        self.again: RequestAgain | None = None  # of the present head, where it is the one before once more
         self._known: _Known | None = None
         self._method = b""
         self._version = b"1.1"
         self.expects_continue = False  # the current request waits for 100 before it sends its body
+
+    def forget(self) -> None:
+        super().forget()
+        self._known = self.again = None
 
     def _begin(self, block: bytes) -> RequestHead:
         known = self._known
@@ -76,7 +82,7 @@ class ServerCodec(Codec[RequestHead]):
         self.reading = AFTER_HEAD[self.reading]
         self._known = self.again = None
         if comes_again:
-            self.again = Again(head.copy())
+            self.again = RequestAgain(head.copy())
             self._known = _Known(block, self.again, self._left, self._persists, self.expects_continue)
         return head
 

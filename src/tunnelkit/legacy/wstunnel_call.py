@@ -10,7 +10,8 @@ from ..core.frames import ResetCode, StreamKind
 from ..errors import HeadError, RemoteProtocolError
 from ..forwarding import forward_request, forward_response
 from ..heads import RequestHead, ResponseHead, field_values
-from ..http.codec import Body, HeadParser, Signal
+from ..http.codec import Body, HeadParser
+from ..http.codec_moves import Signal
 from ..http.server_codec import ServerCodec
 from ..link import Link
 from ..net.doorbell import Doorbell

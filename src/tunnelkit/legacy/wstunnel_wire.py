@@ -15,7 +15,8 @@ from ..config import Limits
 from ..errors import HeadError, RemoteProtocolError
 from ..heads import Fields, RequestHead, ResponseHead
 from ..http.client_codec import ClientCodec
-from ..http.codec import Body, End, HeadParser, Signal
+from ..http.codec import Body, End, HeadParser
+from ..http.codec_moves import Signal
 
 __all__ = [
     "BODY_LIMIT",

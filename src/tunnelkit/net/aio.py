@@ -19,6 +19,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..errors import StreamBroken
+from .aio_protocol import StreamProtocol
 from .buffer import ReadBuffer
 from .failures import stream_broken
 from .loop import in_callback, loop_clock
@@ -67,8 +68,8 @@ def _unchanging(data: Buffer) -> Buffer:
     return bytes(data)
 
 
-class AioStream(ByteStream, asyncio.BufferedProtocol):
-    """A connected stream socket under an asyncio transport. Made by ``AioStream.open``."""
+class AioStream:
+    """A connected stream socket under an asyncio transport: a ``ByteStream``. Made by ``AioStream.open``."""
 
     __slots__ = (
         "_buffer",
@@ -124,7 +125,7 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         stream = cls(sock, (local, peer))
         try:
-            await loop.connect_accepted_socket(lambda: stream, sock)
+            await loop.connect_accepted_socket(StreamProtocol(stream), sock)
         except OSError as exc:
             sock.close()
             raise stream_broken(exc) from exc
@@ -192,6 +193,9 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
             return b""
         return self._receive_more(max_bytes) if self._paused else None
 
+    async def receive(self, max_bytes: int = READ_AHEAD) -> bytes:
+        return await ByteStream.receive(self, max_bytes)
+
     def _receive_more(self, max_bytes: int) -> bytes | None:
         """What was held is taken, and there may be more: look before the loop is asked to watch the socket again.
 
@@ -244,6 +248,9 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
             taken += len(piece)
             room = 0 if transport.is_closing() else WRITE_BUFFER - transport.get_write_buffer_size()
         return taken
+
+    async def send(self, data: Buffer) -> None:
+        await ByteStream.send(self, data)
 
     def _send_directly(self, data: Buffer) -> int:
         """What the kernel takes, while nothing waits before it: the transport would do no more, and some defer it to
@@ -366,9 +373,21 @@ class AioStream(ByteStream, asyncio.BufferedProtocol):
         return 0 if self._lost.done() else self._transport.get_write_buffer_size()
 
     @property
+    def needs_wait(self) -> bool:
+        return False
+
+    @property
     def peer_address(self) -> tuple[str, int]:
         return self._peer_address
 
     @property
     def local_address(self) -> tuple[str, int]:
         return self._local_address
+
+    @property
+    def tls(self) -> bool:
+        return False
+
+    @property
+    def peer_certificate(self) -> dict[str, object] | None:
+        return None

@@ -1,8 +1,8 @@
 """What a long-poll client has out and how long it waits for it, sans-IO: ``now`` and chance come in as arguments.
 
 A cut TCP connection is no lost connection: whatever was out is repeated, with the number it had, until it is too
-late. Two times say when that is. ``quiet_until`` belongs to one attempt, ``give_up`` to the request: no attempt begins
-after it. Bytes that pass are life, and move both.
+late. Two times say when that is. ``quiet_until`` belongs to one attempt, ``give_up`` to the request: no attempt
+begins after it. Bytes that pass are life, and move both.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Pending:
         self.quiet_until = min(now + patience, self.give_up)
 
     def progress(self, now: float, patience: float) -> None:
-        """Bytes passed: this attempt may take its time, and should it break off there is some left for another, unless
-        something breaks off each."""
+        """Bytes passed: this attempt may take its time, and should it break off there is some left for another,
+        unless something breaks off each."""
         self.moved = True
         self.quiet_until = now + patience
         if self.tries <= _TRIES:

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ...net.loop import loop_clock
 from ...net.stream import ByteStream, Taker
-from ..base import TURN, Connection
+from ..base import TURN
 from .decoder import FrameError
 from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, Ping
 
@@ -31,13 +31,15 @@ _NORMAL = 1000
 _NOTHING = memoryview(b"")
 
 
-class WebSocketConnection(Connection):
-    """``early`` is what the peer sent right behind its half of the opening handshake."""
+class WebSocketConnection:
+    """A ``Connection``. ``early`` is what the peer sent right behind its half of the opening handshake."""
 
     transport = "websocket"
     max_message = MAX_MESSAGE
     ordered = True
     wants_pings = True
+    at_once: int | None = None
+    active = False
 
     def __init__(self, stream: ByteStream, *, client: bool, early: bytes = b"") -> None:
         self._stream = stream
