@@ -100,8 +100,8 @@ class _Worker:
 
     async def run(self) -> None:
         try:
-            while self.work is not None:
-                (exchange, begun), self.work = self.work, None
+            while (work := self._take_work()) is not None:
+                exchange, begun = work
                 self._bell.muffle()
                 perch = await exchange.serve(begun)
                 if perch is not None:
@@ -109,8 +109,12 @@ class _Worker:
                 if self.work is None and self._workers.park(self):
                     await self._bell.wait()
         finally:
-            if self.work is not None:
-                self.work[1].drop()
+            if (work := self._take_work()) is not None:
+                work[1].drop()
+
+    def _take_work(self) -> tuple[Served, Begun] | None:
+        work, self.work = self.work, None
+        return work
 
     async def _wait_at(self, perch: Perch) -> None:
         """Until something comes that is more than whole answers to what was begun here: part of one, or the end of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from .core.destinations import check_x_host, through_tunnel
 from .core.routing import NotFound, Reserved, RoutingConfig, ToDestination, ToName, ToTunnel, route
@@ -73,7 +74,7 @@ class Dispatcher:
     def _where(self, request: CallerRequest) -> Reserved | ToTunnel | ToName | NotFound:
         """Raises ``HeadError`` where the rules forbid it."""
         self._mark_forwarded(request)
-        where = request.plan(route, lambda: route(request.head, self._routing))
+        where = request.plan(route, partial(route, request.head, self._routing))
         if isinstance(where, ToDestination):
             return through_tunnel(where, request.head, self._rules())
         if isinstance(where, (ToTunnel, ToName)) and where.x_host is not None:

@@ -454,6 +454,7 @@ async def test_what_is_begun_when_the_client_ends_is_broken_off(monkeypatch: pyt
     await broken_off(stream)
 
 
+@pytest.mark.interpreted
 async def test_more_workers_than_may_wait(there: There, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their exchanges end all the same, and another makes a new one."""
     stream = await there.ask(number=2)

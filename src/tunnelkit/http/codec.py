@@ -144,7 +144,9 @@ class Codec:
             fault = self._fault
             if fault is None or error.status == fault[0]:
                 raise
-            raise HeadError(fault[0], fault[1], error.detail) from error
+            blamed = HeadError(fault[0], fault[1], error.detail)
+            blamed.__cause__ = error  # which "from" loses where this is compiled (mypyc 2.4)
+            raise blamed
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def end_empty(self) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
 import anyio
+
+from .called_back import Here
 
 try:
     from sniffio import current_async_library_cvar as _library
@@ -26,12 +27,7 @@ T = TypeVar("T")
 Clock: TypeAlias = Callable[[], float]
 
 
-class _Here(threading.local):
-    called_back = False
-    after: list[Callable[[], None]] | None = None  # what follows the batch of calls that is under way
-
-
-_here = _Here()
+_here = Here()
 
 
 def in_callback(call: Callable[[], T]) -> T:
