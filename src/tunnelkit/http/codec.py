@@ -146,7 +146,7 @@ class Codec:
                 raise
             blamed = HeadError(fault[0], fault[1], error.detail)
             blamed.__cause__ = error  # which "from" loses where this is compiled (mypyc 2.4)
-            raise blamed
+            raise blamed  # noqa: B904
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def end_empty(self) -> bool:
