@@ -7,6 +7,7 @@ prefers it. It needs a C compiler, and the wheel is for one platform and one ver
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,17 @@ from mypyc.build import mypycify
 from setuptools import setup
 
 options = ["--config-file=", "--ignore-missing-imports"]  # `make types` is what checks types, with all that they name
-setup(name="{package}", ext_modules=mypycify([*options, *{modules!r}], opt_level="{level}", group_name="{package}"))
+made = mypycify([*options, *{modules!r}], opt_level="{level}", debug_level="0", group_name="{package}")
+setup(name="{package}", ext_modules=made)
 """
+# What gcc looks for in order to warn takes twice as long as all else that it does with code that mypyc made.
+SILENT = "-w"
+
+
+# mypy holds an attribute that was None a moment ago to be None still, though a call or an await lies between; where it
+# is not, what is compiled fails. Only what a function gives may be held to be None.
+HELD_TO_BE_NONE = re.compile(r'CPy_TypeError\("None", (\w+)\).*?CPy_AddTraceback\("(.*?)", "(.*?)", (\d+)', re.S)
+ORIGIN_LINES = 15
 
 
 class CompiledModules(BuildHookInterface[BuilderConfig]):
@@ -57,12 +67,26 @@ def _compile(package: Path, folder: Path, modules: list[str]) -> list[Path]:
     paths = [f"{PACKAGE}/{module}" for module in modules]
     level = os.environ.get("MYPYC_OPT_LEVEL", "2")
     (folder / "setup.py").write_text(SETUP.format(package=PACKAGE, modules=paths, level=level))
-    done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=folder, capture_output=True)
+    flags = f"{os.environ.get('CFLAGS', '')} {SILENT}" if sys.platform != "win32" else ""
+    environment = {**os.environ, "CFLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=folder, env=environment, capture_output=True
+    )
     if done.returncode:
         sys.stderr.buffer.write(done.stdout + done.stderr)
         raise SystemExit("the modules could not be compiled; without TUNNELKIT_COMPILE they are taken as they are")
+    for source in folder.glob("build/__native*.c"):
+        _check_narrowing(source.read_text())
     return [
         path
         for pattern in (f"{PACKAGE}__mypyc.*", f"{PACKAGE}/**/*.so", f"{PACKAGE}/**/*.pyd")
         for path in folder.glob(pattern)
     ]
+
+
+def _check_narrowing(code: str) -> None:
+    """Raises ``SystemExit`` where an attribute is read that is held to be None."""
+    for found in HELD_TO_BE_NONE.finditer(code):
+        before = code[: found.start()].rsplit("\n", ORIGIN_LINES)[1:]
+        if not any(line.strip().startswith(f"{found[1]} = PyObject_Vectorcall") for line in before):
+            raise SystemExit(f"{found[2]}:{found[4]}: {found[3]} reads an attribute that is held to be None")

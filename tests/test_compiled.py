@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src/tunnelkit"
 HOOK = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
 MODULES: list[str] = HOOK["custom"]["modules"]
-HARMLESS = {"Enum", "IntEnum", "Protocol"}  # these stay Python's own classes
+HARMLESS = {"Enum", "IntEnum", "StrEnum", "Protocol"}  # these stay Python's own classes
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 

@@ -908,6 +908,7 @@ async def test_answers_are_streamed_once_a_probe_showed_that_they_pass(monkeypat
     assert lessons.may_stream(anyio.current_time())
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("how", ["gathered", "page", "cut", "down", "silent"])
 async def test_a_way_that_gathers_answers_stays_strict_for_a_while(how: str) -> None:
     learnt = anyio.Event()

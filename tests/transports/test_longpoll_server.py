@@ -813,6 +813,7 @@ async def test_the_next_poll_ends_a_stream_in_order() -> None:
         assert end.connection.at_once == 1
 
 
+@pytest.mark.interpreted
 async def test_a_stream_ends_after_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnelkit.transports.longpoll.polls.STREAM_BYTES", 1000)
     async with client() as end, anyio.create_task_group() as tasks:

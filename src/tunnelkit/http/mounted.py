@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import ParamSpec, TypeVar
 
@@ -118,24 +119,23 @@ class Mounted:
 
     def while_there(self, work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """``work``, cancelled when the caller goes, for whom it is. Raises ``StreamBroken`` then."""
+        return partial(self._attend, work)
 
-        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            results: list[T] = []
-            failures: list[Exception] = []
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._watch, group.cancel_scope)
-                try:
-                    results.append(await work(*args, **kwargs))
-                except Exception as error:  # to come out of here as it is, not in a group
-                    failures.append(error)
-                group.cancel_scope.cancel()
-            if failures:
-                raise failures[0]
-            if not results:
-                raise StreamBroken("the caller is gone")
-            return results[0]
-
-        return guarded
+    async def _attend(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        results: list[T] = []
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch, group.cancel_scope)
+            try:
+                results.append(await work(*args, **kwargs))
+            except Exception as error:  # to come out of here as it is, not in a group
+                failures.append(error)
+            group.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
+        if not results:
+            raise StreamBroken("the caller is gone")
+        return results[0]
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         while not self.gone:

@@ -43,7 +43,7 @@ class PlainBelow:
     below it that are passed on after all (``passed_on``: by their host, say)."""
 
     def __init__(
-        self, path: bytes, other: HeadParser, *, passed_on: Callable[[RequestHead], bool] = lambda head: False
+        self, path: bytes, other: HeadParser, *, passed_on: Callable[[RequestHead], bool] | None = None
     ) -> None:
         self._start = b"POST " + path
         self._other = other
@@ -52,7 +52,7 @@ class PlainBelow:
     def parse_request(self, block: bytes) -> RequestHead:
         if block.startswith(self._start):
             head = PLAIN_PARSER.parse_request(block)
-            if not self._passed_on(head):
+            if self._passed_on is None or not self._passed_on(head):
                 return head
         return self._other.parse_request(block)
 

@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from ...config import Limits
 from ...errors import ConnectionLost, LocalProtocolError
-from ..base import TURN, Connection
+from ..base import TURN
 from .client_call import Call
 from .client_courier import Courier
 from .client_lane import Lane
@@ -44,9 +44,9 @@ _SMALL: Final = 1024
 _NORMAL: Final = 1000
 
 
-class ClientConnection(Connection):
-    """``call`` is the connection that the opening went over. ``streams``: answers are streamed from the first one on;
-    ``probes``: once it is known that they can be. What it starts in ``tasks`` ends with it."""
+class ClientConnection:
+    """A ``Connection``. ``call`` is what the opening went over. ``streams``: answers are streamed from the first one
+    on; ``probes``: once it is known that they can be. What it starts in ``tasks`` ends with it."""
 
     transport = "longpoll"
     ordered = False
@@ -66,7 +66,7 @@ class ClientConnection(Connection):
         self._now = requests.now
         now = self._now()
         self.max_message = limits.poll_body
-        self.at_once = limits.poll_posts
+        self.at_once: int | None = limits.poll_posts
         self._requests = requests
         self._limits = limits
         self._lessons = lessons
@@ -149,8 +149,7 @@ class ClientConnection(Connection):
                 if message:
                     take(message)
             finally:
-                if not poll.busy and self._lost is None:
-                    self._answered(message)
+                self._handled(message)
             if self._now() >= self._turn_ends:
                 return False
         return True
@@ -161,6 +160,11 @@ class ClientConnection(Connection):
             return False
         self._turn_ends = self._now() + TURN
         return self._take_messages(self._take) and self._lost is None and self._poll.rests
+
+    def _handled(self, message: bytes) -> None:
+        """And whoever did so may have ended the connection."""
+        if not self._poll.busy and self._lost is None:
+            self._answered(message)
 
     def _answered(self, message: bytes | None) -> None:
         """The poll was."""

@@ -7,7 +7,7 @@ is synchronous may be called by others.
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from math import inf
 from typing import Protocol
 
@@ -35,7 +35,7 @@ class Owner(Protocol):
         ...
 
 
-class Courier(ABC):
+class Courier:
     name: str  # of what it carries, for messages
 
     def __init__(self, owner: Owner, requests: Requests) -> None:

@@ -18,7 +18,6 @@ from ...net.loop import loop_clock
 from ...net.timers import Timer, Timers
 from ...proof import Prover
 from ..answers import Answer
-from ..base import Connection
 from .polls import Poll, Polls
 from .posts import Post, Posts
 from .wire import Asked, closed_answer, lost_in_order, refused
@@ -32,8 +31,8 @@ UNKNOWN: Final = refused(410, "unknown_connection", "no such connection here: op
 _NORMAL: Final = 1000
 
 
-class ServerConnection(Connection):
-    """``forget`` is called once, when no request belongs to it any more."""
+class ServerConnection:
+    """A ``Connection``. ``forget`` is called once, when no request belongs to it any more."""
 
     transport = "longpoll"
     ordered = False
