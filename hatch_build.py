@@ -31,8 +31,8 @@ setup(name="{package}", ext_modules=made)
 SILENT = "-w"
 
 
-# mypy holds an attribute that was None a moment ago to be None still, though a call or an await lies between; where it
-# is not, what is compiled fails. Only what a function gives may be held to be None.
+# mypy holds an attribute that was None a moment ago to be None still, though a call or an await lies between: where
+# it is not, compiled code fails. Only what a function gives may be held to be None.
 HELD_TO_BE_NONE = re.compile(r'CPy_TypeError\("None", (\w+)\).*?CPy_AddTraceback\("(.*?)", "(.*?)", (\d+)', re.S)
 ORIGIN_LINES = 15
 

@@ -19,6 +19,7 @@ import trustme
 from hypothesis import HealthCheck, settings
 
 from .hangs import end_process_after, ended_after
+from .inlined import refuse_vain_patches
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,6 +110,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker("hypothesis"):
                 item.add_marker(pytest.mark.timeout(DEEP_TIMEOUT))
     if COMPILED:
+        refuse_vain_patches()
         for item in items:
             if item.get_closest_marker("interpreted"):
                 item.add_marker(pytest.mark.skip(reason="it replaces parts of modules that are compiled here"))

@@ -71,6 +71,7 @@ async def lose_what_is_sent(link: Lossy) -> None:
 # -- round trips ---------------------------------------------------------------------------------
 
 
+@pytest.mark.interpreted
 @pytest.mark.ways("longpoll")
 async def test_a_long_way_is_filled_by_few_large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes a round trip, which is longer than ``message_time``."""
@@ -92,6 +93,7 @@ async def test_a_long_way_is_filled_by_few_large_messages(monkeypatch: pytest.Mo
 # -- answers that are lost after they were sent --------------------------------------------------
 
 
+@pytest.mark.interpreted
 @pytest.mark.ways("longpoll")
 async def test_answers_lost_after_they_were_sent_are_repeated(repeats: Repeats) -> None:
     """Whatever of polls and posts was answered: nothing is missing, and nothing happens twice."""
@@ -112,6 +114,7 @@ async def test_answers_lost_after_they_were_sent_are_repeated(repeats: Repeats) 
         assert repeats.polls > 0
 
 
+@pytest.mark.interpreted
 @pytest.mark.ways("longpoll")
 async def test_answers_lost_in_the_middle_of_bodies_are_repeated(repeats: Repeats) -> None:
     sent = bytes(5_000_000)

@@ -131,6 +131,7 @@ async def test_a_close_is_the_end(mode: str) -> None:
         assert taken.messages == [b"last"]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_others_have_their_turn(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn is over after every message here."""

@@ -33,7 +33,7 @@ __all__ = ["CLOSE_TIMEOUT", "ClientConnection"]
 
 logger = logging.getLogger("tunnelkit.client")
 
-CLOSE_TIMEOUT: Final = 1.0  # for the posts that are out, and the close, together
+CLOSE_TIMEOUT = 1.0  # for the posts that are out, and the close, together
 
 # Messages sent without a wait, after which the other tasks get their turn, and cancellation its chance.
 _TURNS: Final = 16

@@ -24,7 +24,7 @@ from .wire import Asked, closed_answer, lost_in_order, refused
 
 __all__ = ["CLOSE_TIMEOUT", "UNKNOWN", "ServerConnection"]
 
-CLOSE_TIMEOUT: Final = 1.0  # for what was taken to arrive, and the next poll to be told
+CLOSE_TIMEOUT = 1.0  # for what was taken to arrive, and the next poll to be told
 
 UNKNOWN: Final = refused(410, "unknown_connection", "no such connection here: open another")
 

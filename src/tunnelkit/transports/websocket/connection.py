@@ -21,7 +21,7 @@ from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, 
 
 __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
 
-CLOSE_TIMEOUT: Final = 1.0  # for the closing handshake and the end of the stream together
+CLOSE_TIMEOUT = 1.0  # for the closing handshake and the end of the stream together
 
 # A peer as fast as we are keeps a socket writable for ever: after so many messages without a real wait, the other
 # tasks get their turn, and cancellation its chance.
