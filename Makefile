@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference compiled bench bench-compiled build demo clean
+.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference compiled bench bench-interpreted build demo clean
 
 # Tests start hundreds of programs, and each worker rewrites the tests' asserts: compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -88,7 +88,7 @@ COMPILED_READY := $(COMPILED)/.ready
 $(COMPILED_READY): $(READY) hatch_build.py $(shell find src -name '*.py')
 	rm -rf $(COMPILED)
 	TUNNELKIT_COMPILE=1 $(BIN)/python -m build --no-isolation --wheel --outdir $(COMPILED) .
-	cd $(COMPILED) && $(abspath $(BIN)/python) -m zipfile -e *.whl . && rm *.whl
+	cd $(COMPILED) && $(abspath $(BIN)/python) -m zipfile -e *.whl .
 	@touch $@
 
 # Which tests: `.ci/run` chooses those of the compiled modules and of what stands on them.
@@ -96,15 +96,19 @@ TESTS ?= tests
 compiled: $(COMPILED_READY)  ## the tests with the modules compiled (hatch_build.py); needs a C compiler, and minutes for it
 	PYTHONPATH=$(abspath $(COMPILED)) TUNNELKIT_TEST_COMPILED=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD) $(TESTS)
 
-bench-compiled: $(COMPILED_READY)  ## what `make bench` measures, with the modules compiled
-	PYTHONPATH=$(abspath $(COMPILED)) $(BIN)/python -m benchmarks $(BENCH)
+# What is released is compiled, where there is a C compiler.
+RELEASED := $(if $(shell command -v cc 2>/dev/null),$(COMPILED_READY))
 
-bench: $(READY)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
+bench: $(READY) $(RELEASED)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
+	$(if $(RELEASED),PYTHONPATH=$(abspath $(COMPILED))) $(BIN)/python -m benchmarks $(BENCH)
+
+bench-interpreted: $(READY)  ## what `make bench` measures, with nothing compiled
 	$(BIN)/python -m benchmarks $(BENCH)
 
-build: $(READY)  ## wheel and sdist, each installed alone in a clean environment, with the examples run against it
+build: $(READY) $(RELEASED)  ## wheels and sdist, each installed alone in a clean environment, with the examples run against it
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(if $(RELEASED),cp $(COMPILED)/*.whl dist)
 	$(BIN)/python scripts/check_build.py dist
 
 demo: $(READY)  ## the main job, unattended: origin, server and client as processes, a cut, a queue
