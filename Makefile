@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference compiled bench bench-interpreted build demo clean
+.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference compile compiled bench bench-interpreted build demo clean
 
 # Tests start hundreds of programs, and each worker rewrites the tests' asserts: compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -85,11 +85,13 @@ reference: $(READY)  ## write docs/reference.md anew from the code, and docs/api
 # The wheel with compiled modules, unpacked; PYTHONPATH puts it before the sources. Another Python makes its own.
 COMPILED := build/compiled
 COMPILED_READY := $(COMPILED)/.ready
-$(COMPILED_READY): $(READY) hatch_build.py $(shell find src -name '*.py')
+$(COMPILED_READY): $(READY) hatch_build.py Makefile README.md LICENSE $(shell find src -type f ! -name '*.pyc')
 	rm -rf $(COMPILED)
 	TUNNELKIT_COMPILE=1 $(BIN)/python -m build --no-isolation --wheel --outdir $(COMPILED) .
 	cd $(COMPILED) && $(abspath $(BIN)/python) -m zipfile -e *.whl .
 	@touch $@
+
+compile: $(COMPILED_READY)  ## the modules that a release has compiled, in build/compiled
 
 # Which tests: `.ci/run` chooses those of the compiled modules and of what stands on them.
 TESTS ?= tests

@@ -25,10 +25,13 @@ from setuptools import setup
 
 options = ["--config-file=", "--ignore-missing-imports"]  # `make types` is what checks types, with all that they name
 made = mypycify([*options, *{modules!r}], opt_level="{level}", debug_level="0", group_name="{package}")
+for extension in made:
+    extension.extra_compile_args += {silent!r}
 setup(name="{package}", ext_modules=made)
 """
-# What gcc looks for in order to warn takes twice as long as all else that it does with code that mypyc made.
-SILENT = "-w"
+# What gcc looks for in order to warn takes twice as long as all else that it does with code that mypyc made. Not by
+# CFLAGS, which would stand in place of Python's own, and of the NDEBUG among them.
+SILENT = [] if sys.platform == "win32" else ["-w"]
 
 
 # mypy holds an attribute that was None a moment ago to be None still, though a call or an await lies between: where
@@ -66,17 +69,13 @@ def _compile(package: Path, folder: Path, modules: list[str]) -> list[Path]:
     shutil.copytree(package, folder / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     paths = [f"{PACKAGE}/{module}" for module in modules]
     level = os.environ.get("MYPYC_OPT_LEVEL", "2")
-    (folder / "setup.py").write_text(SETUP.format(package=PACKAGE, modules=paths, level=level))
-    flags = f"{os.environ.get('CFLAGS', '')} {SILENT}" if sys.platform != "win32" else ""
-    environment = {**os.environ, "CFLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=folder, env=environment, capture_output=True
-    )
+    (folder / "setup.py").write_text(SETUP.format(package=PACKAGE, modules=paths, level=level, silent=SILENT))
+    done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=folder, capture_output=True)
     if done.returncode:
         sys.stderr.buffer.write(done.stdout + done.stderr)
         raise SystemExit("the modules could not be compiled; without TUNNELKIT_COMPILE they are taken as they are")
-    for source in folder.glob("build/__native*.c"):
-        _check_narrowing(source.read_text())
+    (source,) = folder.glob("build/__native*.c")
+    _check_narrowing(source.read_text())
     return [
         path
         for pattern in (f"{PACKAGE}__mypyc.*", f"{PACKAGE}/**/*.so", f"{PACKAGE}/**/*.pyd")

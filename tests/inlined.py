@@ -45,7 +45,8 @@ def _is_compiled(module: ModuleType) -> bool:
 def _is_inlined(module_name: str, name: str) -> bool:
     """Whether it is a constant, or a function or class of a compiled module."""
     module = importlib.import_module(module_name)
-    source = Path(str(module.__file__)).with_name(module_name.rpartition(".")[2] + ".py")
+    file = Path(str(module.__file__))
+    source = file if file.suffix == ".py" else file.with_name(module_name.rpartition(".")[2] + ".py")
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name:
             return ast.unparse(node.annotation).startswith("Final")

@@ -343,10 +343,12 @@ async def test_a_check_ends_its_connection_in_order() -> None:
     assert await origin.ends[0].receive() == b""
 
 
+@pytest.mark.interpreted
 async def test_a_caller_that_leaves_during_the_dial_is_not_told_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """No ghosts: the origin never hears of a request that nobody waits for."""
     sent: list[object] = []
-    monkeypatch.setattr(OriginConnection, "send_request", lambda *args, **options: sent.append(args))
+    for name in ("send_request", "send_block", "send_whole"):
+        monkeypatch.setattr(OriginConnection, name, lambda *args, **options: sent.append(args))
     origin, asked = Dialled(), Asked(b"POST")
     origin.hold = anyio.Event()
     async with anyio.create_task_group() as group:

@@ -82,10 +82,11 @@ class Arrived:
         """The server's own."""
         await self.say(200, answer_fields(self.number), body)
 
-    async def begin_answer(self, body: bytes, *, size: int) -> None:
-        """One whose body should have ``size`` bytes; some of them."""
+    def begin_answer(self, body: bytes, *, size: int) -> None:
+        """One whose body should have ``size`` bytes; some of them, which the stream has room for."""
         fields = [*answer_fields(self.number), (b"Content-Length", b"%d" % size)]
-        await self.stream.send(self.head(200, fields) + body)
+        beginning = self.head(200, fields) + body
+        assert self.stream.try_send(beginning) == len(beginning)
 
     async def refuse(self, status: int, code: str, detail: str = "so it is") -> None:
         refusal = refused(status, code, detail)

@@ -521,7 +521,7 @@ async def test_an_answer_that_breaks_off_late_is_repeated(how: str) -> None:
         taken = Taken(client)
         first = await client.peer.poll()
         end = anyio.current_time() + first.hold + PATIENT.poll_answer_timeout
-        await first.begin_answer(b"it", size=100_000)
+        first.begin_answer(b"it", size=100_000)
         while anyio.current_time() <= end:  # a slow way
             await first.stream.send(b"a bit more")
             await anyio.sleep(PATIENT.poll_answer_timeout / 8)
@@ -532,6 +532,22 @@ async def test_an_answer_that_breaks_off_late_is_repeated(how: str) -> None:
         await again.answer(b"it")
         assert await taken.until(1) == [b"it"]
         assert lessons.hold(anyio.current_time()) == inf  # nothing was cut for waiting
+
+
+async def test_an_answer_that_breaks_at_once_was_not_cut_for_waiting() -> None:
+    """Its beginning and what breaks it come together."""
+    lessons = Lessons()
+    async with client_of(limits=PATIENT, lessons=lessons) as client:
+        taken = Taken(client)
+        first = await client.peer.poll()
+        await anyio.sleep(PATIENT.poll_hold_active * 1.5)
+        chunked = [*answer_fields(first.number), (b"Transfer-Encoding", b"chunked")]
+        await first.stream.send(first.head(200, chunked) + b"2\r\nit\r\nbroken\r\n")
+        again = await client.peer.poll()
+        assert again.number == 1
+        await again.answer(b"it")
+        assert await taken.until(1) == [b"it"]
+        assert lessons.hold(anyio.current_time()) == inf
 
 
 async def test_without_any_answer_the_connection_is_lost() -> None:

@@ -70,6 +70,17 @@ def test_an_answer_that_breaks_off_again_and_again_is_given_up() -> None:
     assert now < 120.0
 
 
+def test_attempts_that_found_no_way_do_not_count_among_those_on_which_bytes_passed() -> None:
+    pending = Pending(1, 100.0, 10.0)
+    for _ in range(5):
+        pending.attempt(101.0, 5.0)
+        assert pending.failed(101.0, 0.0) == 101.0
+    pending.attempt(101.0, 5.0)
+    for when in (103.0, 106.0, 109.0):  # once for each attempt
+        pending.progress(when, 5.0)
+    assert pending.failed(114.0, 0.0) == 114.0
+
+
 def test_bytes_do_not_shorten_the_patience() -> None:
     pending = Pending(1, 100.0, 15.0)
     pending.attempt(100.0, 5.0)
@@ -136,6 +147,15 @@ def test_bytes_of_an_answer_buy_time() -> None:
     ours.attempt(100.0)
     ours.progress(126.0)
     assert pending.quiet_until == 131.0
+
+
+def test_exchanges_that_begin_are_no_bytes() -> None:
+    ours = polls()
+    pending = ours.begin(100.0, streamed=True)
+    ours.attempt(100.0)
+    ours.active = True
+    ours.hurry(120.0)
+    assert (pending.quiet_until, pending.moved) == (130.0, False)
 
 
 def test_polls_that_are_cut_wait_for_half_as_long_down_to_the_shortest() -> None:

@@ -144,9 +144,7 @@ class Codec:
             fault = self._fault
             if fault is None or error.status == fault[0]:
                 raise
-            blamed = HeadError(fault[0], fault[1], error.detail)
-            blamed.__cause__ = error  # which "from" loses where this is compiled (mypyc 2.4)
-            raise blamed  # noqa: B904
+            raise _blamed(fault, error)  # noqa: B904
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def end_empty(self) -> bool:
@@ -256,3 +254,9 @@ class Codec:
             raise LocalProtocolError("the connection cannot be used again")
         # Both or none; what is not complete has no such move.
         self.reading, self.writing = AFTER_CYCLE[self.reading], AFTER_CYCLE[self.writing]
+
+
+def _blamed(fault: tuple[int, str], error: HeadError) -> HeadError:
+    blamed = HeadError(fault[0], fault[1], error.detail)
+    blamed.__cause__ = error  # which "raise from" loses where this is compiled (mypyc 2.4)
+    return blamed

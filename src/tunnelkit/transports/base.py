@@ -82,7 +82,7 @@ class Connection(Protocol):
     def send_now(self, message: bytes) -> None:
         """``send`` without waiting, called right after ``room_now`` gave room, while no ``send`` is under way. What
         the way does not take at once leaves all the same. Raises ``ConnectionLost``."""
-        raise LocalProtocolError("room_now gave no room for a message", code="no_room")
+        raise LocalProtocolError("a transport whose room_now gives room needs a send_now", code="no_send_now")
 
     @abstractmethod
     async def receive(self) -> bytes:

@@ -104,7 +104,7 @@ class ClientConnection:
         if value and not self._polls.active:
             self._polls.active = True
             if self._polls.streamed and self._poll.busy:
-                self._polls.progress(self._now())
+                self._polls.hurry(self._now())
                 self.watch(-inf)
         self._polls.active = value
 

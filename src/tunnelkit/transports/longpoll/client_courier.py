@@ -120,13 +120,17 @@ class Courier:
         try:
             result = call.step()
         except FAILURES as error:
+            self._note_progress(call, pending)
             self._break(pending, self._interrupted or str(error))
             return None
+        self._note_progress(call, pending)
+        return self._judge(pending, result) if isinstance(result, Reply) else result
+
+    def _note_progress(self, call: Call, pending: Pending) -> None:
         if call.moved:
             call.moved = False
             self.heard = call.last_received
-            self._progress(pending, self.heard)
-        return self._judge(pending, result) if isinstance(result, Reply) else result
+            self._progress(pending, self._now())
 
     def _judge(self, pending: Pending, reply: Reply) -> bytes | None:
         self._out = False
@@ -154,9 +158,12 @@ class Courier:
         """The attempt came to nothing."""
         self._out = False
         self._drop()
-        if not pending.moved:
-            self._cut(pending, self._now())
+        self._died(pending, self._now())
         self._repeat(pending, reason)
+
+    def _died(self, pending: Pending, now: float) -> None:
+        if not pending.moved:  # else it was not cut for waiting
+            self._cut(pending, now)
 
     def _repeat(self, pending: Pending, reason: str, retry_after: float = 0.0) -> None:
         when = pending.failed(self._now(), random.random(), retry_after)

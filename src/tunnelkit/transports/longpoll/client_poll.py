@@ -39,6 +39,12 @@ class Poll(Courier):
     def _progress(self, pending: Pending, now: float) -> None:
         self._polls.progress(now)
 
+    def _died(self, pending: Pending, now: float) -> None:
+        if self._polls.streamed:  # bytes always pass, and yet it is cut for its age
+            self._cut(pending, now)
+        else:
+            super()._died(pending, now)
+
     def _cut(self, pending: Pending, now: float) -> None:
         if self._polls.cut(now) and not self._logged:
             self._logged = True

@@ -63,7 +63,7 @@ class Lessons:
 class Pending:
     """One request, from its first attempt until it is answered."""
 
-    __slots__ = ("begun", "give_up", "moved", "number", "quiet_until", "tries")
+    __slots__ = ("begun", "give_up", "moved", "moves", "number", "quiet_until", "tries")
 
     def __init__(self, number: int, now: float, patience: float) -> None:
         self.number = number
@@ -72,6 +72,7 @@ class Pending:
         self.quiet_until = inf  # between attempts
         self.tries = 0
         self.moved = False  # bytes passed on the last attempt
+        self.moves = 0  # attempts of which that is true
 
     def attempt(self, now: float, patience: float) -> None:
         self.tries += 1
@@ -81,9 +82,11 @@ class Pending:
     def progress(self, now: float, patience: float) -> None:
         """Bytes passed: this attempt may take its time, and should it break off there is some left for another,
         unless something breaks off each."""
-        self.moved = True
+        if not self.moved:
+            self.moved = True
+            self.moves += 1
         self.quiet_until = now + patience
-        if self.tries <= _TRIES:
+        if self.moves <= _TRIES:
             self.give_up = max(self.give_up, self.quiet_until + patience / 2)
 
     def failed(self, now: float, chance: float, not_before: float = 0.0) -> float | None:
@@ -136,8 +139,12 @@ class Polls:
         """Of the hold: the seconds that an attempt asks for."""
         return max(0.0, self.pending.begun + self.hold - now)
 
+    def hurry(self, now: float) -> None:
+        """Exchanges begin to run, which makes a streamed answer be watched closer."""
+        self.pending.quiet_until = now + self._silence
+
     def progress(self, now: float) -> None:
-        """Bytes of its answer came; or exchanges began to run, which makes a streamed answer be watched closer."""
+        """Bytes of its answer came."""
         self.pending.progress(now, self._silence if self.streamed else self._limits.poll_answer_timeout)
 
     @property
