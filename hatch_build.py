@@ -31,7 +31,7 @@ setup(name="{package}", ext_modules=made)
 """
 # What gcc looks for in order to warn takes twice as long as all else that it does with code that mypyc made. Not by
 # CFLAGS, which would stand in place of Python's own, and of the NDEBUG among them.
-SILENT = [] if sys.platform == "win32" else ["-w"]
+SILENT = [] if sys.platform == "win32" else ["-Wno-all", "-w"]
 
 
 # mypy holds an attribute that was None a moment ago to be None still, though a call or an await lies between: where
