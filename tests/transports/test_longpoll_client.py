@@ -550,6 +550,18 @@ async def test_an_answer_that_breaks_at_once_was_not_cut_for_waiting() -> None:
         assert lessons.hold(anyio.current_time()) == inf
 
 
+async def test_the_first_poll_that_is_cut_while_it_waits_makes_the_next_shorter() -> None:
+    """The bytes of the opening's answer, over the same connection, are none of its own."""
+    lessons = Lessons()
+    async with client_of(limits=PATIENT, lessons=lessons) as client:
+        Taken(client)
+        first = await client.peer.poll()
+        await anyio.sleep(PATIENT.poll_hold_active * 1.5)
+        first.cut()
+        await client.peer.poll()
+    assert lessons.hold(anyio.current_time()) == PATIENT.poll_hold_active
+
+
 async def test_without_any_answer_the_connection_is_lost() -> None:
     async with client_of(limits=QUICK) as client:
         why = await lost(client.connection.receive())

@@ -56,10 +56,7 @@ class RequestAgain(Again):
         # ``==`` of heads would make two tuples of it first.
         if head.fields != mine.fields or head.target != mine.target or head.method != mine.method:
             return make()
-        plan: T | None = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = make()
-        return plan
+        return self.made(key, make)
 
 
 class ResponseAgain(Again):

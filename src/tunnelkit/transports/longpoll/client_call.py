@@ -59,6 +59,7 @@ class Call:
         self._number = number
         self._rest = memoryview(body)
         self._sent = self._pushed = False
+        self.moved = False  # what passed was of the request before, the opening perhaps
         self._head = None
         self._pieces = []
         self._records = None
