@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 import time
 
@@ -49,12 +50,19 @@ def say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
+def end(number: int, _: object) -> None:
+    """In order: the programs that were started end too, as they do after Ctrl-C."""
+    sys.exit(128 + number)
+
+
 def main() -> int:
     options = parse_options(sys.argv[1:], os.environ)
     if find_program("wrk") is None:
         print(MISSING, file=sys.stderr)
         return 1
     raise_open_files()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
     for name in flags_in(os.environ):
         del os.environ[name]
     print(f"{machine()}\n{options.settings}\n", flush=True)

@@ -30,7 +30,7 @@ LEAVES = (
     "forwarding.py",
     "handshake",
     "heads.py",
-    "logs.py",
+    "logs",
     "problem.py",
     "proof.py",
     "stats.py",

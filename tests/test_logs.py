@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from tunnelkit.logs import (
     ACCESS,
-    MAX_VALUE,
     SERVER,
     AccessLog,
     JsonFormatter,
@@ -27,6 +26,7 @@ from tunnelkit.logs import (
     mask_userinfo,
     printable,
 )
+from tunnelkit.logs.text import MAX_VALUE
 
 
 class Kept(logging.Handler):
@@ -84,7 +84,7 @@ def test_a_request_line_is_a_whole_record(kept: Kept) -> None:
     assert before <= record.created <= time.time()
     assert record.msecs == int((record.created - int(record.created)) * 1000)
     assert record.relativeCreated == pytest.approx((record.created - usual.created) * 1000 + usual.relativeCreated)
-    assert (record.threadName, record.process, record.filename) == (usual.threadName, usual.process, "logs.py")
+    assert (record.threadName, record.process, record.filename) == (usual.threadName, usual.process, "records.py")
 
 
 STANDARD = sorted({*vars(logging.makeLogRecord({})), "event", "fields"})
@@ -217,14 +217,14 @@ def test_how_logging_is_set_up_may_change_between_two_lines(kept: Kept) -> None:
         logging.disable(logging.NOTSET)
 
 
-def test_a_program_says_at_which_level_the_inner_lines_are(kept: Kept) -> None:
+def test_a_program_says_at_which_level_the_inner_lines_are(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     access = AccessLog()
-    access.inner_level = logging.INFO
     ACCESS.setLevel(logging.INFO)
     try:
+        access.answer(id=1, token="t")
+        monkeypatch.setattr(AccessLog, "inner_level", logging.INFO)
         access.sent(id=1, token="t", info="GET /")
         access.answer(id=1, token="t")
-        AccessLog().answer(id=1, token="t")
     finally:
         ACCESS.setLevel(logging.NOTSET)
     assert [(record.levelno, record.levelname) for record in kept.records] == [(logging.INFO, "INFO")] * 2
@@ -235,7 +235,8 @@ def test_many_tokens_are_not_remembered_for_ever(kept: Kept) -> None:
     for number in range(1000):
         access.answer(id=number, token=f"token {number}", ws=f"ws{number}")
     assert kept.records[-1].getMessage().endswith('token="token 999" id=999 ws=ws999 len=')
-    assert sum(len(value) for value in vars(access).values() if isinstance(value, dict)) <= 3 * 256
+    for kept_text in (access._whose, access._shown):
+        assert kept_text.cache_info().currsize <= 256
 
 
 @pytest.mark.parametrize("odd", ["", "two words", 'a"b', "k=v", "back\\slash", "\x1b[31m", "né", "x" * 2000])

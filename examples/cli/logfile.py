@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import TypeAlias
 
 from tunnelkit.logs import TextFormatter
 
@@ -25,6 +26,9 @@ TOGETHER = 400
 # Seconds after which a line is not left to whoever was to write the one before: the loop has stopped.
 OVERDUE = 1.0
 CLOSED = -1
+
+# What waits to be written: a record, its line, or a request's line as ``take_line`` took it.
+_Waiting: TypeAlias = logging.LogRecord | str | tuple[float, int, str]
 
 
 class LogFile(logging.Handler):
@@ -50,7 +54,7 @@ class LogFile(logging.Handler):
         self._lost = 0
         self._reason = ""
         self._told_at: float | None = None
-        self._waiting: list[logging.LogRecord | str] = []
+        self._waiting: list[_Waiting] = []
         self._is_left = False  # what waits is left to a flush that is to come
         self._overdue = 0.0  # when those that wait have waited too long, in the records' time
         self._unwritten = 0  # lines of those that are being written
@@ -63,6 +67,8 @@ class LogFile(logging.Handler):
         return self._text is not None
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        if self._text is not None:
+            self.flush()  # what it took is still to be formatted
         super().setFormatter(fmt)
         self._text = fmt if type(fmt) is TextFormatter else None
 
@@ -90,7 +96,7 @@ class LogFile(logging.Handler):
         """A request's line, of which no record is made (``AccessLog.lines``)."""
         assert self._text is not None
         waiting = self._waiting
-        waiting.append(self._text.format_line(created, level, text))
+        waiting.append((created, level, text))
         if not self._is_left or created >= self._overdue or len(waiting) >= TOGETHER or level >= logging.WARNING:
             self._see_to(created, may_wait=level < logging.WARNING)
 
@@ -124,15 +130,20 @@ class LogFile(logging.Handler):
             except OSError as error:
                 self._lose(error)
 
-    def _formatted(self, records: Iterable[logging.LogRecord | str]) -> list[str]:
+    def _formatted(self, waiting: Iterable[_Waiting]) -> list[str]:
         format_record = self.format if self.formatter is None else self.formatter.format
-        lines = []
-        for record in records:
-            try:
-                lines.append(record if isinstance(record, str) else format_record(record))
-            except Exception:  # arguments that do not fit their text
-                assert isinstance(record, logging.LogRecord)
-                self.handleError(record)
+        lines: list[str] = []
+        for line in waiting:
+            if isinstance(line, tuple):
+                assert self._text is not None
+                lines.append(self._text.format_line(*line))
+            elif isinstance(line, str):
+                lines.append(line)
+            else:
+                try:
+                    lines.append(format_record(line))
+                except Exception:  # arguments that do not fit their text
+                    self.handleError(line)
         return lines
 
     def _follow(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Final
 
 __all__ = ["SOON", "Shortly"]
 
-# Seconds. asyncio's loops call back then; trio, which has no such calls, at the end of the turn.
+# Seconds.
 SOON: Final = 0.01
 
 
@@ -19,7 +20,7 @@ class Shortly:
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
-        self._trio = _TrioTurns(call)
+        self._trio = _TrioTask(call)
         self._loop: asyncio.AbstractEventLoop | None = None  # that is about to call
 
     def ask(self) -> bool:
@@ -39,28 +40,33 @@ class Shortly:
         self._call()
 
 
-class _TrioTurns:
-    """trio tells an instrument when all is done that there was to do."""
+class _TrioTask:
+    """One that sleeps, in the trio run that asked: trio calls nobody back."""
 
     def __init__(self, call: Callable[[], None]) -> None:
-        self._asked = False
         self._call = call
+        self._run: object = None  # in which a task is about to call
 
     def ask(self) -> bool:
         trio = sys.modules.get("trio")
         if trio is None:
             return False
         try:
-            trio.lowlevel.add_instrument(self)  # which it may be already
-        except RuntimeError:
+            run = trio.lowlevel.current_trio_token()
+            if self._run is not run:
+                trio.lowlevel.spawn_system_task(self._ring, run)
+                self._run = run
+        except RuntimeError:  # in no run, or in one that ends
             return False
-        self._asked = True
         return True
 
-    def before_io_wait(self, timeout: float) -> None:
-        if self._asked:
-            self._asked = False
-            self._call()
-
-    def after_run(self) -> None:
-        self.before_io_wait(0)
+    async def _ring(self, run: object) -> None:
+        try:
+            await sys.modules["trio"].sleep(SOON)
+        finally:  # the run may end before
+            if self._run is run:
+                self._run = None
+            try:
+                self._call()
+            except Exception:  # leaving a system task, it would end the run
+                traceback.print_exc()

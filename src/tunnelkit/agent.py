@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from anyio.abc import TaskStatus
@@ -22,8 +22,10 @@ from .net.loop import Clock, loop_clock
 from .origins.base import Origin
 from .tunnel_stream import Stream, StreamHandler
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "Choose"]
 
+# Which origin answers an exchange with that X-Host.
+Choose: TypeAlias = Callable[[AgentExchange, bytes | None], Origin]
 
 # Looked up once: see core.exchange.
 _BYTES: Final = StreamKind.BYTES
@@ -32,8 +34,8 @@ _HTTP: Final = StreamKind.HTTP
 
 class Agent:
     """``guard`` judges each request. ``origin`` answers those that name none, ``named`` those that name another;
-    ``own`` is ``origin`` for those that name it by a whole URL; ``tcp`` has the streams of bytes. ``observe`` hears
-    of each that is over."""
+    ``own`` is ``origin`` for those that name it by a whole URL; ``tcp`` has the streams of bytes. Where ``choose`` is
+    given, it has the say of all of that."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Agent:
         origin: Origin | None,
         named: Origin,
         guard: Guard,
+        choose: Choose | None = None,
         own: Origin | None = None,
         tcp: Origin | None = None,
         events: Events | None = None,
@@ -51,6 +54,7 @@ class Agent:
         self.heads = HeadReader(limits)
         self.own = own
         self._guard = guard
+        self._choose = choose
         self.draining = False
         self.active: set[AgentExchange] = set()
         self.idle = anyio.Event()  # set when drained
@@ -91,6 +95,8 @@ class Agent:
 
     def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
         """Which origin answers. Raises ``HeadError`` for a request that must not be made."""
+        if self._choose is not None:
+            return self._choose(exchange, x_host)
         if exchange.byte_stream:
             assert self._tcp is not None  # the stream was accepted
             exchange.x_host = self._guard.choose_bytes(exchange.head, x_host)

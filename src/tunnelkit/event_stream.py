@@ -77,7 +77,9 @@ class Events:
     def __init__(self) -> None:
         self._listeners: WeakSet[EventStream] = WeakSet()
         self._to_requests: WeakSet[EventStream] = WeakSet()
-        self._asked_for_requests = False  # ever: asking a WeakSet takes longer, and comes with every request
+        # Whether anybody listens to requests: no event of one is made otherwise. To ask the WeakSet takes longer, and
+        # comes with every request: so the first event that nobody takes tells that the last listener has left.
+        self.of_requests = False
         self._last: TunnelEvent | None = None
 
     def tell(self, event: TunnelEvent) -> None:
@@ -91,12 +93,8 @@ class Events:
         """Whether anybody listens."""
         return bool(self._listeners)
 
-    @property
-    def of_requests(self) -> bool:
-        """Whether anybody listens to requests: no event of one is made otherwise."""
-        return self._asked_for_requests and bool(self._to_requests)
-
     def tell_request(self, event: TunnelEvent) -> None:
+        self.of_requests = bool(self._to_requests)
         for listener in self._to_requests:
             listener._add(event)
 
@@ -108,7 +106,7 @@ class Events:
             listener._add(self._last)
         self._listeners.add(listener)
         if requests:
-            self._asked_for_requests = True
+            self.of_requests = True
             self._to_requests.add(listener)
         return listener
 

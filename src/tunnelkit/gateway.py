@@ -17,10 +17,11 @@ import anyio
 
 from .caller_check import CallerCheck
 from .config import Limits
+from .core.decisions import Decision, Dispatch, Expired, Move, Rejected
 from .core.known_heads import HeadReader
 from .core.metrics import Metrics
 from .core.naming import name_key
-from .core.registry import Decision, Dispatch, Expired, Move, Registry, Rejected
+from .core.registry import Registry
 from .core.routing import ToName, ToTunnel
 from .core.tokens import token_names
 from .event_stream import Events
@@ -36,15 +37,14 @@ from .request_events import RequestFinished, RequestStarted
 if TYPE_CHECKING:
     from .server_session import ServerSession
 
-__all__ = ["Gateway", "TunnelDecision", "TunnelRegistry"]
+__all__ = ["Gateway", "TunnelDecision"]
 
 logger = logging.getLogger("tunnelkit.server")
 
 # Tokens whose digests are remembered: most requests have the same few.
 TOKENS_KEPT = 256
 
-TunnelRegistry: TypeAlias = "Registry[ServerSession, GatewayExchange]"
-TunnelDecision: TypeAlias = "Expired[GatewayExchange] | Decision[ServerSession, GatewayExchange]"
+TunnelDecision: TypeAlias = Expired | Decision
 
 
 _NOT_ASKED = Rejected(401, "unauthorized", "this tunnel asks its callers for credentials: ask again")
@@ -58,7 +58,7 @@ class Gateway:
         self,
         *,
         limits: Limits,
-        registry: TunnelRegistry,
+        registry: Registry,
         timers: Timers,
         trusts: Callable[[str], bool],
         access: AccessLog,
@@ -201,7 +201,7 @@ class Gateway:
         self.set_alarm()
 
     def _carry_out(self, decision: TunnelDecision) -> None:
-        exchange = decision.exchange
+        exchange: GatewayExchange = decision.exchange
         if isinstance(decision, Expired):
             exchange.reject(decision.rejected)
         elif isinstance(decision, (Dispatch, Move)) and self._was_not_asked(exchange, decision.session):

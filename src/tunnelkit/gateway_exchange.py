@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from .core.decisions import Dispatch, Rejected
 from .core.exchange import Delivery, Exchange
 from .core.frames import ResetCode, StreamKind
 from .core.known_heads import KnownRequest, KnownResponse
-from .core.registry import Dispatch, Rejected
 from .errors import HeadError, LocalProtocolError, RemoteProtocolError, SessionGone
 from .forwarding import shared_response
 from .gateway_request import Addressed, Prepared, open_fields, prepare

@@ -52,26 +52,49 @@ __all__ = [
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True, eq=True)
+# Every request makes one of each, and what ``dataclass`` makes is not compiled: so their ``__init__`` is written out.
+
+
+@dataclass(slots=True, eq=True, init=False)
 class RequestHead:
     method: bytes
     target: bytes  # as it stood on the request line
     fields: Fields
-    version: bytes = b"1.1"  # "1.0" or "1.1"
+    version: bytes  # "1.0" or "1.1"
+
+    def __init__(self, method: bytes, target: bytes, fields: Fields, version: bytes = b"1.1") -> None:
+        self.method = method
+        self.target = target
+        self.fields = fields
+        self.version = version
 
     def copy(self) -> RequestHead:
         """One whose fields may be changed."""
         return RequestHead(self.method, self.target, [*self.fields], self.version)
 
 
-@dataclass(slots=True, eq=True)
+@dataclass(slots=True, eq=True, init=False)
 class ResponseHead:
     status: int  # 1xx: an interim response
     fields: Fields
-    reason: bytes = b""
-    version: bytes = b"1.1"
+    reason: bytes
+    version: bytes
     # Of one that many messages share, and that is never changed: how it is written, by whoever writes it.
-    written: dict[object, Any] | None = field(default=None, compare=False, repr=False)
+    written: dict[object, Any] | None = field(compare=False, repr=False)
+
+    def __init__(
+        self,
+        status: int,
+        fields: Fields,
+        reason: bytes = b"",
+        version: bytes = b"1.1",
+        written: dict[object, Any] | None = None,
+    ) -> None:
+        self.status = status
+        self.fields = fields
+        self.reason = reason
+        self.version = version
+        self.written = written
 
     def copy(self) -> ResponseHead:
         """One whose fields may be changed."""

@@ -11,8 +11,9 @@ from .admin_access import Access, AdminAccess
 from .config import Limits
 from .core.budget import Budget
 from .core.metrics import CONTENT_TYPE, Gauges, Metrics, render
+from .core.registry import Registry
 from .core.routing import Reserved
-from .gateway import Gateway, TunnelRegistry
+from .gateway import Gateway
 from .heads import ResponseHead, field_values
 from .http.own_answers import respond, send_whole
 from .http.request import CallerRequest
@@ -33,7 +34,7 @@ class Pages:
         *,
         limits: Limits,
         gateway: Gateway,
-        registry: TunnelRegistry,
+        registry: Registry,
         metrics: Metrics,
         budget: Budget,
         sessions: Callable[[], Iterable[ServerSession]],

@@ -31,7 +31,7 @@ from .core.trust import TrustedProxies
 from .dispatch import Dispatcher
 from .errors import ConfigError, HeadError
 from .event_stream import Events
-from .gateway import Gateway, TunnelRegistry
+from .gateway import Gateway
 from .heads import RequestHead, ResponseHead
 from .http.codec import HeadParser
 from .http.dates import Dates
@@ -105,7 +105,7 @@ class Serving:
         self._state = state
         self._scope = anyio.CancelScope()
         self.timers = Timers(logger)
-        self.registry: TunnelRegistry = Registry(
+        self.registry: Registry = Registry(
             limits,
             started_at=anyio.current_time(),
             pick=random.randrange,

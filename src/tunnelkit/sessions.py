@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import anyio
 
 from .admission import UNLISTED, Admission
 from .config import Limits
 from .core.budget import Budget
+from .core.decisions import Admitted, Decision, Expired, Full, Unlisted
 from .core.metrics import Metrics
 from .core.naming import name_key
 from .core.opening import OpeningResult
-from .core.registry import Admitted, Decision, Expired, Full, Registry, Unlisted
+from .core.registry import Registry
 from .core.superseded import Superseded, Taken
 from .core.tokens import token_digest, token_tag
 from .errors import TERMINAL_CODES, ConnectionLost, RemoteProtocolError
@@ -40,8 +41,7 @@ __all__ = ["SessionTable"]
 logger = logging.getLogger("tunnelkit.server")
 
 # What waits in the registry is the gateway's business, which stands above this module.
-_Registry: TypeAlias = "Registry[ServerSession, Any]"
-_Decisions: TypeAlias = "Iterable[Expired[Any] | Decision[ServerSession, Any]]"
+_Decisions: TypeAlias = Iterable[Expired | Decision]
 
 
 class SessionTable:
@@ -52,7 +52,7 @@ class SessionTable:
         *,
         limits: Limits,
         admission: Admission,
-        registry: _Registry,
+        registry: Registry,
         timers: Timers,
         budget: Budget,
         execute: Callable[[_Decisions], None],
@@ -220,7 +220,7 @@ class SessionTable:
         self._superseded.add(session.id, Taken(session.digest, session.resume_key))
         self.end(session, "superseded")
 
-    async def _ask_registry(self, digest: bytes, permit: Permit) -> Admitted | Unlisted | Full[ServerSession]:
+    async def _ask_registry(self, digest: bytes, permit: Permit) -> Admitted | Unlisted | Full:
         """Its word, asked for again once those in the way had to answer for their places."""
         word = self._may_register(digest, permit)
         if isinstance(word, Full):
@@ -231,7 +231,7 @@ class SessionTable:
             word = self._may_register(digest, permit)
         return word
 
-    def _may_register(self, digest: bytes, permit: Permit) -> Admitted | Unlisted | Full[ServerSession]:
+    def _may_register(self, digest: bytes, permit: Permit) -> Admitted | Unlisted | Full:
         opening = len(self._openings_of(digest))
         return self._registry.may_register(digest, opening=opening, policy=permit.policy, secret=permit.secret)
 
@@ -239,7 +239,7 @@ class SessionTable:
         """Of new sessions."""
         return [opening for opening in self._openings if opening.session.digest == digest and opening.is_new]
 
-    def _full(self, digest: bytes, word: Full[ServerSession]) -> Refusal:
+    def _full(self, digest: bytes, word: Full) -> Refusal:
         # An opening has attached or died by its expiry. Of clients that live nobody knows when they leave: whoever
         # asks again has them asked again, and before those had the time to answer it would change nothing.
         expiries = [opening.expiry.when for opening in self._openings_of(digest) if opening.expiry is not None]

@@ -7,7 +7,7 @@ from tunnelkit.core.deadlines import MAX_GARBAGE, Deadlines
 
 
 def test_nothing_is_due_at_first() -> None:
-    deadlines: Deadlines[str] = Deadlines()
+    deadlines = Deadlines()
     assert deadlines.next() is None
     assert deadlines.expire(1e9) == []
     assert len(deadlines) == 0
@@ -15,7 +15,7 @@ def test_nothing_is_due_at_first() -> None:
 
 
 def test_expires_earliest_first_and_equal_ones_as_they_were_added() -> None:
-    deadlines: Deadlines[str] = Deadlines()
+    deadlines = Deadlines()
     for when, key in [(2.0, "c"), (1.0, "b"), (1.0, "a"), (3.0, "d")]:
         deadlines.add(when, key)
     assert deadlines.next() == 1.0
@@ -25,7 +25,7 @@ def test_expires_earliest_first_and_equal_ones_as_they_were_added() -> None:
 
 
 def test_adding_again_replaces() -> None:
-    deadlines: Deadlines[str] = Deadlines()
+    deadlines = Deadlines()
     deadlines.add(1.0, "a")
     deadlines.add(5.0, "a")
     assert len(deadlines) == 1
@@ -36,7 +36,7 @@ def test_adding_again_replaces() -> None:
 
 
 def test_cancelling() -> None:
-    deadlines: Deadlines[str] = Deadlines()
+    deadlines = Deadlines()
     deadlines.add(1.0, "a")
     assert "a" in deadlines
     assert deadlines.cancel("a")
@@ -45,7 +45,7 @@ def test_cancelling() -> None:
 
 
 def test_keys_need_no_order() -> None:
-    deadlines: Deadlines[object] = Deadlines()
+    deadlines = Deadlines()
     keys = [object() for _ in range(10)]
     for key in keys:
         deadlines.add(1.0, key)
@@ -53,17 +53,17 @@ def test_keys_need_no_order() -> None:
 
 
 def test_repr_tells_its_state() -> None:
-    deadlines: Deadlines[str] = Deadlines()
+    deadlines = Deadlines()
     deadlines.add(1.5, "a")
     assert repr(deadlines) == "<Deadlines live=1 next=1.5>"
 
 
 def test_garbage_is_bounded() -> None:
-    deadlines: Deadlines[int] = Deadlines()
+    deadlines = Deadlines()
     for key in range(10):
         deadlines.add(1.0, key)
     for number in range(10_000):
-        deadlines.add(60.0 + number, "late")  # type: ignore[arg-type]
+        deadlines.add(60.0 + number, "late")
         deadlines.add(60.0 + number, number + 10)
         assert deadlines.next() == 1.0
         deadlines.cancel(number + 10)
@@ -71,7 +71,7 @@ def test_garbage_is_bounded() -> None:
 
 
 def test_what_is_cancelled_before_anybody_asks_leaves_no_trace() -> None:
-    deadlines: Deadlines[int] = Deadlines()
+    deadlines = Deadlines()
     for number in range(10):
         deadlines.add(1.0, number)
         assert deadlines.cancel(number)
@@ -89,7 +89,7 @@ def test_what_is_cancelled_before_anybody_asks_leaves_no_trace() -> None:
     )
 )
 def test_like_a_dict(steps: list[tuple[str, int, int]]) -> None:
-    deadlines: Deadlines[int] = Deadlines()
+    deadlines = Deadlines()
     model: dict[int, int] = {}
     for step, key, when in steps:
         if step == "add":

@@ -6,17 +6,15 @@ from itertools import product
 
 import pytest
 
+from tunnelkit.core.decisions import Dispatch, Move, Recall
 from tunnelkit.core.policies import POLICIES, POOL
 from tunnelkit.core.queueing import (
     EXCHANGE_MOVES,
     PLACE_MOVES,
-    Dispatch,
     Entry,
     ExchangeState,
-    Move,
     Place,
     PlaceState,
-    Recall,
     TokenQueue,
 )
 from tunnelkit.errors import LocalProtocolError
@@ -30,16 +28,22 @@ def first(n: int) -> int:
     return 0
 
 
-def make_queue() -> TokenQueue[str, str]:
+def make_queue() -> TokenQueue:
     return TokenQueue(b"digest", POOL, first)
 
 
-def make_place(queue: TokenQueue[str, str], session: str = "s", max_streams: int = 10) -> Place[str, str]:
+def make_place(queue: TokenQueue, session: str = "s", max_streams: int = 10) -> Place:
     return Place(session=session, queue=queue, max_streams=max_streams)
 
 
-def make_entry(queue: TokenQueue[str, str], exchange: str, serial: int, until: float = 100.0) -> Entry[str, str]:
+def make_entry(queue: TokenQueue, exchange: str, serial: int, until: float = 100.0) -> Entry:
     return Entry(exchange=exchange, queue=queue, serial=serial, until=until)
+
+
+def test_both_say_who_they_are_and_how_they_stand() -> None:
+    queue = make_queue()
+    assert repr(make_place(queue)) == "<Place 's' NEW load=0>"
+    assert repr(make_entry(queue, "x", 1)) == "<Entry 'x' QUEUED until=100>"
 
 
 @pytest.mark.parametrize(("state", "move"), list(product(ExchangeState, EXCHANGE_MOVE_NAMES)))
@@ -230,20 +234,20 @@ def test_several_sessions_share_by_load() -> None:
 # -- policies ----------------------------------------------------------------------------------
 
 
-def attached(queue: TokenQueue[str, str], *sessions: str) -> list[Place[str, str]]:
+def attached(queue: TokenQueue, *sessions: str) -> list[Place]:
     places = [make_place(queue, session) for session in sessions]
     for place in places:
         queue.attach(place, 0.0)
     return places
 
 
-def found(queue: TokenQueue[str, str]) -> str | None:
+def found(queue: TokenQueue) -> str | None:
     place = queue.find()
     return None if place is None else place.session
 
 
 def test_a_standby_serves_when_the_one_before_it_is_gone_and_goes_on_when_that_comes_back() -> None:
-    queue = TokenQueue[str, str](b"digest", POLICIES["standby"], first)
+    queue = TokenQueue(b"digest", POLICIES["standby"], first)
     one, _ = attached(queue, "one", "two")
     assert found(queue) == "one"
     queue.detach(one, 0.0)
@@ -253,14 +257,14 @@ def test_a_standby_serves_when_the_one_before_it_is_gone_and_goes_on_when_that_c
 
 
 def test_a_standby_takes_nothing_though_the_active_one_is_full() -> None:
-    queue = TokenQueue[str, str](b"digest", POLICIES["standby"], first)
+    queue = TokenQueue(b"digest", POLICIES["standby"], first)
     one, _ = attached(queue, "one", "two")
     one.full = True
     assert found(queue) is None
 
 
 def test_another_policy_lets_those_serve_that_stood_by() -> None:
-    queue = TokenQueue[str, str](b"digest", POLICIES["standby"], first)
+    queue = TokenQueue(b"digest", POLICIES["standby"], first)
     one, _ = attached(queue, "one", "two")
     one.full = True
     entry = make_entry(queue, "x", 1)

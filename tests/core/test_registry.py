@@ -6,12 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tunnelkit.config import Limits
-from tunnelkit.core.policies import POLICIES, POOL, POOLS, Policies
-from tunnelkit.core.queueing import PlaceState
-from tunnelkit.core.registry import (
-    FULL_RETRY,
-    REFUSED_RETRY_CAP,
-    RETRY_AFTER,
+from tunnelkit.core.decisions import (
     Admitted,
     Dispatch,
     Expired,
@@ -19,18 +14,18 @@ from tunnelkit.core.registry import (
     Move,
     Queued,
     Recall,
-    Registry,
     Rejected,
     Unlisted,
 )
+from tunnelkit.core.policies import POLICIES, POOL, POOLS, Policies
+from tunnelkit.core.queueing import PlaceState
+from tunnelkit.core.registry import FULL_RETRY, REFUSED_RETRY_CAP, RETRY_AFTER, Registry
 from tunnelkit.errors import LocalProtocolError
 
 TOKEN = b"\x01" * 32
 OTHER = b"\x02" * 32
 NOW = 1000.0  # long after the start
 LIMITS = Limits(max_requests_per_tunnel=3, max_streams=2)
-
-Tested = Registry[str, str]
 
 
 def make(
@@ -39,7 +34,7 @@ def make(
     listed: Iterable[bytes] = (TOKEN,),
     listed_only: bool = False,
     policies: Policies = POOLS,
-) -> Tested:
+) -> Registry:
     return Registry(
         limits,
         started_at=0.0,
@@ -179,7 +174,7 @@ def test_the_least_loaded_session_is_taken_and_ties_are_broken_at_random() -> No
         asked.append(n)
         return n - 1
 
-    registry: Tested = Registry(LIMITS, started_at=0.0, pick=pick, listed=frozenset({TOKEN}))
+    registry = Registry(LIMITS, started_at=0.0, pick=pick, listed=frozenset({TOKEN}))
     for session in ("s", "t", "u"):
         registry.attach(TOKEN, session, NOW)
     taken = [registry.submit(TOKEN, name, NOW) for name in "abc"]
@@ -390,7 +385,7 @@ def test_a_session_without_room_is_tried_again_later() -> None:
     assert registry.next_timer() == NOW + LIMITS.queue_timeout
 
 
-def refuse_all(registry: Tested, now: float) -> None:
+def refuse_all(registry: Registry, now: float) -> None:
     for exchange in ("a", "b"):
         registry.sent(exchange)
     for exchange in ("a", "b"):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tunnelkit.config import Limits
+from tunnelkit.core.decisions import Decision, Dispatch, Expired, Move, Queued, Recall, Rejected
 from tunnelkit.core.queueing import ExchangeState, PlaceState
-from tunnelkit.core.registry import Decision, Dispatch, Expired, Move, Queued, Recall, Registry, Rejected
+from tunnelkit.core.registry import Registry
 
 TOKENS = [b"\x01" * 32, b"\x02" * 32, b"\x03" * 32]  # the last is not listed
 NAME = b"\x04" * 32  # stands for a name, and has no sessions
@@ -30,9 +31,7 @@ class Stories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.registry: Registry[int, int] = Registry(
-            LIMITS, started_at=0.0, pick=lambda n: n - 1, listed=frozenset(TOKENS[:2])
-        )
+        self.registry: Registry = Registry(LIMITS, started_at=0.0, pick=lambda n: n - 1, listed=frozenset(TOKENS[:2]))
         self.token_of: dict[int, bytes] = {}
         self.on: dict[int, int | None] = {}  # exchange -> session; those that have not left
         self.sent: set[int] = set()
@@ -46,7 +45,7 @@ class Stories(RuleBasedStateMachine):
 
     # -- carrying out ------------------------------------------------------------------------------
 
-    def execute(self, decisions: list[Expired[int] | Decision[int, int]] | list[Decision[int, int]]) -> None:
+    def execute(self, decisions: list[Expired | Decision] | list[Decision]) -> None:
         last = -1
         for decision in list(decisions):
             exchange = decision.exchange

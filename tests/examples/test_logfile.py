@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -110,6 +112,18 @@ def test_it_takes_lines_among_records(path: Path, logger: logging.Logger) -> Non
     logger.warning("third")
     assert [line.split()[-1] for line in lines(path)] == ["first", "second", "third"]
     assert lines(path)[1] == formatter.format_line(1000.0, logging.INFO, "second")
+
+
+@pytest.mark.anyio
+async def test_another_formatter_is_for_the_lines_after_it(path: Path, logger: logging.Logger) -> None:
+    logger.addHandler(handler := LogFile(path))
+    handler.setFormatter(formatter := TextFormatter())
+    handler.take_line(1000.0, logging.INFO, "one")
+    assert lines(path) == []
+    handler.setFormatter(JsonFormatter())
+    assert lines(path) == [formatter.format_line(1000.0, logging.INFO, "one")]
+    logger.warning("two")
+    assert json.loads(lines(path)[1])["message"] == "two"
 
 
 @pytest.mark.parametrize(
@@ -372,12 +386,12 @@ async def test_lines_of_many_threads_are_all_written_once(path: Path, logger: lo
         assert [line for line in written if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
 
 
-class Crowded(list[logging.LogRecord | str]):
+class Crowded(list[Any]):
     """Another thread logs a line whenever one is put in, before whoever put it in can look."""
 
     logger: logging.Logger
 
-    def append(self, line: logging.LogRecord | str) -> None:
+    def append(self, line: object) -> None:
         super().append(line)
         if threading.current_thread() is threading.main_thread():
             thread = threading.Thread(target=self.logger.info, args=("from a thread",))

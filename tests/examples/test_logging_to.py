@@ -45,7 +45,7 @@ def test_a_file_of_text_needs_no_records(tmp_path: Path, monkeypatch: pytest.Mon
     with logging_to(settings(tmp_path / "text", "info")):
         taker: object = AccessLog.lines
         assert isinstance(taker, LogFile)
-        monkeypatch.setattr("tunnelkit.logs._AccessRecord", None)
+        monkeypatch.setattr("tunnelkit.logs.access.AccessRecord", None)
         log_all()
     monkeypatch.undo()
     with logging_to(settings(tmp_path / "json", "info", "json")):

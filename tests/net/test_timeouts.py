@@ -32,7 +32,7 @@ async def test_each_strikes_after_its_time_in_the_order_of_starting() -> None:
 
     async with running() as timers:
         began = anyio.current_time()
-        timeouts = Timeouts[str](timers, 0.02, strike)
+        timeouts = Timeouts(timers, 0.02, strike)
         for key in ("a", "b", "c"):
             timeouts.start(key)
         assert len(timeouts) == 3
@@ -54,7 +54,7 @@ async def test_what_was_stopped_does_not_strike_and_what_was_restarted_strikes_l
             done.set()
 
     async with running() as timers:
-        timeouts = Timeouts[str](timers, 0.05, strike)
+        timeouts = Timeouts(timers, 0.05, strike)
         for key in ("stopped", "restarted", "plain"):
             timeouts.start(key)
         timeouts.stop("stopped")
@@ -80,7 +80,7 @@ async def test_a_strike_may_stop_and_start_others() -> None:
             done.set()
 
     async with running() as timers:
-        timeouts = Timeouts[str](timers, 0.01, strike)
+        timeouts = Timeouts(timers, 0.01, strike)
         timeouts.start("first")
         timeouts.start("second")
         with anyio.fail_after(10):
@@ -97,7 +97,7 @@ async def test_a_strike_that_fails_costs_no_other() -> None:
         done.set()
 
     async with running() as timers:
-        timeouts = Timeouts[str](timers, 0.01, strike)
+        timeouts = Timeouts(timers, 0.01, strike)
         timeouts.start("bad")
         timeouts.start("good")
         with anyio.fail_after(10):

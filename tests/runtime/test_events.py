@@ -87,7 +87,12 @@ async def test_requests_are_told_to_those_who_asked() -> None:
     assert [event async for event in requests] == [finished, Closed(reason="done")]
     assert [event async for event in lives] == [Closed(reason="done")]
     del requests
-    assert not events.of_requests
+    heard = [events.of_requests]
+    events.tell_request(finished)  # which nobody hears, and so it is the last
+    heard.append(events.of_requests)
+    events.listen(requests=True)
+    heard.append(events.of_requests)
+    assert heard == [True, False, True]
 
 
 async def test_listeners_that_nobody_holds_cost_nothing() -> None:

@@ -97,7 +97,7 @@ class Here:
         self.started: list[ServerSession] = []
         self.decisions: list[object] = []
         numbers = itertools.count(1)
-        self.registry: Registry[ServerSession, str] = Registry(limits, started_at=0.0, pick=lambda n: 0)
+        self.registry: Registry = Registry(limits, started_at=0.0, pick=lambda n: 0)
         self.table = SessionTable(
             limits=limits,
             admission=Admission(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from typing import Any, TypeAlias
 
 __all__ = ["Deadlines"]
 
-K = TypeVar("K", bound=Hashable)
+Key: TypeAlias = Any  # anything that can be hashed; a generic class could not be compiled
 
 # Cancelled entries stay in the heap until they surface, or until they outnumber the live ones by this many.
 MAX_GARBAGE = 64
 
 
-class Deadlines(Generic[K]):
+class Deadlines:
     """At most one deadline a key. ``add`` and ``cancel`` cost O(1), ``next`` and ``expire`` O(log n) for each key
     that was added since the last of them.
 
@@ -26,27 +25,27 @@ class Deadlines(Generic[K]):
     __slots__ = ("_fresh", "_heap", "_live", "_serial")
 
     def __init__(self) -> None:
-        self._fresh: dict[K, float] = {}  # not in the heap yet, in the order in which they were added
-        self._heap: list[tuple[float, int, K]] = []  # the serial number orders equal times, so keys need no order
-        self._live: dict[K, int] = {}  # key -> serial number of its one valid entry in the heap
+        self._fresh: dict[Key, float] = {}  # not in the heap yet, in the order in which they were added
+        self._heap: list[tuple[float, int, Key]] = []  # the serial number orders equal times, so keys need no order
+        self._live: dict[Key, int] = {}  # key -> serial number of its one valid entry in the heap
         self._serial = 0
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._live)
 
-    def __contains__(self, key: K) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return key in self._fresh or key in self._live
 
     def __repr__(self) -> str:
         return f"<Deadlines live={len(self)} next={self.next()}>"
 
-    def add(self, when: float, key: K) -> None:
+    def add(self, when: float, key: Key) -> None:
         """Give ``key`` the deadline ``when``, in place of the one it had."""
         if key in self._fresh or key in self._live:
             self.cancel(key)
         self._fresh[key] = when
 
-    def cancel(self, key: K) -> bool:
+    def cancel(self, key: Key) -> bool:
         """Forget ``key``'s deadline; False when it has none."""
         if self._fresh.pop(key, None) is not None:
             return True
@@ -66,10 +65,10 @@ class Deadlines(Generic[K]):
             heappop(heap)
         return None
 
-    def expire(self, now: float) -> list[K]:
+    def expire(self, now: float) -> list[Key]:
         """Take out the keys whose deadline is ``now`` or earlier, earliest first, equal ones as they were added."""
         self._take_in()
-        due: list[K] = []
+        due: list[Key] = []
         heap = self._heap
         while heap and heap[0][0] <= now:
             _, serial, key = heappop(heap)

@@ -1,4 +1,7 @@
-"""What the multiplexer tells its driver. Plain data; every one but ``GoAway`` names its stream."""
+"""What the multiplexer tells its driver. Plain data; every one but ``GoAway`` names its stream.
+
+Those that come with every request have an ``__init__`` that is written out: what ``dataclass`` makes is not compiled.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from .frames import StreamKind
 __all__ = ["Data", "Event", "GoAway", "HeadBlock", "Opened", "Progress", "Reset", "Room"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Opened:
     """The peer opened a stream."""
 
@@ -18,8 +21,13 @@ class Opened:
     kind: StreamKind
     fields: dict[int, bytes]
 
+    def __init__(self, stream_id: int, kind: StreamKind, fields: dict[int, bytes]) -> None:
+        self.stream_id = stream_id
+        self.kind = kind
+        self.fields = fields
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, init=False)
 class HeadBlock:
     """A whole head, trailer section or 1xx, joined from its frames. Its credit is granted again already."""
 
@@ -27,14 +35,24 @@ class HeadBlock:
     block: bytes
     fin: bool
 
+    def __init__(self, stream_id: int, block: bytes, fin: bool) -> None:
+        self.stream_id = stream_id
+        self.block = block
+        self.fin = fin
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, init=False)
 class Data:
     """Bytes of the stream; ``consume`` them when they are used. ``data`` may be empty when ``fin`` is set."""
 
     stream_id: int
     data: bytes
     fin: bool
+
+    def __init__(self, stream_id: int, data: bytes, fin: bool) -> None:
+        self.stream_id = stream_id
+        self.data = data
+        self.fin = fin
 
 
 @dataclass(slots=True)

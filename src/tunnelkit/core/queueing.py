@@ -7,71 +7,35 @@ first, whatever way it came there.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum, auto
+from operator import attrgetter
+from typing import Final
 
 from ..errors import LocalProtocolError
 from .balance import Balance, least_load
+from .decisions import Decision, Dispatch, ExchangeKey, Move, Recall, SessionKey
 from .policies import Policy
 
 __all__ = [
     "EXCHANGE_MOVES",
     "PLACE_MOVES",
-    "Decision",
-    "Dispatch",
     "Entry",
     "ExchangeState",
-    "Move",
     "Place",
     "PlaceState",
-    "Recall",
     "TokenQueue",
 ]
-
-S = TypeVar("S", bound=Hashable)  # a session, as the runtime names it
-E = TypeVar("E", bound=Hashable)  # an exchange
-
-
-# -- decisions -----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Dispatch(Generic[S, E]):
-    """Open a stream for ``exchange`` on ``session``."""
-
-    exchange: E
-    session: S
-
-
-@dataclass(slots=True)
-class Move(Generic[S, E]):
-    """Withdraw ``exchange``, of which nothing was sent, from the session it is on; open a stream on ``session``."""
-
-    exchange: E
-    session: S
-
-
-@dataclass(slots=True)
-class Recall(Generic[E]):
-    """Withdraw ``exchange``, of which nothing was sent, from the session it is on: it waits in the queue again."""
-
-    exchange: E
-
-
-Decision: TypeAlias = Dispatch[S, E] | Move[S, E] | Recall[E]
-
 
 # -- state tables: a missing key is an illegal move ------------------------------------------------
 
 
-class ExchangeState(enum.IntEnum):  # an int hashes much faster, and each exchange is looked up thrice
-    QUEUED = enum.auto()  # on no session
-    HELD = enum.auto()  # on a session that cannot send now
-    PLACED = enum.auto()  # on an attached session, nothing sent yet
-    SENT = enum.auto()  # a first byte was taken by a connection
-    GONE = enum.auto()  # left: answered, refused, expired or cancelled
+class ExchangeState(IntEnum):  # an int hashes much faster, and each exchange is looked up thrice
+    QUEUED = auto()  # on no session
+    HELD = auto()  # on a session that cannot send now
+    PLACED = auto()  # on an attached session, nothing sent yet
+    SENT = auto()  # a first byte was taken by a connection
+    GONE = auto()  # left: answered, refused, expired or cancelled
 
 
 EXCHANGE_MOVES: Final[dict[ExchangeState, dict[str, ExchangeState]]] = {
@@ -102,12 +66,12 @@ EXCHANGE_MOVES: Final[dict[ExchangeState, dict[str, ExchangeState]]] = {
 }
 
 
-class PlaceState(enum.IntEnum):
-    NEW = enum.auto()
-    ATTACHED = enum.auto()
-    DETACHED = enum.auto()
-    RETIRED = enum.auto()  # said GOAWAY: what runs goes on, whether attached or not, and nothing new comes
-    REMOVED = enum.auto()
+class PlaceState(IntEnum):
+    NEW = auto()
+    ATTACHED = auto()
+    DETACHED = auto()
+    RETIRED = auto()  # said GOAWAY: what runs goes on, whether attached or not, and nothing new comes
+    REMOVED = auto()
 
 
 PLACE_MOVES: Final[dict[PlaceState, dict[str, PlaceState]]] = {
@@ -139,20 +103,25 @@ PLACE_MOVES: Final[dict[PlaceState, dict[str, PlaceState]]] = {
 _ATTACHED: Final = PlaceState.ATTACHED
 
 
-@dataclass(slots=True, eq=False)
-class Place(Generic[S, E]):
+class Place:
     """A session, as far as its token's queue cares."""
 
-    session: S
-    queue: TokenQueue[S, E] = field(repr=False)
-    max_streams: int
-    state: PlaceState = PlaceState.NEW
-    load: int = 0  # streams in use
-    full: bool = False  # it said so itself: there is no room though load is below max_streams
-    refuses: bool = False  # its client refused an exchange, and is not asked until ``registry`` says so
-    patience: float = 0.0  # how long it was left alone when it last refused
-    asked: float = float("-inf")  # when that was over
-    unsent: dict[E, Entry[S, E]] = field(default_factory=dict, repr=False)  # in order
+    __slots__ = ("asked", "full", "load", "max_streams", "patience", "queue", "refuses", "session", "state", "unsent")
+
+    def __init__(self, session: SessionKey, queue: TokenQueue, max_streams: int) -> None:
+        self.session = session
+        self.queue = queue
+        self.max_streams = max_streams
+        self.state = PlaceState.NEW
+        self.load = 0  # streams in use
+        self.full = False  # it said so itself: there is no room though load is below max_streams
+        self.refuses = False  # its client refused an exchange, and is not asked until ``registry`` says so
+        self.patience = 0.0  # how long it was left alone when it last refused
+        self.asked = float("-inf")  # when that was over
+        self.unsent: dict[ExchangeKey, Entry] = {}  # in order
+
+    def __repr__(self) -> str:
+        return f"<Place {self.session!r} {self.state.name} load={self.load}>"
 
     @property
     def has_room(self) -> bool:
@@ -165,17 +134,24 @@ class Place(Generic[S, E]):
             raise LocalProtocolError(f"cannot {move} a session that is {self.state.name}") from None
 
 
-@dataclass(slots=True, eq=False)
-class Entry(Generic[S, E]):
+class Entry:
     """An exchange that has not left yet."""
 
-    exchange: E
-    queue: TokenQueue[S, E] = field(repr=False)
-    serial: int  # the order of arrival
-    until: float  # it leaves if nothing was sent by then
-    patient: bool = True  # False: it leaves as soon as no attached session is to be had
-    state: ExchangeState = ExchangeState.QUEUED
-    place: Place[S, E] | None = None
+    __slots__ = ("exchange", "patient", "place", "queue", "serial", "state", "until")
+
+    def __init__(
+        self, exchange: ExchangeKey, queue: TokenQueue, serial: int, until: float, *, patient: bool = True
+    ) -> None:
+        self.exchange = exchange
+        self.queue = queue
+        self.serial = serial  # the order of arrival
+        self.until = until  # it leaves if nothing was sent by then
+        self.patient = patient  # False: it leaves as soon as no attached session is to be had
+        self.state = ExchangeState.QUEUED
+        self.place: Place | None = None
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.exchange!r} {self.state.name} until={self.until:g}>"
 
     def advance(self, move: str) -> None:
         try:
@@ -187,7 +163,7 @@ class Entry(Generic[S, E]):
 # -- the queue -----------------------------------------------------------------------------------
 
 
-class TokenQueue(Generic[S, E]):
+class TokenQueue:
     """All of one token.
 
     Invariant, after each method: no exchange waits, that is not past its time, while a session has room that is
@@ -200,11 +176,11 @@ class TokenQueue(Generic[S, E]):
         self, token: bytes, policy: Policy, pick: Callable[[int], int], balance: Balance = least_load
     ) -> None:
         self.token = token
-        self.places: dict[S, Place[S, E]] = {}
-        self.waiting: dict[E, Entry[S, E]] = {}  # queued and held, oldest first
+        self.places: dict[SessionKey, Place] = {}
+        self.waiting: dict[ExchangeKey, Entry] = {}  # queued and held, oldest first
         self.exchanges = 0  # not gone, wherever they are
-        self._attached: Sequence[Place[S, E]] = []  # that serve; kept, because every exchange asks
-        self._detached: list[Place[S, E]] = []
+        self._attached: Sequence[Place] = []  # that serve; kept, because every exchange asks
+        self._detached: list[Place] = []
         self.policy = policy
         self._pick = pick
         self._balance = balance
@@ -214,7 +190,7 @@ class TokenQueue(Generic[S, E]):
         """Nothing hangs on this queue: it can be forgotten."""
         return not self.places and not self.exchanges
 
-    def sessions(self, state: PlaceState) -> list[S]:
+    def sessions(self, state: PlaceState) -> list[SessionKey]:
         return [place.session for place in self.places.values() if place.state is state]
 
     def admits(self, limit: int, policy: Policy, *, opening: int = 0, secret: bool = False) -> bool:
@@ -224,7 +200,7 @@ class TokenQueue(Generic[S, E]):
 
     # -- exchanges ---------------------------------------------------------------------------------
 
-    def find(self) -> Place[S, E] | None:
+    def find(self) -> Place | None:
         """Where a new exchange goes: on an attached session; if all are detached, on one of these; or nowhere."""
         places = self._attached or self._detached
         if len(places) == 1:
@@ -232,7 +208,7 @@ class TokenQueue(Generic[S, E]):
         roomy = [place for place in places if place.has_room]
         return self._balance(roomy, self._pick) if roomy else None
 
-    def enter(self, entry: Entry[S, E], place: Place[S, E] | None) -> Dispatch[S, E] | None:
+    def enter(self, entry: Entry, place: Place | None) -> Dispatch | None:
         """A new exchange, for which ``find`` found ``place``."""
         self.exchanges += 1
         if place is None:
@@ -241,14 +217,14 @@ class TokenQueue(Generic[S, E]):
         self._put(entry, place)
         return Dispatch(entry.exchange, place.session)
 
-    def join(self, other: TokenQueue[S, E]) -> None:
+    def join(self, other: TokenQueue) -> None:
         """All of ``other``, which has no sessions, belongs here from now on. To be settled."""
         for entry in other.waiting.values():
             entry.queue = self
         self.exchanges += other.exchanges
         self._wait(other.waiting.values())
 
-    def leave(self, entry: Entry[S, E], move: str, now: float) -> list[Decision[S, E]]:
+    def leave(self, entry: Entry, move: str, now: float) -> list[Decision]:
         """The exchange is over; another may get its stream."""
         entry.advance(move)
         self.exchanges -= 1
@@ -259,7 +235,7 @@ class TokenQueue(Generic[S, E]):
         self._take_off(entry)
         return self.settle(now) if self.waiting else []
 
-    def put_back(self, entry: Entry[S, E], now: float, *, full: bool) -> list[Decision[S, E]]:
+    def put_back(self, entry: Entry, now: float, *, full: bool) -> list[Decision]:
         """Nothing of the exchange counts as sent any more; it waits where its arrival puts it."""
         entry.advance("recall")
         place = self._take_off(entry)
@@ -269,13 +245,13 @@ class TokenQueue(Generic[S, E]):
 
     # -- sessions ----------------------------------------------------------------------------------
 
-    def follow(self, policy: Policy, now: float) -> list[Decision[S, E]]:
+    def follow(self, policy: Policy, now: float) -> list[Decision]:
         """From now on share by ``policy``."""
         self.policy = policy
         self._sort_out()
         return self.settle(now)
 
-    def attach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
+    def attach(self, place: Place, now: float) -> list[Decision]:
         self._change(place, "attach")
         if place.state is PlaceState.ATTACHED:
             for entry in place.unsent.values():
@@ -284,12 +260,12 @@ class TokenQueue(Generic[S, E]):
                     del self.waiting[entry.exchange]
         return self.settle(now)
 
-    def detach(self, place: Place[S, E], now: float) -> list[Decision[S, E]]:
+    def detach(self, place: Place, now: float) -> list[Decision]:
         self._change(place, "detach")
         self._hold(place)
         return self.settle(now)
 
-    def close(self, place: Place[S, E], move: str, now: float) -> list[Decision[S, E]]:
+    def close(self, place: Place, move: str, now: float) -> list[Decision]:
         """The session takes nothing new (``move`` "retire") or is over ("remove"): what it did not send goes on."""
         self._change(place, move)
         self._hold(place)
@@ -300,9 +276,9 @@ class TokenQueue(Generic[S, E]):
             decisions.append(Recall(entry.exchange))
         return decisions
 
-    def settle(self, now: float) -> list[Decision[S, E]]:
+    def settle(self, now: float) -> list[Decision]:
         """Bring what waits onto sessions as far as they have room, oldest first."""
-        decisions: list[Decision[S, E]] = []
+        decisions: list[Decision] = []
         if not self.waiting:
             return decisions
         for entry in list(self.waiting.values()):
@@ -316,7 +292,7 @@ class TokenQueue(Generic[S, E]):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _change(self, place: Place[S, E], move: str) -> None:
+    def _change(self, place: Place, move: str) -> None:
         place.advance(move)
         if place.state in (PlaceState.REMOVED, PlaceState.DETACHED):
             del self.places[place.session]
@@ -329,7 +305,7 @@ class TokenQueue(Generic[S, E]):
         self._attached = self.policy.serving(attached)
         self._detached = [one for one in self.places.values() if one.state is PlaceState.DETACHED]
 
-    def _bring(self, entry: Entry[S, E], place: Place[S, E]) -> Decision[S, E]:
+    def _bring(self, entry: Entry, place: Place) -> Decision:
         if entry.place is None:
             self._put(entry, place)
             return Dispatch(entry.exchange, place.session)
@@ -337,7 +313,7 @@ class TokenQueue(Generic[S, E]):
         self._put(entry, place)
         return Move(entry.exchange, place.session)
 
-    def _put(self, entry: Entry[S, E], place: Place[S, E]) -> None:
+    def _put(self, entry: Entry, place: Place) -> None:
         place.load += 1
         place.unsent[entry.exchange] = entry
         entry.place = place
@@ -349,7 +325,7 @@ class TokenQueue(Generic[S, E]):
             entry.advance("hold")
             self.waiting[entry.exchange] = entry  # where it was, or at the end
 
-    def _take_off(self, entry: Entry[S, E]) -> Place[S, E]:
+    def _take_off(self, entry: Entry) -> Place:
         place = entry.place
         assert place is not None
         place.load -= 1
@@ -358,17 +334,18 @@ class TokenQueue(Generic[S, E]):
         entry.place = None
         return place
 
-    def _hold(self, place: Place[S, E]) -> None:
+    def _hold(self, place: Place) -> None:
         for entry in place.unsent.values():
             entry.advance("hold")
         self._wait(place.unsent.values())
 
-    def _wait(self, entries: Iterable[Entry[S, E]]) -> None:
+    def _wait(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.waiting[entry.exchange] = entry
         # They come back among others that arrived before and after them. Rare, and nearly sorted.
-        self.waiting = dict(sorted(self.waiting.items(), key=lambda item: item[1].serial))
+        in_order = sorted(self.waiting.values(), key=attrgetter("serial"))
+        self.waiting = {entry.exchange: entry for entry in in_order}
 
 
-def _on_detached(entry: Entry[S, E]) -> bool:
+def _on_detached(entry: Entry) -> bool:
     return entry.place is not None and entry.place.state is PlaceState.DETACHED

@@ -11,41 +11,29 @@ Each exchange leaves exactly once: by the ``Rejected`` of its ``submit``, by an 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Generic, TypeAlias
+from typing import Final
 
 from ..config import Limits
 from ..errors import LocalProtocolError
 from .balance import Balance, least_load
 from .deadlines import Deadlines
-from .policies import POOLS, Policies, Policy
-from .queueing import (
+from .decisions import (
+    Admission,
+    Admitted,
     Decision,
     Dispatch,
-    E,
-    Entry,
-    ExchangeState,
-    Move,
-    Place,
-    PlaceState,
-    Recall,
-    S,
-    TokenQueue,
+    ExchangeKey,
+    Expired,
+    Full,
+    Queued,
+    Rejected,
+    SessionKey,
+    Unlisted,
 )
+from .policies import POOLS, Policies, Policy
+from .queueing import Entry, ExchangeState, Place, PlaceState, TokenQueue
 
-__all__ = [
-    "Admitted",
-    "Decision",
-    "Dispatch",
-    "Expired",
-    "Full",
-    "Move",
-    "Queued",
-    "Recall",
-    "Registry",
-    "Rejected",
-    "Unlisted",
-]
+__all__ = ["Registry"]
 
 # What a caller is told to wait when the queue is full: it drains as soon as a client is back.
 RETRY_AFTER = 1.0
@@ -56,52 +44,6 @@ FULL_RETRY = 0.1
 # refuse for ever, and all that wait at once.
 REFUSED_RETRY_CAP = 5.0
 
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """The exchange waits in its token's queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The exchange has left: what its caller is told."""
-
-    status: int
-    code: str
-    detail: str
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Expired(Generic[E]):
-    """Nothing of an exchange was sent in time: withdraw it if it is on a session, and tell its caller."""
-
-    exchange: E
-    rejected: Rejected
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A client may register. ``replaces``: when it attaches, all others of its token are superseded."""
-
-    replaces: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Unlisted:
-    """Only listed tokens may register, and this is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Full(Generic[S]):
-    """As many clients are attached as a token may have by ``policy``. A silent one among ``sessions`` is to be pinged
-    first."""
-
-    sessions: tuple[S, ...]
-    policy: Policy
-
-
-Admission: TypeAlias = Admitted | Unlisted | Full[S]
 
 # Looking a member up in its enum takes twice as long as calling a function (CPython 3.11): hence names.
 _ATTACHED: Final = PlaceState.ATTACHED
@@ -114,8 +56,8 @@ _TIMEOUT = Rejected(504, "queue_timeout", "no tunnel client took the request in 
 _NO_CLIENT = Rejected(503, "no_client", "no tunnel client is connected that could take the request now", RETRY_AFTER)
 
 
-class Registry(Generic[S, E]):
-    """Tokens, their sessions and their queues. The runtime names sessions (``S``) and exchanges (``E``)."""
+class Registry:
+    """Tokens, their sessions and their queues. The runtime names sessions and exchanges."""
 
     def __init__(
         self,
@@ -136,13 +78,14 @@ class Registry(Generic[S, E]):
         self._listed = listed
         self._listed_only = listed_only
         self._startup_end = started_at + limits.startup_wait
-        self._queues: dict[bytes, TokenQueue[S, E]] = {}  # of tokens with sessions or exchanges
+        self._queues: dict[bytes, TokenQueue] = {}  # of tokens with sessions or exchanges
         self._recent: dict[bytes, float] = {}  # tokens without session: until when they are known, oldest first
-        self._places: dict[S, Place[S, E]] = {}
-        self._entries: dict[E, Entry[S, E]] = {}
-        self._strangers: dict[E, float] = {}  # for unknown tokens, in start-up: until when they would wait for known
-        self._deadlines: Deadlines[E] = Deadlines()
-        self._retries: Deadlines[S] = Deadlines()
+        self._places: dict[SessionKey, Place] = {}
+        self._entries: dict[ExchangeKey, Entry] = {}
+        # Those for unknown tokens, in start-up: until when they would wait for known ones.
+        self._strangers: dict[ExchangeKey, float] = {}
+        self._deadlines = Deadlines()  # of exchanges
+        self._retries = Deadlines()  # of sessions
         self._serial = 0
 
     def __repr__(self) -> str:
@@ -173,12 +116,12 @@ class Registry(Generic[S, E]):
         """Of the tokens for which any exchange waits."""
         return [len(queue.waiting) for queue in self._queues.values() if queue.waiting]
 
-    def attached(self, token: bytes) -> list[S]:
+    def attached(self, token: bytes) -> list[SessionKey]:
         """The token's sessions that take exchanges now."""
         queue = self._queues.get(token)
         return [] if queue is None else queue.sessions(PlaceState.ATTACHED)
 
-    def others(self, exchange: E, session: S | None) -> bool:
+    def others(self, exchange: ExchangeKey, session: SessionKey | None) -> bool:
         """Whether a session other than ``session`` could take the exchange now."""
         return any(other != session for other in self.attached(self._entry(exchange).queue.token))
 
@@ -194,13 +137,13 @@ class Registry(Generic[S, E]):
     def submit(
         self,
         token: bytes,
-        exchange: E,
+        exchange: ExchangeKey,
         now: float,
         *,
         deadline: float | None = None,
         wait: float | None = None,
         named: bool = False,
-    ) -> Dispatch[S, E] | Queued | Rejected:
+    ) -> Dispatch | Queued | Rejected:
         """A new exchange. ``deadline``: when it leaves if nothing was sent (default: ``queue_timeout`` from now).
         ``wait``: the caller's own bound on that, in seconds; 0 needs an attached session at once. ``named``: it came
         for a name, and ``token`` may be what stands for one that nobody has.
@@ -224,7 +167,7 @@ class Registry(Generic[S, E]):
         if wait is not None and 0 < wait < until - now:
             until = now + wait
         self._serial += 1
-        entry = Entry(exchange, queue, self._serial, until, wait is None or wait > 0)
+        entry = Entry(exchange, queue, self._serial, until, patient=wait is None or wait > 0)
         self._entries[exchange] = entry
         self._queues[token] = queue
         if not known:
@@ -232,7 +175,7 @@ class Registry(Generic[S, E]):
         self._deadlines.add(entry.until, exchange)
         return queue.enter(entry, place) or _QUEUED
 
-    def sent(self, exchange: E) -> None:
+    def sent(self, exchange: ExchangeKey) -> None:
         """A first byte of it was taken by a connection: it is not queued any more, and its deadline is void.
 
         To be told before anything else is asked: what was not told as sent may be moved, recalled or expired.
@@ -243,7 +186,9 @@ class Registry(Generic[S, E]):
         del entry.place.unsent[exchange]
         self._deadlines.cancel(exchange)
 
-    def again(self, exchange: E, now: float, *, full: bool = False, refused: bool = False) -> list[Decision[S, E]]:
+    def again(
+        self, exchange: ExchangeKey, now: float, *, full: bool = False, refused: bool = False
+    ) -> list[Decision]:
         """It is to be dispatched once more: its session had no room for it (``full``), or the peer refused it
         (``refused``), or it was lost and may be repeated. It takes the place in the queue that its arrival gives it,
         and, when it was sent, its old deadline back. Its stream counts as closed.
@@ -257,11 +202,11 @@ class Registry(Generic[S, E]):
         self._hurry(entry.queue, now)
         return decisions
 
-    def finished(self, exchange: E, now: float) -> list[Decision[S, E]]:
+    def finished(self, exchange: ExchangeKey, now: float) -> list[Decision]:
         """Its stream is closed. Illegal for one that is not on an attached session and was not sent either."""
         return self._leave(self._entry(exchange), "finish", now)
 
-    def cancel(self, exchange: E, now: float) -> list[Decision[S, E]]:
+    def cancel(self, exchange: ExchangeKey, now: float) -> list[Decision]:
         """Its caller is gone, wherever it is. Nothing happens when it has left already: both may come at once."""
         entry = self._entries.get(exchange)
         return [] if entry is None else self._leave(entry, "leave", now)
@@ -270,7 +215,7 @@ class Registry(Generic[S, E]):
 
     def may_register(
         self, token: bytes, *, opening: int = 0, policy: Policy | None = None, secret: bool = False
-    ) -> Admission[S]:
+    ) -> Admission:
         """May one more client of ``token`` register, while ``opening`` others that may are about to attach? A resume
         is never asked about. ``policy``: what was granted to it in place of the token's own; ``secret``: it showed
         more than the token."""
@@ -285,12 +230,12 @@ class Registry(Generic[S, E]):
     def attach(
         self,
         token: bytes,
-        session: S,
+        session: SessionKey,
         now: float,
         *,
         max_streams: int | None = None,
         policy: Policy | None = None,
-    ) -> list[Decision[S, E]]:
+    ) -> list[Decision]:
         """A session has a connection: a new one, one that resumed, or one whose connection was replaced. ``policy``:
         granted to it; its token's clients share by that from now on."""
         place = self._places.get(session)
@@ -301,7 +246,7 @@ class Registry(Generic[S, E]):
         decisions = [] if policy is None else place.queue.follow(policy, now)
         return decisions + place.queue.attach(place, now)
 
-    def adopt(self, stranger: bytes, token: bytes, now: float) -> list[Decision[S, E]]:
+    def adopt(self, stranger: bytes, token: bytes, now: float) -> list[Decision]:
         """What waits for a key that nobody knows (of a name, after a restart) waits for ``token`` from now on, which
         has a session. In the order of arrival; for a while there may be more than a queue holds."""
         strangers = self._queues.get(stranger)
@@ -316,21 +261,21 @@ class Registry(Generic[S, E]):
         queue.join(strangers)
         return queue.settle(now)
 
-    def detach(self, session: S, now: float) -> list[Decision[S, E]]:
+    def detach(self, session: SessionKey, now: float) -> list[Decision]:
         """A session lost its connection and is in grace."""
         place = self._place(session)
         decisions = place.queue.detach(place, now)
         self._hurry(place.queue, now)
         return decisions
 
-    def retire(self, session: S, now: float) -> list[Decision[S, E]]:
+    def retire(self, session: SessionKey, now: float) -> list[Decision]:
         """A session takes nothing new (its client drains); what runs goes on."""
         place = self._place(session)
         decisions = place.queue.close(place, "retire", now)
         self._hurry(place.queue, now)
         return decisions
 
-    def remove(self, session: S, now: float) -> list[Decision[S, E]]:
+    def remove(self, session: SessionKey, now: float) -> list[Decision]:
         """A session is gone. Its exchanges that were sent stay until ``again``, ``finished`` or ``cancel``."""
         place = self._place(session)
         queue = place.queue
@@ -343,7 +288,7 @@ class Registry(Generic[S, E]):
             self._forget_if_idle(queue)
         return decisions
 
-    def room(self, session: S, now: float) -> list[Decision[S, E]]:
+    def room(self, session: SessionKey, now: float) -> list[Decision]:
         """A session that was full has room again."""
         place = self._place(session)
         self._retries.cancel(session)
@@ -352,9 +297,9 @@ class Registry(Generic[S, E]):
 
     # -- time and configuration --------------------------------------------------------------------
 
-    def expire(self, now: float) -> list[Expired[E] | Decision[S, E]]:
+    def expire(self, now: float) -> list[Expired | Decision]:
         """What is due at ``now``: exchanges that leave, and what that makes room for."""
-        decisions: list[Expired[E] | Decision[S, E]] = []
+        decisions: list[Expired | Decision] = []
         for exchange in self._deadlines.expire(now):
             decisions += self._expire(self._entries[exchange], now)
         for session in self._retries.expire(now):
@@ -367,16 +312,16 @@ class Registry(Generic[S, E]):
         self._listed = listed
         self._listed_only = listed_only
 
-    def follow(self, policies: Policies, now: float) -> list[Decision[S, E]]:
+    def follow(self, policies: Policies, now: float) -> list[Decision]:
         """The configuration was read again. What was granted to clients holds where it says the same as before."""
         before, self._policies = self._policies, policies
-        decisions: list[Decision[S, E]] = []
+        decisions: list[Decision] = []
         for token, queue in self._queues.items():
             if policies.of(token) is not before.of(token):
                 decisions += queue.follow(policies.of(token), now)
         return decisions
 
-    def withdraw(self, token: bytes, now: float) -> list[Expired[E]]:
+    def withdraw(self, token: bytes, now: float) -> list[Expired]:
         """A token is not served any more. Its sessions were removed before; those that wait for it leave."""
         self._recent.pop(token, None)
         queue = self._queues.get(token)
@@ -400,7 +345,7 @@ class Registry(Generic[S, E]):
             return _FULL
         return None
 
-    def _rest(self, place: Place[S, E], now: float, *, refused: bool) -> None:
+    def _rest(self, place: Place, now: float, *, refused: bool) -> None:
         """Try ``place`` again in a while. Many refusals at once are one."""
         if place.refuses:
             return
@@ -412,37 +357,37 @@ class Registry(Generic[S, E]):
             place.patience, place.asked = delay, now + delay
         self._retries.add(now + delay, place.session)
 
-    def _new_queue(self, token: bytes) -> TokenQueue[S, E]:
+    def _new_queue(self, token: bytes) -> TokenQueue:
         return TokenQueue(token, self._policies.of(token), self._pick, self._balance)
 
-    def _new_place(self, token: bytes, session: S, max_streams: int) -> Place[S, E]:
+    def _new_place(self, token: bytes, session: SessionKey, max_streams: int) -> Place:
         queue = self._queues.get(token)
         if queue is None:
             queue = self._queues[token] = self._new_queue(token)
         self._recent.pop(token, None)
         for entry in queue.waiting.values():
             self._know(entry)
-        place = self._places[session] = Place(session=session, queue=queue, max_streams=max_streams)
+        place = self._places[session] = Place(session, queue, max_streams)
         return place
 
-    def _know(self, entry: Entry[S, E]) -> None:
+    def _know(self, entry: Entry) -> None:
         """Its token is known now: it waits for its own deadline."""
         if (until := self._strangers.pop(entry.exchange, None)) is not None:
             entry.until = until
             self._deadlines.add(until, entry.exchange)
 
-    def _bound_by_startup(self, entry: Entry[S, E]) -> None:
+    def _bound_by_startup(self, entry: Entry) -> None:
         self._strangers[entry.exchange] = entry.until
         entry.until = min(entry.until, self._startup_end)
 
-    def _hurry(self, queue: TokenQueue[S, E], now: float) -> None:
+    def _hurry(self, queue: TokenQueue, now: float) -> None:
         """Those that would not wait for a session, and have none to be sent on any more, are due at once."""
         for entry in queue.waiting.values():
             if not entry.patient:
                 entry.until = min(entry.until, now)
                 self._deadlines.add(entry.until, entry.exchange)
 
-    def _leave(self, entry: Entry[S, E], move: str, now: float) -> list[Decision[S, E]]:
+    def _leave(self, entry: Entry, move: str, now: float) -> list[Decision]:
         exchange, queue, was_sent = entry.exchange, entry.queue, entry.state is _SENT
         decisions = queue.leave(entry, move, now)
         del self._entries[exchange]
@@ -454,7 +399,7 @@ class Registry(Generic[S, E]):
             self._forget_if_idle(queue)
         return decisions
 
-    def _expire(self, entry: Entry[S, E], now: float) -> list[Expired[E] | Decision[S, E]]:
+    def _expire(self, entry: Entry, now: float) -> list[Expired | Decision]:
         rejected = _TIMEOUT if entry.patient or entry.state is ExchangeState.PLACED else _NO_CLIENT
         if self._strangers.get(entry.exchange, entry.until) > entry.until:
             rejected = _UNKNOWN  # the end of the start-up, not its own deadline, came first
@@ -472,17 +417,17 @@ class Registry(Generic[S, E]):
                 break
             del self._recent[oldest]
 
-    def _forget_if_idle(self, queue: TokenQueue[S, E]) -> None:
+    def _forget_if_idle(self, queue: TokenQueue) -> None:
         if queue.idle:
             self._queues.pop(queue.token, None)
 
-    def _entry(self, exchange: E) -> Entry[S, E]:
+    def _entry(self, exchange: ExchangeKey) -> Entry:
         try:
             return self._entries[exchange]
         except KeyError:
             raise LocalProtocolError("this exchange was never submitted, or has left") from None
 
-    def _place(self, session: S) -> Place[S, E]:
+    def _place(self, session: SessionKey) -> Place:
         try:
             return self._places[session]
         except KeyError:

@@ -47,7 +47,16 @@ class ServedClient(Origin):
         self._connections: set[PoolConnection] = set()
         self._alone = anyio.Event()
         self._over = False
-        self._inside = InsideClient(accepted, _Agent(self, limits), transport="wsp", limits=limits, budget=budget)
+        guard = Guard(allowlist=HostAllowlist(), rules=RuleSet())
+        agent = Agent(limits=limits, origin=self, named=self, guard=guard, choose=self._choose)
+        self._inside = InsideClient(accepted, agent, transport="wsp", limits=limits, budget=budget)
+
+    def _choose(self, exchange: AgentExchange, x_host: bytes | None) -> Origin:
+        """No destination is judged here: the server's rules did, and the far client does, by its own lists."""
+        if x_host is None:
+            raise HeadError(403, "x_host_refused", "a wsp client serves requests with X-PROXY-DESTINATION or X-Host")
+        exchange.x_host = parse_x_host(x_host)
+        return self
 
     async def run(self) -> None:
         """The session, until the last connection has left or the server ends it. Raises nothing but cancellation."""
@@ -165,21 +174,6 @@ def _tell_loss(exchange: OriginExchange, *, twice: bool) -> None:
         exchange.fail(502, "tunnel_lost", "the request was sent twice, and both connections ended without an answer")
     else:
         exchange.withdraw(sent=True)
-
-
-class _Agent(Agent):
-    """It judges no destination: the server's rules did, and the far client does, by its own lists."""
-
-    def __init__(self, client: ServedClient, limits: Limits) -> None:
-        guard = Guard(allowlist=HostAllowlist(), rules=RuleSet())
-        super().__init__(limits=limits, origin=client, named=client, guard=guard)
-        self._client = client
-
-    def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
-        if x_host is None:
-            raise HeadError(403, "x_host_refused", "a wsp client serves requests with X-PROXY-DESTINATION or X-Host")
-        exchange.x_host = parse_x_host(x_host)
-        return self._client
 
 
 class _Bell:

@@ -80,9 +80,9 @@ class WStunnelServer:
             raise
         socket = FragmentSocket(stream, client=False, texts=False)
         peer = _Peer(socket, self._store, self._parser, self._limits)
-        inside = InsideClient(
-            answer, _Agent(peer, self._limits), transport="wstunnel", limits=self._limits, budget=self._store.memory
-        )
+        guard = Guard(allowlist=HostAllowlist(), rules=RuleSet())
+        agent = Agent(limits=self._limits, origin=peer, named=peer, guard=guard, choose=peer.choose)
+        inside = InsideClient(answer, agent, transport="wstunnel", limits=self._limits, budget=self._store.memory)
         try:
             await inside.run(lambda tasks: peer.start(tasks, inside.end))
             await socket.aclose(1001)
@@ -93,19 +93,6 @@ class WStunnelServer:
 async def _respond(request: MountedRequest, answer: Answer) -> None:
     with suppress(StreamBroken):  # the client left meanwhile: nobody is there to be told
         await request.respond(answer.status, answer.fields, answer.body)
-
-
-class _Agent(Agent):
-    """It judges no X-Host: the far client does, by its own regexp."""
-
-    def __init__(self, peer: _Peer, limits: Limits) -> None:
-        super().__init__(
-            limits=limits, origin=peer, named=peer, guard=Guard(allowlist=HostAllowlist(), rules=RuleSet())
-        )
-        self._peer = peer
-
-    def choose(self, exchange: AgentExchange, x_host: bytes | None, *, by_destination: bool) -> Origin:
-        return self._peer if x_host is None else _Named(self._peer, x_host)
 
 
 class _Named(Origin):
@@ -129,6 +116,10 @@ class _Peer(Origin):
         self._limits = limits
         self._ids = Ids()
         self._waiting: dict[int, Response] = {}
+
+    def choose(self, exchange: AgentExchange, x_host: bytes | None) -> Origin:
+        """No X-Host is judged here: the far client does it, by its own regexp."""
+        return self if x_host is None else _Named(self, x_host)
 
     def start(self, tasks: TaskGroup, end: Callable[[str], None]) -> None:
         tasks.start_soon(self._read_all, end)

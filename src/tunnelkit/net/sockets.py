@@ -26,8 +26,8 @@ TURN = 1024 * 1024
 _CALL_COST = 1024
 
 
-class SocketStream(ByteStream):
-    """A connected stream socket. Takes it over; it must be non-blocking."""
+class SocketStream:
+    """A connected stream socket: a ``ByteStream``. Takes it over; it must be non-blocking."""
 
     def __init__(
         self, sock: socket.socket, *, local: tuple[str, int] = ("", 0), peer: tuple[str, int] = ("", 0)
@@ -62,6 +62,9 @@ class SocketStream(ByteStream):
             raise stream_broken(self._failure)
         return data
 
+    async def receive(self, max_bytes: int = READ_AHEAD) -> bytes:
+        return await ByteStream.receive(self, max_bytes)
+
     def _receive(self, max_bytes: int) -> bytes | None:
         try:
             data = self._socket.recv(min(max_bytes, READ_AHEAD))
@@ -85,6 +88,9 @@ class SocketStream(ByteStream):
         while taken < len(view) and self._turn > 0 and (sent := self._send(view[taken:])):
             taken += sent
         return taken
+
+    async def send(self, data: Buffer) -> None:
+        await ByteStream.send(self, data)
 
     def _send(self, data: memoryview) -> int:
         """What the kernel takes at once; 0 when it has no room."""
@@ -167,17 +173,17 @@ class SocketStream(ByteStream):
                 return
 
     async def _wait_for_either(self) -> None:
-        async def wait_writable() -> None:
-            if not self._closed:  # before this task began: trio's own books break when they are shown a closed socket
-                with suppress(anyio.ClosedResourceError):
-                    await anyio.wait_writable(self._socket)
-            tasks.cancel_scope.cancel()
-
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wait_writable)
+            tasks.start_soon(self._wait_writable, tasks.cancel_scope)
             with suppress(anyio.ClosedResourceError):
                 await anyio.wait_readable(self._socket)
             tasks.cancel_scope.cancel()
+
+    async def _wait_writable(self, scope: anyio.CancelScope) -> None:
+        if not self._closed:  # before this task began: trio's own books break when they are shown a closed socket
+            with suppress(anyio.ClosedResourceError):
+                await anyio.wait_writable(self._socket)
+        scope.cancel()
 
     def wake(self) -> None:
         self._woken = True
@@ -224,9 +230,21 @@ class SocketStream(ByteStream):
         return 0
 
     @property
+    def needs_wait(self) -> bool:
+        return False
+
+    @property
     def peer_address(self) -> tuple[str, int]:
         return self._peer_address
 
     @property
     def local_address(self) -> tuple[str, int]:
         return self._local_address
+
+    @property
+    def tls(self) -> bool:
+        return False
+
+    @property
+    def peer_certificate(self) -> dict[str, object] | None:
+        return None

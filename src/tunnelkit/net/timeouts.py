@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, TypeAlias
 
 from .loop import loop_clock
 from .timers import Timer, Timers
 
 __all__ = ["Timeouts"]
 
-K = TypeVar("K", bound=Hashable)
+Key: TypeAlias = Any  # anything that can be hashed; a generic class could not be compiled
 
 
-class Timeouts(Generic[K]):
+class Timeouts:
     """``strike(key)`` is called ``duration`` seconds after ``start(key)``, but for those that were stopped.
 
     To be made in the event loop that ``timers`` runs in.
@@ -22,30 +22,30 @@ class Timeouts(Generic[K]):
 
     __slots__ = ("_due", "_duration", "_now", "_strike", "_timer", "_timers")
 
-    def __init__(self, timers: Timers, duration: float, strike: Callable[[K], object]) -> None:
+    def __init__(self, timers: Timers, duration: float, strike: Callable[[Key], object]) -> None:
         self._timers = timers
         self._duration = duration
         self._strike = strike
         self._now = loop_clock()
-        self._due: dict[K, float] = {}  # the earliest first
+        self._due: dict[Key, float] = {}  # the earliest first
         self._timer: Timer | None = None  # rings when the first of them was due at the latest
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def start(self, key: K) -> None:
+    def start(self, key: Key) -> None:
         """From now on; anew for one that waits already."""
         self._due.pop(key, None)
         self._due[key] = self._now() + self._duration
         if self._timer is None:
             self._arm()
 
-    def restart(self, key: K) -> None:
+    def restart(self, key: Key) -> None:
         """The same for one that waits; nothing for another."""
         if key in self._due:
             self.start(key)
 
-    def stop(self, key: K) -> None:
+    def stop(self, key: Key) -> None:
         self._due.pop(key, None)
 
     def _arm(self) -> None:

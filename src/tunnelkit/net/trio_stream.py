@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import partial
 
 import trio
 
@@ -123,14 +124,14 @@ class TrioStream(SocketStream):
         self._woken = False
 
     async def _park(self, waiter: _Waiter) -> None:
-        def cancel(_: object) -> trio.lowlevel.Abort:
-            self._unpark(waiter)
-            return trio.lowlevel.Abort.SUCCEEDED
-
         self._waiters.append(waiter)
-        await trio.lowlevel.wait_task_rescheduled(cancel)
+        await trio.lowlevel.wait_task_rescheduled(partial(self._cancelled, waiter))
         if waiter.error is not None:
             raise waiter.error
+
+    def _cancelled(self, waiter: _Waiter, _: object) -> trio.lowlevel.Abort:
+        self._unpark(waiter)
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _unpark(self, waiter: _Waiter) -> None:
         waiter.parked = False
