@@ -11,9 +11,9 @@ import time
 
 from tunnelkit.accelerators import find_accelerators
 
-from .bench import run
+from .bench import Settings, run
 from .figures import Results
-from .options import Options, flags_in, parse_options
+from .options import FULL, Options, flags_in, parse_options
 from .origin import find_program
 from .programs import OtherPrograms, raise_open_files
 from .table import markdown, rows_of_table
@@ -36,6 +36,16 @@ def machine() -> str:
         f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
         f"{compiled}origin {origin}; load of the machine before: {load}"
     )
+
+
+def sizes_judged(settings: Settings) -> str:
+    """The targets are of certain sizes, and say little of much smaller ones."""
+    used = (
+        f"{settings.size:,} bytes and parallel ones of {settings.body:,}, {settings.sessions:,} idle tunnels and "
+        f"{settings.cuts:,} cuts"
+    )
+    meant = f"{FULL.size:,}, {FULL.body:,} and {FULL.sessions:,}"
+    return f"Judged with long bodies of {used}; the targets are of {meant}."
 
 
 def failures(results: Results) -> dict[tuple[str, str], list[str]]:
@@ -72,7 +82,7 @@ def main() -> int:
     print(f"Other programs took {others.share():.0%} of the machine's processor time meanwhile.\n")
     beside = {spec.name: spec.beside for spec in specs}
     print(markdown(list(rows_of_table(results, options.rows, beside.__getitem__))))
-    print(f"\n{markdown(list(judged(results)))}")
+    print(f"\n{markdown(list(judged(results)))}\n\n{sizes_judged(options.settings)}")
     for (row, why), ways in failures(results).items():
         print(f"\nnot measured: {row} of {', '.join(ways)}: {why}")
     if options.json is not None:

@@ -58,13 +58,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     names = ", ".join(row.name for row in ALL_ROWS)
-    add("--rows", type=kind(choose_rows), default="all", help=f"names with commas between: {names}")
-    add("--variants", type=kind(parse_variants), default=DEFAULT_VARIANTS, help="as in asyncio,trio-strict-tls-bare")
+    add("--rows", type=kind(choose_rows), default="all", help=f"all, or names with commas between: {names}")
+    add(
+        "--variants",
+        type=kind(parse_variants),
+        default=DEFAULT_VARIANTS,
+        help="all, or as in asyncio,trio-strict-tls-bare",
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="one short round of everything: a few minutes")
-    sizes.add_argument(
-        "--full", action="store_true", help="five rounds, bodies of 1 GB, 5000 sessions: an hour or two"
-    )
+    sizes.add_argument("--full", action="store_true", help="five rounds, bodies of 1 GB, 5000 sessions: some hours")
     add("--rounds", type=kind(count), help="of each row; the table shows their median")
     add("--seconds", type=kind(seconds), help="that each run of small requests takes")
     add("--size", type=kind(count), help="bytes of a long body")

@@ -130,7 +130,8 @@ class Source:
     def __init__(self, module: ModuleType) -> None:
         self.module = module
         self.name = module.__name__
-        text = inspect.getsource(module)
+        file = Path(module.__file__ or "")
+        text = file.with_name(f"{file.name.partition('.')[0]}.py").read_text(encoding="utf-8")  # it may be compiled
         self.body = ast.parse(text).body
         self._lines = text.splitlines()
         tokens = tokenize.generate_tokens(StringIO(text).readline)

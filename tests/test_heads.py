@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -534,13 +536,20 @@ def test_the_host_is_found_wherever_it_stands() -> None:
     assert effective_host(request((b"A", b"b"))) == b""
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        RequestHead(b"GET", b"/", [(b"Host", b"a")], b"1.0"),
-        ResponseHead(404, [(b"X-A", b"b")], b"Not Found", b"1.0", written={}),
-    ],
-)
+HEADS: list[RequestHead | ResponseHead] = [
+    RequestHead(b"GET", b"/", [(b"Host", b"a")], b"1.0"),
+    ResponseHead(404, [(b"X-A", b"b")], b"Not Found", b"1.0", written={}),
+]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_copied_and_pickled_by_their_values(head: RequestHead | ResponseHead) -> None:
+    for other in (copy.copy(head), copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        assert other == head
+        assert not isinstance(other, ResponseHead) or other.written is None
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_a_copy_has_fields_of_its_own(head: RequestHead | ResponseHead) -> None:
     other = head.copy()
     assert other == head

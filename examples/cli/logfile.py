@@ -27,8 +27,8 @@ TOGETHER = 400
 OVERDUE = 1.0
 CLOSED = -1
 
-# What waits to be written: a record, its line, or a request's line as ``take_line`` took it.
-_Waiting: TypeAlias = logging.LogRecord | str | tuple[float, int, str]
+# What waits to be written: a record, its line, or a request's line as ``take_line`` took it, and whose form it has.
+_Waiting: TypeAlias = logging.LogRecord | str | tuple[TextFormatter, float, int, str]
 
 
 class LogFile(logging.Handler):
@@ -67,8 +67,6 @@ class LogFile(logging.Handler):
         return self._text is not None
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
-        if self._text is not None:
-            self.flush()  # what it took is still to be formatted
         super().setFormatter(fmt)
         self._text = fmt if type(fmt) is TextFormatter else None
 
@@ -96,7 +94,7 @@ class LogFile(logging.Handler):
         """A request's line, of which no record is made (``AccessLog.lines``)."""
         assert self._text is not None
         waiting = self._waiting
-        waiting.append((created, level, text))
+        waiting.append((self._text, created, level, text))
         if not self._is_left or created >= self._overdue or len(waiting) >= TOGETHER or level >= logging.WARNING:
             self._see_to(created, may_wait=level < logging.WARNING)
 
@@ -134,16 +132,15 @@ class LogFile(logging.Handler):
         format_record = self.format if self.formatter is None else self.formatter.format
         lines: list[str] = []
         for line in waiting:
-            if isinstance(line, tuple):
-                assert self._text is not None
-                lines.append(self._text.format_line(*line))
-            elif isinstance(line, str):
-                lines.append(line)
-            else:
-                try:
-                    lines.append(format_record(line))
-                except Exception:  # arguments that do not fit their text
-                    self.handleError(line)
+            try:
+                if isinstance(line, tuple):
+                    lines.append(line[0].format_line(*line[1:]))
+                else:
+                    lines.append(line if isinstance(line, str) else format_record(line))
+            except Exception:  # arguments that do not fit their text, a time that is none
+                self.handleError(
+                    line if isinstance(line, logging.LogRecord) else logging.makeLogRecord({"msg": line})
+                )
         return lines
 
     def _follow(self) -> None:

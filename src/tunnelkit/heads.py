@@ -68,6 +68,10 @@ class RequestHead:
         self.fields = fields
         self.version = version
 
+    def __reduce__(self) -> tuple[type[RequestHead], tuple[bytes, bytes, Fields, bytes]]:
+        """Copied and pickled by its values: a compiled one is not made without them."""
+        return RequestHead, (self.method, self.target, self.fields, self.version)
+
     def copy(self) -> RequestHead:
         """One whose fields may be changed."""
         return RequestHead(self.method, self.target, [*self.fields], self.version)
@@ -95,6 +99,10 @@ class ResponseHead:
         self.reason = reason
         self.version = version
         self.written = written
+
+    def __reduce__(self) -> tuple[type[ResponseHead], tuple[int, Fields, bytes, bytes]]:
+        """As a request's; how it is written is made anew."""
+        return ResponseHead, (self.status, self.fields, self.reason, self.version)
 
     def copy(self) -> ResponseHead:
         """One whose fields may be changed."""

@@ -119,11 +119,24 @@ async def test_another_formatter_is_for_the_lines_after_it(path: Path, logger: l
     logger.addHandler(handler := LogFile(path))
     handler.setFormatter(formatter := TextFormatter())
     handler.take_line(1000.0, logging.INFO, "one")
-    assert lines(path) == []
     handler.setFormatter(JsonFormatter())
-    assert lines(path) == [formatter.format_line(1000.0, logging.INFO, "one")]
+    assert lines(path) == []
     logger.warning("two")
+    assert lines(path)[0] == formatter.format_line(1000.0, logging.INFO, "one")
     assert json.loads(lines(path)[1])["message"] == "two"
+
+
+@pytest.mark.anyio
+async def test_a_line_that_cannot_be_formatted_takes_no_other_along(
+    path: Path, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger.addHandler(handler := LogFile(path))
+    handler.setFormatter(TextFormatter())
+    for created, text in ((1000.0, "one"), (1e20, "at no time"), (1000.0, "three")):
+        handler.take_line(created, logging.INFO, text)
+    logger.warning("four")
+    assert [line.split()[-1] for line in lines(path)] == ["one", "three", "four"]
+    assert "at no time" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ async def exchange_a_word() -> Watcher:
 # -- one batch of events ---------------------------------------------------------------------------
 
 
+@pytest.mark.interpreted
 def test_an_event_of_a_socket_that_was_closed_in_its_batch_reaches_nobody() -> None:
     """Neither the stream it was for nor the one that has its number by then."""
     called: list[str] = []
@@ -303,7 +304,7 @@ def test_where_the_kernel_watches_no_more_streams_fail_and_the_run_goes_on(monke
 # -- where it cannot be ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", ["epoll", "watch"])
+@pytest.mark.parametrize("missing", ["epoll", pytest.param("watch", marks=pytest.mark.interpreted)])
 def test_without_it_streams_wait_each_for_itself(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Watcher, fd: int, watched: object) -> None:
         raise PermissionError("not this one")

@@ -326,6 +326,7 @@ async def test_workers_that_wait_are_few() -> None:
         assert len(client._agent._workers.parked) == WORKERS_KEPT
 
 
+@pytest.mark.interpreted
 async def test_an_exchange_that_is_gone_before_a_worker_sees_it() -> None:
     origin = Answering()
     async with tunnel() as there, there.client(origin) as client:

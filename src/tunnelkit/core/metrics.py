@@ -18,7 +18,7 @@ __all__ = ["BUCKETS", "CONTENT_TYPE", "ENDS", "Gauges", "Metrics", "render"]
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 # Upper bounds in seconds. What streams for longer (downloads, events, websockets) shows in the last one.
-BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BUCKETS: Final[tuple[float, ...]] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 # How sessions end, by the codes of either end; docs/reference.md is made from it.
 ENDS: Final[Mapping[str, str]] = MappingProxyType(
     {

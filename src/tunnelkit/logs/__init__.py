@@ -7,10 +7,11 @@ nobody forges lines or moves the terminal's cursor.
 
 from __future__ import annotations
 
-from .access import AccessLog, Lines
+from .access import AccessLog
 from .events import log_event
 from .formatters import JsonFormatter, TextFormatter
 from .loggers import ACCESS, CLIENT, SERVER
+from .records import Lines
 from .text import mask_target, mask_userinfo, printable, quoted
 
 __all__ = [

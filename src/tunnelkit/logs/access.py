@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from functools import lru_cache, partial
 from time import time
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from .loggers import ACCESS
-from .records import AccessRecord, Kind, always_of
+from .records import AccessRecord, Kind, Lines, always_of
 from .text import Value, mask_target, mask_userinfo, quoted
 
-__all__ = ["AccessLog", "Lines"]
+__all__ = ["AccessLog"]
 
 _RECEIVED: Final[Kind] = "HTTP RCV", ("pkg", "token", "id", "verb", "url", "addr", "x-host", "try")
 _SENT: Final[Kind] = "WS   SND", ("pkg", "token", "id", "info", "ws", "try")
@@ -22,14 +22,6 @@ _TEXTS_KEPT = 256  # of tokens, and of other words: most requests have the same 
 _TARGETS_KEPT, _TARGET_KEPT = 256, 256  # requests whose text is, and the size of the longest
 
 
-class Lines(Protocol):
-    """Takes a request's lines as text: the record that logging makes of each costs more than the line."""
-
-    def take_line(self, created: float, level: int, text: str) -> None:
-        """``created`` in seconds since 1970. ``text``, one line of printable characters, is what a record's message
-        would be."""
-
-
 class AccessLog:
     """The lines HTTP RCV, WS SND, WS RCV and HTTP RET of one end. Tokens are given masked.
 
@@ -37,6 +29,8 @@ class AccessLog:
     the class. Each costs one check when its level is off. To be made in the thread that writes them,
     whose name stands in the records. Each line's text is put together here, as ``log_event`` would: its fields are
     known, and of most of them it is known that nothing in them wants quotes.
+
+    It is not to be inherited from, and takes no attributes of a single log: a release has it compiled.
     """
 
     inner_level: ClassVar[int] = logging.DEBUG  # of WS SND and WS RCV

@@ -1,16 +1,24 @@
-"""The records of a request's lines: cheap until somebody looks at them."""
+"""The records of a request's lines, cheap until somebody looks at them; and who takes the lines without records."""
 
 from __future__ import annotations
 
 import logging
 from time import time
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .text import Value
 
-__all__ = ["AccessRecord", "Kind", "always_of"]
+__all__ = ["AccessRecord", "Kind", "Lines", "always_of"]
 
 Kind: TypeAlias = tuple[str, tuple[str, ...]]  # of a request's line: its event, and its fields' names
+
+
+class Lines(Protocol):
+    """Takes a request's lines as text: the record that logging makes of each costs more than the line."""
+
+    def take_line(self, created: float, level: int, text: str) -> None:
+        """``created`` in seconds since 1970. ``text``, one line of printable characters, is what a record's message
+        would be."""
 
 
 class _Later:
