@@ -37,7 +37,6 @@ SILENT = [] if sys.platform == "win32" else ["-Wno-all", "-w"]
 # mypy holds an attribute that was None a moment ago to be None still, though a call or an await lies between: where
 # it is not, compiled code fails. Only what a function gives may be held to be None.
 HELD_TO_BE_NONE = re.compile(r'CPy_TypeError\("None", (\w+)\).*?CPy_AddTraceback\("(.*?)", "(.*?)", (\d+)', re.S)
-ORIGIN_LINES = 15
 
 
 class CompiledModules(BuildHookInterface[BuilderConfig]):
@@ -86,6 +85,6 @@ def _compile(package: Path, folder: Path, modules: list[str]) -> list[Path]:
 def _check_narrowing(code: str) -> None:
     """Raises ``SystemExit`` where an attribute is read that is held to be None."""
     for found in HELD_TO_BE_NONE.finditer(code):
-        before = code[: found.start()].rsplit("\n", ORIGIN_LINES)[1:]
-        if not any(line.strip().startswith(f"{found[1]} = PyObject_Vectorcall") for line in before):
+        made = f" {found[1]} = "
+        if not code.startswith("PyObject_Vectorcall", code.rindex(made, 0, found.start()) + len(made)):
             raise SystemExit(f"{found[2]}:{found[4]}: {found[3]} reads an attribute that is held to be None")
