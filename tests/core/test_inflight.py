@@ -89,6 +89,15 @@ def test_a_fallen_rate_measures_it_at_once() -> None:
     assert limit.bytes == int(RATE * 0.6 * (2 * 0.6 + SLACK))
 
 
+def test_a_rate_that_the_limit_does_not_hold_down_may_rise_and_fall() -> None:
+    """As on any fast way whose ends share their processors: one pause of either end showed a queue, once."""
+    limit = observed((0.0, 0.001), (1.0, 0.5))
+    for step in range(1, 100):
+        limit.observe(1.0 + step * BASE_LIFETIME / 200, 0.02, RATE * (1 + 3 * (step % 3)))
+        assert limit.bytes is not None
+        assert limit.bytes >= int(RATE * (2 * 0.001 + SLACK))
+
+
 def test_in_turns_it_is_measured_anew_though_there_is_no_limit() -> None:
     limit = observed((0.0, 0.1))
     limit.observe(BASE_LIFETIME, 0.3, RATE * 0.1, in_turns=True)

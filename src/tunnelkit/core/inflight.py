@@ -12,8 +12,10 @@ it is ample.
 2. From then on the limit is what passes in the target, and at least ``FLOOR``. Neither starves anybody: a rate that
    was held down by it is at most half of what fits in the shortest round trip, so it doubles with every round trip.
 3. Then, the shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
-   with it. Then the queue is drained, to measure it anew: were it kept for ever, a way that grew longer would be
-   taken for a queue and starved; were it only replaced, a standing queue would be taken for the way and grow.
+   with it, or round trips below half of the target show that it is not the limit that holds it down: on a fast way
+   rates rise and fall by themselves. Then the queue is drained, to measure it anew: were it kept for ever, a way that
+   grew longer would be taken for a queue and starved; were it only replaced, a standing queue would be taken for the
+   way and grow.
 4. Where messages go in turns, how large they are depends on it too (``pace``), and a first one that took long to pass
    would make them large for good: there it is measured anew after the same time, though there is no limit.
 """
@@ -64,9 +66,10 @@ class InFlightLimit:
         base = self._measure_base(now, round_trip)
         if rate > self._best_rate:
             self._best_rate = rate
-        if self._draining_since is None and self._is_stale(now, rate, in_turns=in_turns):
-            self._draining_since = now
         target = 2 * base + SLACK
+        held_down = rate < _NEAR * self._best_rate and 2 * round_trip >= target
+        if self._draining_since is None and self._is_stale(now, held_down=held_down, in_turns=in_turns):
+            self._draining_since = now
         if self._draining_since is not None:
             self._queued = True
             self.bytes = max(DRAINED, int(rate * base / 8))
@@ -86,8 +89,8 @@ class InFlightLimit:
             self._base, self._base_at = round_trip, now
         return self._base
 
-    def _is_stale(self, now: float, rate: float, *, in_turns: bool) -> bool:
+    def _is_stale(self, now: float, *, held_down: bool, in_turns: bool) -> bool:
         old = now - self._base_at > BASE_LIFETIME
         if not self._queued:
             return old and in_turns
-        return old or rate < _NEAR * self._best_rate
+        return old or held_down
