@@ -105,7 +105,7 @@ class Serving:
         self._state = state
         self._scope = anyio.CancelScope()
         self.timers = Timers(logger)
-        self.registry: Registry = Registry(
+        self.registry = Registry(
             limits,
             started_at=anyio.current_time(),
             pick=random.randrange,
