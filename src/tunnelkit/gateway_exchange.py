@@ -18,6 +18,7 @@ from .forwarding import shared_response
 from .gateway_request import Addressed, Prepared, open_fields, prepare
 from .heads import RequestHead, ResponseHead, Trailers
 from .http.request import CallerRequest
+from .net.stream import RELAY_READ
 from .problem import problem
 from .splice import Splice
 from .tunnel_stream import Stream, gather
@@ -32,8 +33,6 @@ logger = logging.getLogger("tunnelkit.server")
 
 # Body bytes kept for another dispatch until the peer's credit goes beyond them or a head came (design, section 8).
 HELD_BYTES = 64 * 1024
-# One turn of the pump up; the front reads as much.
-CHUNK = 64 * 1024
 # One turn of the pump down, to a caller that took nothing for a while; then the others have theirs.
 TURN = 256 * 1024
 
@@ -287,7 +286,7 @@ class GatewayExchange:
         stream = self._stream
         try:
             while stream is not None and not self._body_done and (room := self._body_room) > 0:
-                data = self.request.receive_body_nowait(min(room, CHUNK))
+                data = self.request.receive_body_nowait(min(room, RELAY_READ))
                 if data is None:
                     return
                 if data:

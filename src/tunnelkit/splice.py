@@ -11,12 +11,10 @@ from collections.abc import Iterable
 
 from .core.frames import ResetCode
 from .errors import StreamBroken
-from .net.stream import ByteStream
+from .net.stream import RELAY_READ, ByteStream
 from .tunnel_stream import Stream, gather
 
 __all__ = ["Splice"]
-
-CHUNK = 64 * 1024
 
 
 class Splice:
@@ -64,7 +62,7 @@ class Splice:
 
     def _pump_up(self) -> None:
         while not self._peer_ended and (room := self._stream.room) > 0:
-            data = self._peer.receive_nowait(min(room, CHUNK))
+            data = self._peer.receive_nowait(min(room, RELAY_READ))
             if data is None:
                 return
             if data:

@@ -332,8 +332,8 @@ def test_few_streams_fill_a_message_of_any_transport_and_many_keep_their_own() -
     mux = make(limits=limits)
     streams = [mux.open_stream(StreamKind.HTTP) for _ in range(8)]
     first, *others = [fill(mux, stream) for stream in streams]
-    assert first == 512 * KIB + limits.frame_payload  # half of it, and the turn that is everybody's
-    assert others[:2] == [256 * KIB + limits.frame_payload, 128 * KIB + limits.frame_payload]
+    assert first == 512 * KIB  # half of it
+    assert others[:2] == [256 * KIB, 128 * KIB]
     assert others[-1] == limits.send_buffer
     for stream in streams[:7]:
         mux.reset(stream, 1)
@@ -344,6 +344,17 @@ def test_what_streams_share_bounds_their_sum() -> None:
     mux = make(limits=replace(SMALL, send_share=256 * KIB))
     held = [fill(mux, mux.open_stream(StreamKind.HTTP)) for _ in range(8)]
     assert sum(held) <= 256 * KIB + 8 * SMALL.send_buffer
+
+
+def test_a_rest_of_the_share_cuts_up_nothing() -> None:
+    mux = make(limits=replace(SMALL, send_share=MIB))
+    stream = mux.open_stream(StreamKind.HTTP)
+    while (room := mux.send_room(stream)) > 2 * SMALL.send_buffer:
+        mux.send_data(stream, bytes(1000))
+    mux.send_data(stream, bytes(room - SMALL.send_buffer))
+    assert mux.send_room(stream) == SMALL.send_buffer
+    mux.send_data(stream, b"x")
+    assert mux.send_room(stream) == 0
 
 
 def test_the_share_too_ends_near_exhaustion() -> None:

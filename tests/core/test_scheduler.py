@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tunnelkit.config import KIB
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.credit import CreditPool
@@ -187,6 +189,34 @@ def test_a_piece_is_not_cut_for_a_scrap_of_the_message() -> None:
         given = turn(stream, len(first) + rest + 2 * HEADER_SIZE, MAX_PAYLOAD)
         assert [len(payload) for _, _, payload in given] == [len(first), cut][: 1 + bool(cut)]
         assert sum(len(payload) for _, _, payload in turn(stream, size=MAX_PAYLOAD)) == len(second) - cut
+
+
+def messages(queue: TurnQueue, size: int) -> Iterator[list[int]]:
+    """The payloads of each message of ``size`` bytes, as the multiplexer fills them."""
+    while queue.size:
+        pieces: list[Buffer] = []
+        room = size
+        while queue.size and (used := queue.serve(pieces, room, size)[1]):
+            room -= used
+        yield [len(payload) for _, _, payload in frames(pieces)]
+
+
+def queue_of(*sizes: int) -> TurnQueue:
+    queue = TurnQueue(TURN)
+    queue.add_new(a_stream(1, *((DATA, bytes(size)) for size in sizes)))
+    return queue
+
+
+def test_what_nearly_fills_a_message_is_not_cut_behind_others() -> None:
+    """One rest, of a piece that credit had cut say, would otherwise have every later piece cut in two."""
+    assert list(messages(queue_of(3_000, 7_500, 7_500), 10_000)) == [[3_000], [7_500], [7_500]]
+    rest = 10_000 - 2 * HEADER_SIZE - 3_000
+    assert list(messages(queue_of(3_000, 7_499, 7_499), 10_000)) == [[3_000, rest], [7_499 - rest, 7_499]]
+
+
+def test_what_fits_no_message_is_cut_for_the_rest_of_one() -> None:
+    rest = 10_000 - 2 * HEADER_SIZE - 3_000
+    assert next(messages(queue_of(3_000, 10_001 - HEADER_SIZE), 10_000)) == [3_000, rest]
 
 
 def test_fin_rides_on_the_last_frame_only() -> None:

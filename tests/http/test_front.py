@@ -16,7 +16,7 @@ from tunnelkit.http.front import Front, plain_error
 from tunnelkit.net.memory import MemoryStream, memory_pair
 from tunnelkit.net.peer import Peer
 from tunnelkit.net.prefixed import PrefixedStream
-from tunnelkit.net.stream import Buffer
+from tunnelkit.net.stream import RELAY_READ, Buffer
 from tunnelkit.net.timers import Timers
 
 from .helpers import read_until, serving
@@ -645,6 +645,26 @@ async def test_reading_ahead_is_bounded() -> None:
         assert sent <= len(POST) + 30 + 1000 + 500
         pipelining = served.connect(capacity=500)
         assert await send_until_blocked(pipelining, GET % 1 + b"x" * 9999) <= len(GET) + 1000 + 500
+
+
+async def test_a_long_body_is_read_in_pieces_that_messages_carry_whole() -> None:
+    sizes: list[int] = []
+
+    async def handler(request: FrontRequest) -> None:
+        while (data := request.receive_body_nowait(RELAY_READ)) != b"":
+            if data is None:
+                await request.wait(readable=True)
+            else:
+                sizes.append(len(data))
+        answer(request, b"")
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=2_000_000)
+        await caller.send(POST + b"Content-Length: %d\r\n\r\n" % (20 * RELAY_READ + 10))
+        await anyio.wait_all_tasks_blocked()
+        await caller.send(bytes(20 * RELAY_READ + 10))
+        assert await read_until(caller, sized(b"")) == sized(b"")
+    assert sizes == [RELAY_READ] * 20 + [10]
 
 
 async def send_until_blocked(stream: MemoryStream, data: bytes) -> int:

@@ -122,6 +122,31 @@ class StreamContract:
         assert other.try_send(b"") == 0
         assert one.receive_nowait() is None
 
+    async def test_a_header_goes_before_its_data_and_nothing_between(self, pair: Pair) -> None:
+        one, other = pair
+        frames = [(b"%07d" % number, pattern(size)) for number, size in enumerate([1, 20_000, 65_000, 300_000] * 10)]
+
+        async def send() -> None:
+            for header, data in frames:
+                taken = other.try_send_headed(header, data)
+                assert 0 <= taken <= len(header) + len(data)
+                await other.send((header + data)[taken:])
+            await other.send_eof()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            assert await read_all(one) == b"".join(header + data for header, data in frames)
+        with pytest.raises(StreamBroken):
+            other.try_send_headed(b"late", b"data")
+        other.abort()
+        with pytest.raises(StreamBroken):
+            other.try_send_headed(b"late", b"data")
+
+    async def test_a_full_stream_takes_no_header(self, pair: Pair) -> None:
+        one, _ = pair
+        await fill(one)
+        assert one.try_send_headed(b"header", pattern(100_000)) == 0
+
     async def test_what_was_taken_may_be_changed_by_the_caller(self, pair: Pair) -> None:
         one, other = pair
         data = bytearray(pattern(40_000))

@@ -75,6 +75,36 @@ async def test_a_message_that_does_not_wait_leaves_though_the_way_takes_only_par
             raw.connection.send_now(b"too late")
 
 
+@pytest.mark.parametrize("capacity", [1, 3, 5, 20_000, 70_000])
+async def test_a_large_frame_leaves_in_whatever_parts_the_way_takes(capacity: int) -> None:
+    message = bytes(range(256)) * 100
+    with anyio.fail_after(10):
+        raw = Raw(capacity=capacity)
+
+        async def send() -> None:
+            await raw.connection.ready()
+            await raw.connection.send(message)
+            await raw.connection.send(b"next")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            await raw.expect(FrameWriter(client=False).message(message) + b"\x82\x04next")
+
+
+async def test_a_pong_waits_for_the_frame_whose_header_is_out() -> None:
+    message = bytes(20_000)
+    with anyio.fail_after(10):
+        raw = Raw(capacity=2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raw.connection.send, message)
+            tasks.start_soon(raw.connection.receive)
+            await anyio.wait_all_tasks_blocked()
+            await raw.stream.send(frame(PING, b""))
+            await anyio.wait_all_tasks_blocked()
+            await raw.expect(FrameWriter(client=False).message(message) + b"\x8a\x00")
+            tasks.cancel_scope.cancel()
+
+
 async def test_bytes_that_came_early_count() -> None:
     with anyio.fail_after(10):
         raw = Raw(early=frame(PING, b"p") + frame(BINARY, b"early") + frame(BINARY, b"torn")[:3])

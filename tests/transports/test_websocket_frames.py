@@ -13,6 +13,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection
 from wsproto.frame_protocol import XorMaskerSimple
 
+from tunnelkit.net.stream import READ_AHEAD
 from tunnelkit.transports.websocket import frames as websocket_frames
 from tunnelkit.transports.websocket import masking
 from tunnelkit.transports.websocket.decoder import FrameError
@@ -221,6 +222,39 @@ def test_a_message_that_comes_by_the_byte_takes_no_object_for_each() -> None:
         assert 0 < len(reader._begun) <= 2
         reader.feed(frame[start : start + 1])
     assert reader.next_event() == b"x" * 60_000
+
+
+@pytest.mark.parametrize("client", [False, True])
+def test_bulk_is_read_frame_by_frame_wherever_it_began(client: bool) -> None:
+    """A small frame between two large ones costs two reads that are not whole frames, not every later one."""
+    writer, reader = FrameWriter(client=not client), FrameReader(client=client)
+    large = writer.message(bytes(60_000))
+    data = writer.message(b"x") + large * 3 + writer.message(b"y") + large * 6
+    reads: list[int] = []
+    messages = 0
+    while data:
+        read, data = data[: reader.wanted], data[reader.wanted :]
+        reads.append(len(read))
+        messages += len(feed(reader, read))
+    assert messages == 11
+    assert reads[-4:] == [len(large)] * 4
+    assert len(reads) <= 9 + 3
+
+
+def test_nothing_more_is_wanted_of_small_frames_than_before() -> None:
+    reader = FrameReader(client=True)
+    feed(reader, FrameWriter(client=False).message(bytes(READ_AHEAD // 2 - 1)))
+    assert reader.wanted == READ_AHEAD
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 60_000])
+@pytest.mark.parametrize("client", [False, True])
+def test_a_frame_in_two_is_the_same_frame(client: bool, size: int) -> None:
+    payload = bytes(size)
+    header, rest = FrameWriter(client=client).headed(payload)
+    assert len(header) == 2 + 2 * (size > 125) + 4 * client
+    assert read(header + bytes(rest), client=not client) == [payload]
+    assert client or rest is payload  # without a copy
 
 
 def test_the_largest_frame_fits_in_one_read() -> None:

@@ -153,8 +153,9 @@ class Multiplexer:
         limits = self._limits
         room = limits.send_buffer - stream.buffered
         # Few streams fill messages of any size; each may have half of what the others left of the session's share.
+        # Less of it than a buffer of its own is none: it would only cut up what can leave whole.
         share = (limits.send_share - self._table.sending - stream.charged) // 2
-        if share > room:
+        if share > room and share >= limits.send_buffer:
             room = share
         # Near exhaustion only the floor for sending is left, a turn's worth, which is reserved.
         affordable = max(0, limits.frame_payload - stream.buffered) + self._budget.spare
@@ -224,11 +225,11 @@ class Multiplexer:
     def frames_to_send(self, limit: int) -> list[Buffer]:
         """Whole frames, in pieces, of at most ``limit`` bytes together. A limit of 2,100 always makes progress."""
         pieces: list[Buffer] = []
-        table, turns = self._table, self._turns
+        table, turns, message = self._table, self._turns, limit
         if self._control.waiting:
             limit -= self._control.pull(pieces, limit)
         while turns.size and (limit > SCRAP or not pieces):
-            stream, used = turns.serve(pieces, limit)
+            stream, used = turns.serve(pieces, limit, message)
             if stream is None:
                 break
             limit -= used

@@ -126,12 +126,16 @@ class TurnQueue:
             self.size -= 1
             (self._later if stream.served else self._first).remove(stream)
 
-    def serve(self, pieces: list[Buffer], room: int) -> tuple[Stream | None, int]:
-        """One turn: append frames that fit into ``room``; whose turn it was and the bytes taken, or (None, 0)."""
+    def serve(self, pieces: list[Buffer], room: int, message: int = 0) -> tuple[Stream | None, int]:
+        """One turn: append frames that fit into ``room``; whose turn it was and the bytes taken, or (None, 0).
+        ``message``: what the one that ``pieces`` are of takes in all."""
         queue = self._first if self._first and (self._ahead < self._turn or not self._later) else self._later
         stream = queue[0]
         # A stream alone need not be cut into turns.
-        used = take_turn(stream, pieces, room, self._turn if self.size > 1 else MAX_PAYLOAD)
+        if self.size > 1:
+            used = take_turn(stream, pieces, room, self._turn)
+        else:
+            used = take_turn(stream, pieces, room, MAX_PAYLOAD, message)
         if not used:
             return None, 0
         queue.popleft()
@@ -144,9 +148,13 @@ class TurnQueue:
         return stream, used
 
 
-def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int) -> int:
+def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int, message: int = 0) -> int:
     """Append frames of one stream: up to ``turn`` bytes of payload, ``room`` bytes in all, and what its peer
-    granted. Returns the bytes appended; 0 when nothing fits."""
+    granted. Returns the bytes appended; 0 when nothing fits.
+
+    Behind others, what nearly fills a ``message`` is not cut for the rest of this one: it would leave a rest itself,
+    and so would all that follow it.
+    """
     left = room
     if stream.opening is not None:
         if len(stream.opening) > left:
@@ -157,7 +165,7 @@ def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int) -> int
         stream.remote = AFTER_OPEN
     if stream.out:
         credit = stream.send_limit - stream.sent
-        left -= _take_buffers(stream, pieces, left, credit if credit < turn else turn)
+        left -= _take_buffers(stream, pieces, left, credit if credit < turn else turn, message)
     elif stream.local is ENDING and left >= HEADER_SIZE:
         pieces.append(pack_header(DATA_FIN, 0, stream.id))
         left -= HEADER_SIZE
@@ -165,7 +173,7 @@ def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int) -> int
     return room - left
 
 
-def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int) -> int:
+def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int, message: int) -> int:
     out = stream.out
     left = room - HEADER_SIZE  # for the next payload
     taken = whole = 0
@@ -184,13 +192,18 @@ def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int)
     del out[:whole]
     if out:
         part = min(allowed - taken, left)
-        if part > 0 and (left >= SCRAP or not taken):
+        if part > 0 and (left >= SCRAP or not taken) and not (pieces and _waits(len(out[0][1]), left, message)):
             _take_part(stream, pieces, part)
             taken += part
             left -= part + HEADER_SIZE
     stream.sent += taken
     stream.buffered -= taken
     return room - HEADER_SIZE - left
+
+
+def _waits(size: int, left: int, message: int) -> bool:
+    """Whether a piece that the rest of a message cannot hold is to leave whole in the next."""
+    return left < size <= message - HEADER_SIZE and size * 4 >= message * 3
 
 
 def _take_part(stream: Stream, pieces: list[Buffer], size: int) -> None:

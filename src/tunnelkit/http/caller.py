@@ -13,7 +13,7 @@ from ..heads import Fields, RequestHead, ResponseHead
 from ..net.loop import loop_clock
 from ..net.peer import Peer
 from ..net.prefixed import prefixed
-from ..net.stream import READ_AHEAD, Buffer, ByteStream, Taker
+from ..net.stream import READ_AHEAD, RELAY_READ, Buffer, ByteStream, Taker
 from ..net.timers import Timers
 from .clocks import Deadline, Pace
 from .codec import Body, End, HeadParser
@@ -308,14 +308,17 @@ class FrontRequest:
 
     @property
     def _room(self) -> int:
+        """Bytes that may be read. None while what is held takes more than half: such rests would be small pieces."""
         connection = self._connection
-        return connection.limits.read_ahead - self._held - connection.codec.buffered
+        most = connection.limits.read_ahead
+        room = most - self._held - connection.codec.buffered
+        return room if not self._held or room * 2 >= most else 0
 
     def _read_ahead(self) -> bool:
         """Read what the socket has and there is room for. True when there was news."""
         connection = self._connection
         before, news = connection.received, False
-        while connection.read(min(self._room, READ_AHEAD)):
+        while connection.read(min(self._room, RELAY_READ)):
             news = True
             if not self._settled:
                 self._decode()

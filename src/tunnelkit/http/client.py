@@ -9,7 +9,7 @@ from ..config import DEFAULT_LIMITS, Limits
 from ..errors import HeadError, StreamBroken
 from ..heads import Fields, RequestHead, ResponseHead
 from ..net.prefixed import prefixed
-from ..net.stream import READ_AHEAD, Buffer, ByteStream, Taker
+from ..net.stream import READ_AHEAD, RELAY_READ, Buffer, ByteStream, Taker
 from .client_codec import ClientCodec, RequestBlock, request_block
 from .codec import Body, End, HeadParser
 from .codec_moves import Signal, State
@@ -19,9 +19,6 @@ from .writing import GATHER, Outgoing
 __all__ = ["OriginConnection", "simple_request"]
 
 T = TypeVar("T")
-
-# A read of an answer's body: what the messages of a tunnel carry in one piece, with all that stands in front of it.
-BODY_READ: Final = READ_AHEAD - 256
 
 _HEAD: Final = State.HEAD  # looked up once: it is asked for with every request
 
@@ -121,7 +118,7 @@ class OriginConnection:
         connection failed. Afterwards it is only good for ``abort``.
         """
         if self._codec.awaits_head:
-            if (data := self.stream.receive_nowait(BODY_READ)) is None:
+            if (data := self.stream.receive_nowait(RELAY_READ)) is None:
                 return None
             self._codec.receive_data(data)
         while True:
@@ -131,7 +128,7 @@ class OriginConnection:
                 return event
             if isinstance(event, (Body, End)):
                 return event
-            if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(BODY_READ)) is None:
+            if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(RELAY_READ)) is None:
                 return None
             self._codec.receive_data(data)
 

@@ -34,6 +34,8 @@ RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 # its pace: whoever takes what was read is woken twice as often.
 _DIRECT_READS = 16
 
+_GATHERS = hasattr(socket.socket, "sendmsg")  # Windows has none
+
 _local = threading.local()
 
 
@@ -249,6 +251,12 @@ class AioStream:
             room = 0 if transport.is_closing() else WRITE_BUFFER - transport.get_write_buffer_size()
         return taken
 
+    def try_send_headed(self, header: bytes, data: Buffer) -> int:
+        taken = 0 if self._closed or self._eof_sent or self.write_buffered else self._send_both_directly(header, data)
+        if taken == len(header) + len(data):
+            return taken
+        return taken + self.try_send(memoryview(b"".join((header, data)))[taken:])
+
     async def send(self, data: Buffer) -> None:
         await ByteStream.send(self, data)
 
@@ -260,6 +268,14 @@ class AioStream:
         try:
             return self._socket.send(data)
         except OSError:  # full, or failed: which the transport finds out, and tells as it does
+            return 0
+
+    def _send_both_directly(self, header: bytes, data: Buffer) -> int:
+        if not (self._by_readiness and _GATHERS) or self._transport.is_closing():
+            return 0
+        try:
+            return self._socket.sendmsg((header, data))
+        except OSError:
             return 0
 
     async def send_eof(self) -> None:

@@ -32,6 +32,9 @@ class PrefixedStream(ByteStream):
     def try_send(self, data: Buffer) -> int:
         return self._stream.try_send(data)
 
+    def try_send_headed(self, header: bytes, data: Buffer) -> int:
+        return self._stream.try_send_headed(header, data)
+
     async def send_eof(self) -> None:
         await self._stream.send_eof()
 

@@ -89,6 +89,9 @@ class SocketStream:
             taken += sent
         return taken
 
+    def try_send_headed(self, header: bytes, data: Buffer) -> int:
+        return ByteStream.try_send_headed(self, header, data)
+
     async def send(self, data: Buffer) -> None:
         await ByteStream.send(self, data)
 

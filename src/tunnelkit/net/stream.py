@@ -12,9 +12,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-__all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "WRITE_BUFFER", "Buffer", "ByteStream", "Taker"]
+__all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "RELAY_READ", "WRITE_BUFFER", "Buffer", "ByteStream", "Taker"]
 
 READ_AHEAD = 64 * 1024
+# A read of what goes on through a tunnel: what one of its messages carries, with all that stands in front of it. Read
+# in larger pieces, bulk is cut anew for each message, and every message brings two.
+RELAY_READ = READ_AHEAD - 256
 WRITE_BUFFER = 64 * 1024
 CLOSE_TIMEOUT = 5.0  # seconds that aclose may take to send what is buffered
 
@@ -55,6 +58,10 @@ class ByteStream(Protocol):
 
         Bytes not taken stay the caller's. Raises ``StreamBroken`` when the stream failed or was closed.
         """
+
+    def try_send_headed(self, header: bytes, data: Buffer) -> int:
+        """``try_send`` of ``header`` and ``data`` as one. A stream may spare itself the copy that joins them."""
+        return self.try_send(b"".join((header, data)))
 
     async def send(self, data: Buffer) -> None:
         """Send all of ``data``. Cancelled, some unknown part was sent: ``abort`` the stream."""

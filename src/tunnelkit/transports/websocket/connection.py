@@ -17,7 +17,7 @@ from ...net.loop import loop_clock
 from ...net.stream import ByteStream, Taker
 from ..base import TURN
 from .decoder import FrameError
-from .frames import MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, Ping
+from .frames import LARGE, MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, Ping
 
 __all__ = ["CLOSE_TIMEOUT", "WebSocketConnection"]
 
@@ -48,7 +48,9 @@ class WebSocketConnection:
         self._writer = FrameWriter(client=client)
         self._reader.feed(early)
         self._lost: ConnectionLost | None = None
-        self._tail = _NOTHING  # of the frame under way
+        # What is left of the frame under way: first its header, where it was not joined with what follows.
+        self._header = b""
+        self._tail = _NOTHING
         self._pong: bytes | None = None  # at most one: RFC 6455 5.5.3 lets the newest answer for all
         self._close: bytes | None = None
         self._close_sent = False  # handed to _close: nothing may follow it (RFC 6455 5.5.1)
@@ -90,11 +92,10 @@ class WebSocketConnection:
             raise LocalProtocolError(
                 f"a message of {len(message)} bytes, at most {self.max_message} may be sent", code="message_too_big"
             )
-        frame = self._writer.message(message)
         try:
             while self._has_output and not self._flush():  # a pong under way goes first
                 await self._wait_to_send()
-            self._tail = memoryview(frame)
+            self._load(message)
             # No task may wait for the connection after this, and the message must arrive all the same.
             while not self._flush() or self._stream.needs_wait:
                 await self._wait_to_send()
@@ -110,9 +111,17 @@ class WebSocketConnection:
         return 0 if waits else self.max_message
 
     def send_now(self, message: bytes) -> None:
-        self._tail = memoryview(self._writer.message(message))
+        self._load(message)
         if not self._flush():
             self._stream.wake()  # the receiver waits for room from now on
+
+    def _load(self, message: bytes) -> None:
+        """Its frame is the next under way."""
+        if len(message) < LARGE:
+            self._tail = memoryview(self._writer.message(message))
+        else:
+            self._header, payload = self._writer.headed(message)
+            self._tail = memoryview(payload)
 
     def _flush(self) -> bool:
         """``_push``, for calls that fail with the connection."""
@@ -125,11 +134,18 @@ class WebSocketConnection:
     def _push(self) -> bool:
         """Give the frame under way, then control frames, to the stream; True when nothing is left."""
         while self._tail or self._load_control():
-            taken = self._stream.try_send(self._tail)
+            taken = self._push_header() if self._header else self._stream.try_send(self._tail)
             self._tail = self._tail[taken:]
             if self._tail:
                 return False
         return True
+
+    def _push_header(self) -> int:
+        """What the stream took of the frame behind its header, given both."""
+        header = self._header
+        taken = self._stream.try_send_headed(header, self._tail) - len(header)
+        self._header = header[taken:] if taken < 0 else b""
+        return max(taken, 0)
 
     def _load_control(self) -> bool:
         """The next control frame, once the frame under way is out."""
@@ -220,7 +236,7 @@ class WebSocketConnection:
     def _read(self) -> bool:
         """Feed what the stream has now; False when there is nothing yet."""
         try:
-            data = self._stream.receive_nowait()
+            data = self._stream.receive_nowait(self._reader.wanted)
         except StreamBroken as exc:
             raise self._broken(exc) from exc
         if data is None:

@@ -29,6 +29,7 @@ from .decoder import BoundedDecoder, FrameError
 from .masking import DEFAULT_MASK
 
 __all__ = [
+    "LARGE",
     "MAX_MESSAGE",
     "PAUSE",
     "TURN",
@@ -45,6 +46,7 @@ _LARGEST_HEADER = 8  # of a masked frame below 64 KiB: 2 bytes, 16-bit length, 4
 # The largest message, chosen so that its frame fits in one read and in one write buffer of a byte stream.
 MAX_MESSAGE: Final = READ_AHEAD - _LARGEST_HEADER
 
+_HALF: Final = READ_AHEAD // 2
 _KEYS: Final = 128  # drawn at once
 _FIN_BINARY = 0x82
 _MASKED = 0x80
@@ -73,6 +75,7 @@ class Pause(Enum):
 
 PAUSE: Final = Pause.PAUSE
 SMALL_PIECE: Final = 1024
+LARGE: Final = 16 * 1024  # a message from which on a copy costs more than what avoids it
 # Frames by wsproto's way between two pauses. One costs 17 us and may have no more than 6 bytes: a single read of them
 # would hold everybody up for 180 ms.
 TURN: Final = 64
@@ -102,6 +105,7 @@ class FrameReader:
         self._partial = bytearray()  # of a fragmented message: at most max_message bytes
         self._begun: list[Buffer] = []  # a plain frame that is not there as a whole, in pieces
         self._missing = 0  # bytes of that
+        self._frame_size = 0  # of the last plain one of which a read holds no two
         self._data = b""  # fed, and not yet looked at
         self._position = 0
         self._between = True  # between two messages, and wsproto's decoder is empty
@@ -112,6 +116,12 @@ class FrameReader:
     def in_message(self) -> bool:
         """Whether the end of the stream now would tear a frame or a message."""
         return not self._between or self._missing > 0
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that the next read is to give at most: the rest of the frame under way, or as many as the last large
+        one had. Bulk comes in frames of one size, and a frame that begins where a read does need not be joined."""
+        return self._missing or self._frame_size or READ_AHEAD
 
     def feed(self, data: bytes) -> None:
         self._odd = 0
@@ -176,6 +186,8 @@ class FrameReader:
             self._missing = end - len(data)
             self._position = len(data)
             return None
+        if length >= _HALF:
+            self._frame_size = end - self._position
         self._position = end
         if self._client:
             return data[body:end]
@@ -277,6 +289,10 @@ class FrameWriter:
     def message(self, payload: Buffer) -> bytes:
         """One binary message in one frame: written here, because wsproto copies the payload four times and its
         masker cannot be chosen."""
+        return b"".join(self.headed(payload))
+
+    def headed(self, payload: Buffer) -> tuple[bytes, Buffer]:
+        """The same in two: the frame's header, and what follows it, which for a server is ``payload`` itself."""
         length = len(payload)
         bit = _MASKED if self._client else 0
         if length < _LENGTH_16:
@@ -284,9 +300,9 @@ class FrameWriter:
         else:
             header = struct.pack("!BBH", _FIN_BINARY, bit | _LENGTH_16, length)
         if not self._client:
-            return b"".join((header, payload))
+            return header, payload
         key = self._draw_key()
-        return b"".join((header, key, _mask(payload, key)))
+        return header + key, _mask(payload, key)
 
     def _draw_key(self) -> bytes:
         """RFC 6455 10.3: from a strong source, which is asked for many at once."""
