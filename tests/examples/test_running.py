@@ -15,6 +15,7 @@ sys.path.insert(0, sys.argv[1])
 from cli.running import keep_freed_memory
 if sys.argv[2] == "keep":
     keep_freed_memory()
+below = [b"x" * 60_000 for _ in range(200)]  # fills what is free in the heap, so that all pieces are at its end
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(100):
     pieces = [b"x" * 60_000 for _ in range(16)]
