@@ -13,6 +13,7 @@ from tunnelkit.core.frames import (
     DATA,
     DATA_FIN,
     HEAD_FIN,
+    HEADER_SIZE,
     OPEN,
     FrameDecoder,
     ResetCode,
@@ -355,6 +356,18 @@ def test_a_rest_of_the_share_cuts_up_nothing() -> None:
     assert mux.send_room(stream) == SMALL.send_buffer
     mux.send_data(stream, b"x")
     assert mux.send_room(stream) == 0
+
+
+def test_control_keeps_no_piece_waiting() -> None:
+    """There may be some in each message: credits of others' streams, say."""
+    mux = make(limits=replace(SMALL, max_streams=40, send_share=MIB))
+    bulk, *others = (mux.open_stream(HTTP) for _ in range(30))
+    mux.frames_to_send(64 * KIB)
+    mux.receive_data(credit(bulk, MIB), 0.0)
+    mux.send_data(bulk, bytes(64 * KIB - 2 * HEADER_SIZE))  # as much as a message of its own carries
+    for other in others:
+        mux.reset(other, ResetCode.CANCEL)
+    assert codes(join(mux.frames_to_send(64 * KIB)))[-1] == (DATA, bulk)
 
 
 def test_the_share_too_ends_near_exhaustion() -> None:

@@ -647,6 +647,44 @@ async def test_reading_ahead_is_bounded() -> None:
         assert await send_until_blocked(pipelining, GET % 1 + b"x" * 9999) <= len(GET) + 1000 + 500
 
 
+@pytest.mark.parametrize("size", [32_769, 65_535, 65_536])
+async def test_a_caller_that_leaves_is_noticed_though_nobody_takes_its_body(size: int) -> None:
+    left = anyio.Event()
+
+    async def handler(request: FrontRequest) -> None:
+        while not request.gone:
+            await request.wait(readable=True)
+        left.set()
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=200_000)
+        await caller.send(POST + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+        await anyio.wait_all_tasks_blocked()
+        assert not left.is_set()
+        await caller.send_eof()
+        await left.wait()
+
+
+@pytest.mark.parametrize("body", [b"", b"9c40\r\n" + bytes(40_000) + b"\r\n"])
+async def test_a_trailer_section_that_is_too_large_is_not_waited_for(body: bytes) -> None:
+    failures: list[HeadError] = []
+
+    async def handler(request: FrontRequest) -> None:
+        try:
+            while request.receive_body_nowait() != b"":
+                await request.wait(readable=True)
+        except HeadError as error:
+            failures.append(error)
+        answer(request, b"")
+
+    async with serving(handler) as served:
+        caller = served.connect(capacity=200_000)
+        await caller.send(POST + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\nA: ")
+        await caller.send(bytes(64 * 1024).replace(b"\0", b"a"))
+        await read_until(caller, sized(b""))
+    assert [(error.status, error.code) for error in failures] == [(431, "head_too_large")]
+
+
 async def test_a_long_body_is_read_in_pieces_that_messages_carry_whole() -> None:
     sizes: list[int] = []
 

@@ -225,9 +225,10 @@ class Multiplexer:
     def frames_to_send(self, limit: int) -> list[Buffer]:
         """Whole frames, in pieces, of at most ``limit`` bytes together. A limit of 2,100 always makes progress."""
         pieces: list[Buffer] = []
-        table, turns, message = self._table, self._turns, limit
+        table, turns = self._table, self._turns
         if self._control.waiting:
             limit -= self._control.pull(pieces, limit)
+        message = limit  # nothing waits for more room than control frames leave: they may come in each
         while turns.size and (limit > SCRAP or not pieces):
             stream, used = turns.serve(pieces, limit, message)
             if stream is None:

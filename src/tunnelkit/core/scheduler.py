@@ -128,7 +128,7 @@ class TurnQueue:
 
     def serve(self, pieces: list[Buffer], room: int, message: int = 0) -> tuple[Stream | None, int]:
         """One turn: append frames that fit into ``room``; whose turn it was and the bytes taken, or (None, 0).
-        ``message``: what the one that ``pieces`` are of takes in all."""
+        ``message``: what streams may have of the one that ``pieces`` are of."""
         queue = self._first if self._first and (self._ahead < self._turn or not self._later) else self._later
         stream = queue[0]
         # A stream alone need not be cut into turns.

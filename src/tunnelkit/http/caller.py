@@ -308,11 +308,12 @@ class FrontRequest:
 
     @property
     def _room(self) -> int:
-        """Bytes that may be read. None while what is held takes more than half: such rests would be small pieces."""
-        connection = self._connection
-        most = connection.limits.read_ahead
-        room = most - self._held - connection.codec.buffered
-        return room if not self._held or room * 2 >= most else 0
+        """Bytes that may be read."""
+        codec, most = self._connection.codec, self._connection.limits.read_ahead
+        if self._settled:  # the next request's, or the end, which tells that the caller left
+            return most - codec.buffered
+        # Where nothing is held, only framing is buffered: the codec has a limit for that, and must see it passed.
+        return most - self._held - codec.buffered if self._held else most
 
     def _read_ahead(self) -> bool:
         """Read what the socket has and there is room for. True when there was news."""
@@ -322,6 +323,9 @@ class FrontRequest:
             news = True
             if not self._settled:
                 self._decode()
+            # Whoever takes what is held comes back: bulk that filled the rest would be cut into small pieces.
+            if self._held * 2 > connection.limits.read_ahead:
+                break
         if self._pace is not None:  # framing counts: its bytes are no body, but they are not silence
             self._pace.moved(connection.received - before)
         return news
