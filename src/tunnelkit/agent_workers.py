@@ -45,10 +45,12 @@ class Workers:
             async with anyio.create_task_group() as self._tasks:
                 self.running = True
                 task_status.started()
-                await anyio.sleep_forever()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    self.running = False
+                    self._tasks = None  # a group that ends takes no task
         finally:
-            self.running = False
-            self._tasks = None
             self.parked.clear()
             self.perched.clear()
 

@@ -28,7 +28,10 @@ class HostNames:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         async with anyio.create_task_group() as self._tasks:
             task_status.started()
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._tasks = None  # a session may still register, and a group that ends takes no task
 
     def look_up(self, address: str, found: Callable[[str], None]) -> None:
         """Call ``found`` with the name of ``address``, should it have one."""

@@ -6,6 +6,7 @@ import socket
 import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tunnelkit.names import LOOKUPS_AT_ONCE, LOOKUPS_WAITING, HostNames
@@ -61,4 +62,22 @@ async def test_a_slow_name_server_delays_nobody_and_is_not_flooded(monkeypatch: 
     finally:
         end.set()
     assert len(asked) == LOOKUPS_AT_ONCE
+    assert host_names._waiting == 0
+
+
+async def test_when_it_ends_nothing_more_is_looked_up() -> None:
+    """A session may register in that turn of the loop: no look-up may fail it, nor be begun and left."""
+    host_names = HostNames()
+
+    async def register() -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(5):
+                host_names.look_up("192.0.2.1", pytest.fail)
+                await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        await group.start(host_names.run)
+        group.start_soon(register)
+        group.cancel_scope.cancel()
+    host_names.look_up("192.0.2.1", pytest.fail)
     assert host_names._waiting == 0
