@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="all, or as in asyncio,trio-strict-tls-bare",
     )
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="one short round of everything: a few minutes")
+    sizes.add_argument("--quick", action="store_true", help="one short round of everything: ten minutes")
     sizes.add_argument("--full", action="store_true", help="five rounds, bodies of 1 GB, 5000 sessions: some hours")
     add("--rounds", type=kind(count), help="of each row; the table shows their median")
     add("--seconds", type=kind(seconds), help="that each run of small requests takes")
