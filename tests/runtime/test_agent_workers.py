@@ -9,8 +9,10 @@ import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -18,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from tunnelkit import TunnelClient
 from tunnelkit import agent_workers as workers_module
 from tunnelkit.agent_exchange import AgentExchange
-from tunnelkit.agent_workers import Workers
+from tunnelkit.agent_workers import Served, Workers
 from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import ResetCode, StreamKind
 from tunnelkit.errors import StreamBroken
@@ -493,3 +495,35 @@ async def test_a_stream_reset_by_its_end_of_the_tunnel(there: There) -> None:
     await eventually(lambda: not there.client._agent.active)
     there.caller.stream.abort()
     await there.works(number=3)
+
+
+class Unfinished(Begun):
+    perch = None
+
+    def __init__(self) -> None:
+        self.dropped = 0
+
+    async def finish(self) -> Perch | None:
+        raise AssertionError("nobody is there any more")
+
+    def drop(self) -> None:
+        self.dropped += 1
+
+
+async def test_what_is_begun_while_the_workers_end_is_dropped() -> None:
+    """A group that has just ended takes no task, and its ``give`` must not raise into the link."""
+    workers, given = Workers(), [Unfinished() for _ in range(5)]
+
+    async def give() -> None:
+        with anyio.CancelScope(shield=True):
+            for begun in given:
+                await anyio.lowlevel.checkpoint()
+                workers.give(cast(Served, None), begun)
+
+    async with anyio.create_task_group() as group:
+        await group.start(workers.run)
+        group.start_soon(give)
+        group.cancel_scope.cancel()
+    last = Unfinished()
+    workers.give(cast(Served, None), last)
+    assert [begun.dropped for begun in (*given, last)] == [1] * 6
