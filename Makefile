@@ -101,7 +101,7 @@ compiled: $(COMPILED_READY)  ## the tests with the modules compiled (hatch_build
 # What is released is compiled, where there is a C compiler.
 RELEASED := $(if $(shell command -v cc 2>/dev/null),$(COMPILED_READY))
 
-bench: $(READY) $(RELEASED)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for minutes, --full for hours, --help)
+bench: $(READY) $(RELEASED)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for ten minutes, --full for hours, --help)
 	$(if $(RELEASED),PYTHONPATH=$(abspath $(COMPILED))) $(BIN)/python -m benchmarks $(BENCH)
 
 bench-interpreted: $(READY)  ## what `make bench` measures, with nothing compiled
