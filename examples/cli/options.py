@@ -125,7 +125,7 @@ SERVER: list[Option | Refused] = [
         metavar="PATH",
         kind=kinds.base_path,
         default="/request",
-        help='where callers name whole URLs in X-PROXY-DESTINATION; "" for nowhere',
+        help='where callers name whole URLs in X-PROXY-DESTINATION; "" turns that off',
     ),
     Option(
         name="wsp-token",

@@ -92,7 +92,7 @@ class TunnelServer(AsyncContextManagerMixin):
         configuration, and never to another: a mapping of names to tokens, or a function that reads it and is asked
         again at ``reload``.
     ``wsp_path``, ``wsp_token``
-        Where callers name a whole URL in X-PROXY-DESTINATION, "" for nowhere; the token of the tunnel for those
+        Where callers name a whole URL in X-PROXY-DESTINATION, "" turns that off; the token of the tunnel for those
         without X-Token, who then need no secret at all.
     ``blacklist``, ``whitelist``
         ``Rule`` objects for requests that name their origin, by X-PROXY-DESTINATION or X-Host: what one of
