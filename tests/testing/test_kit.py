@@ -7,11 +7,14 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 import pytest
 
+from tunnelkit.errors import DialError
+from tunnelkit.handshake import Grant
 from tunnelkit.testing import kit
 from tunnelkit.testing.broken import BROKEN, BrokenTransport, Dropping, Truncating
 from tunnelkit.testing.checks.base import Check, ContractBroken, NotApplicable, within
 from tunnelkit.testing.kit import CHECKS, check_named, check_transport, run_check
 from tunnelkit.testing.wires import Wires, wired
+from tunnelkit.transports.base import Connection, DialRequest
 from tunnelkit.transports.memory import MemoryTransport
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +117,35 @@ async def test_a_deadline_says_what_was_expected() -> None:
     words = r"the sun should have risen: not within 0\.01 s"
     with pytest.raises(ContractBroken, match=words), within("the sun should have risen", 0.01):
         await anyio.sleep_forever()
+
+
+class Late(MemoryTransport):
+    """Its first dial is over before it has said a word."""
+
+    said = False
+
+    async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        if not self.said:
+            self.said = True
+            await anyio.sleep(request.timeout)
+            raise DialError("connect", "too late")
+        return await super().dial(request)
+
+
+async def test_a_dial_that_was_over_before_the_server_heard_of_it_is_no_fault() -> None:
+    await run_check(check_named("a_dial_is_bounded"), lambda: wired(Late()))
+
+
+class Mute(MemoryTransport):
+    """No dial of it says a word."""
+
+    async def dial(self, request: DialRequest) -> tuple[Connection, Grant]:
+        raise DialError("connect", "never")
+
+
+async def test_a_dial_that_never_reaches_the_server_is_one() -> None:
+    with pytest.raises(ContractBroken, match="no offer was made"):
+        await run_check(check_named("a_dial_is_bounded"), lambda: wired(Mute()))
 
 
 def test_every_check_has_a_promise_and_a_name_of_its_own() -> None:

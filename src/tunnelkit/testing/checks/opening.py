@@ -37,6 +37,10 @@ _REFUSALS: Final = (
     Refusal(status=503, code="too_many_clients", detail="later", retry_after=7.0),
 )
 
+# Of dials that get no answer, until the client's word reached the server in one: on a busy machine even loopback may
+# take longer than the first.
+_TIMEOUTS: Final = (0.3, 1.0, 3.0)
+
 
 @CHECKS.add
 async def names_itself(wires: Wires) -> None:
@@ -109,13 +113,17 @@ async def connections_do_not_mix(wires: Wires) -> None:
 async def a_dial_is_bounded(wires: Wires) -> None:
     """A dial that gets no answer ends with DialError when its timeout is over."""
     wires.hesitation = anyio.Event()
-    with within("a dial with a timeout of 0.3 s should have ended"):
-        try:
-            await wires.dial(timeout=0.3)
-        except DialError:
-            pass
-        else:
-            raise ContractBroken("a dial returned though the server had not decided")
+    for timeout in _TIMEOUTS:
+        with within(f"a dial with a timeout of {timeout:g} s should have ended"):
+            try:
+                await wires.dial(timeout=timeout)
+            except DialError:
+                pass
+            else:
+                raise ContractBroken("a dial returned though the server had not decided")
+        if wires.offers:
+            break
+    expect(wires.offers, f"no offer was made in a dial of {_TIMEOUTS[-1]:g} s")
     await _server_forgets(wires)
 
 
@@ -202,10 +210,25 @@ async def _server_forgets(wires: Wires) -> None:
     wires.hesitation.set()
     wires.hesitation = None
     with within("an offer should have been answered"):
-        await wires.until_served(1)
-    served = wires.served[0]
+        await wires.until_served(len(wires.offers))
+    for served in wires.served[:]:
+        await _lost(wires, served)
+    client, grant = await wires.dial(HANDSHAKE)
+    (served,) = [each for each in wires.served if each.grant.session_id == grant.session_id]
+    await _check_alive(client, await _end_of(served))
+    for each in wires.served:
+        await _decided(each)
+        expect(len(each.decisions) == 1, f"the server half called {' and '.join(each.decisions)} for one offer")
+
+
+async def _decided(served: Served) -> None:
     with within("the server half should have called serve or abandon, for a client that left"):
         await served.decided()
+
+
+async def _lost(wires: Wires, served: Served) -> None:
+    """Of a client that left before it was granted anything."""
+    await _decided(served)
     if (end := served.connection) is not None:
         with within("a connection whose client left before it began should be lost", _detection(wires, end)):
             try:
@@ -213,10 +236,6 @@ async def _server_forgets(wires: Wires) -> None:
                     await end.receive()
             except ConnectionLost:
                 pass
-    client, _ = await wires.dial(HANDSHAKE)
-    await _check_alive(client, await _end_of(wires.served[-1]))
-    for each in wires.served:
-        expect(len(each.decisions) == 1, f"the server half called {' and '.join(each.decisions)} for one offer")
 
 
 def _detection(wires: Wires, end: Connection) -> float:
