@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TypedDict, Unpack
 
 import anyio
@@ -14,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.stream import READ_AHEAD, WRITE_BUFFER, ByteStream
 
-from .pairs import Pair, fill, pattern, read_all, read_exactly
+from .pairs import Pair, fill, pattern, read_all, read_exactly, returns_soon
 
 
 class Directions(TypedDict, total=False):
@@ -37,9 +38,7 @@ async def is_blocked(stream: ByteStream, **directions: Unpack[Directions]) -> bo
             assert stream.receive_nowait() is None
         if directions.get("writable"):
             await fill(stream)  # a kernel finds room later, when it has tidied up
-        with anyio.move_on_after(0.005) as scope:
-            await stream.wait(**directions)
-        if scope.cancelled_caught:
+        if not await returns_soon(partial(stream.wait, **directions)):
             return True
     return False
 

@@ -12,7 +12,7 @@ from tunnelkit.transports.longpoll import LongPollTransport
 from tunnelkit.transports.longpoll import client_connection as longpoll_client_connection
 from tunnelkit.transports.longpoll import server_connection as longpoll_server_connection
 
-from .keeping import UNORDERED, each_check, keeps
+from .keeping import UNORDERED, close_timeout, each_check, keeps
 
 pytestmark = pytest.mark.anyio
 
@@ -22,9 +22,9 @@ SHORT = replace(DEFAULT_LIMITS, poll_hold_idle=1.0, poll_hold_active=1.0, poll_a
 
 
 @pytest.fixture(autouse=True)
-def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_close(monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
     for module in (longpoll_client_connection, longpoll_server_connection):
-        monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.3)
+        monkeypatch.setattr(module, "CLOSE_TIMEOUT", close_timeout(check, 0.3))
 
 
 @pytest.mark.parametrize("mode", ["strict", pytest.param("streamed", marks=pytest.mark.full)])

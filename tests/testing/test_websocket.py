@@ -11,14 +11,14 @@ from tunnelkit.testing import Check, Wires, wired
 from tunnelkit.transports.websocket import WebSocketTransport
 from tunnelkit.transports.websocket import connection as websocket_connection
 
-from .keeping import each_check, keeps
+from .keeping import close_timeout, each_check, keeps
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)
-def _short_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_connection, "CLOSE_TIMEOUT", 0.1)
+def _short_close(monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
+    monkeypatch.setattr(websocket_connection, "CLOSE_TIMEOUT", close_timeout(check, 0.1))
 
 
 @each_check
