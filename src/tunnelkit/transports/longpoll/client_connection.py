@@ -249,6 +249,7 @@ class ClientConnection:
     def answered(self, post: Pending) -> None:
         self._posts.answered(post)
         self._tell_news()
+        self.watch(self._ping_at)  # with nothing under way any more, the time to the next ping runs
 
     def start(self, lane: Lane) -> None:
         self._start(lane.run)
