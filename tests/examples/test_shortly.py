@@ -61,7 +61,7 @@ def run(backend: str, function: Callable[[], Awaitable[None]]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_one_run_after_the_other_is_served(backend: str) -> None:
+def test_one_run_after_the_other_is_served(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called = Called()
     shortly = Shortly(called)
 
@@ -73,7 +73,9 @@ def test_one_run_after_the_other_is_served(backend: str) -> None:
         assert shortly.ask()
         await called.once_more()
 
-    run(backend, ask_and_end)
+    with monkeypatch.context() as patch:
+        patch.setattr("cli.shortly.SOON", 60.0)  # the run ends before
+        run(backend, ask_and_end)
     before = len(called.times)
     assert before == (1 if backend == "trio" else 0)  # an asyncio loop that ends forgets what it was to call
     run(backend, ask_and_wait)
