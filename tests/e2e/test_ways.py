@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -217,9 +217,11 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
 
     async def handle(stream: SocketStream) -> None:
-        async with stream:
-            await stream.receive()
-            await stream.send(answer)
+        # A client may think better of it before it has said a word.
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            async with stream:
+                await stream.receive()
+                await stream.send(answer)
 
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, handle)

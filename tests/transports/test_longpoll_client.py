@@ -42,7 +42,7 @@ HTML: Fields = [(b"Content-Type", b"text/html")]
 # Where a repeat has to come in time, on a machine that pauses now and then.
 PATIENT = replace(QUICK, poll_answer_timeout=1.5)
 # For posts that are given up soon beside polls that are not.
-LONG_POLLS = replace(QUICK, poll_hold_idle=2.0, poll_hold_active=2.0)
+LONG_POLLS = replace(QUICK, poll_hold_idle=2.0, poll_hold_active=2.0, poll_answer_timeout=1.0)
 
 
 class Taken:
