@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, TaskGroup
+from anyio.abc import TaskGroup
 
 from tunnelkit import TunnelClient
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.testing.relay import Relay, serve_relay
 
+from ..nobodys_port import nobodys_port
 from .origin import BLOCK
 from .tunnel import (
     QUICK,
@@ -305,23 +306,15 @@ async def test_half_a_close_is_answered_where_the_server_is_told_so() -> None:
 # -- the origin --------------------------------------------------------------------------------
 
 
-async def free_port() -> int:
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(SocketAttribute.local_port)
-    await listener.aclose()
-    assert isinstance(port, int)
-    return port
-
-
 async def test_an_origin_that_refuses_is_502_without_its_address() -> None:
-    port = await free_port()
-    async with open_tunnel(client_options={"origin": f"http://127.0.0.1:{port}"}) as tunnel:
-        answer = await ask(tunnel.port, tunnel.path("/x"))
-        problem = problem_of(answer)
-        assert (problem["status"], problem["code"]) == (502, "origin_unreachable")
-        told = repr(answer)
-        assert "127.0.0.1" not in told
-        assert str(port) not in told
+    with nobodys_port() as port:
+        async with open_tunnel(client_options={"origin": f"http://127.0.0.1:{port}"}) as tunnel:
+            answer = await ask(tunnel.port, tunnel.path("/x"))
+            problem = problem_of(answer)
+            assert (problem["status"], problem["code"]) == (502, "origin_unreachable")
+            told = repr(answer)
+            assert "127.0.0.1" not in told
+            assert str(port) not in told
 
 
 async def test_an_origin_that_breaks_off_breaks_the_callers_connection() -> None:

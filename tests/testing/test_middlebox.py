@@ -17,6 +17,7 @@ from tunnelkit.net.stream import ByteStream
 from tunnelkit.testing import middlebox
 from tunnelkit.testing.middlebox import Middlebox, serve_middlebox
 
+from ..nobodys_port import nobodys_port
 from .peers import end_of, near_end, read_exactly, serving
 
 pytestmark = pytest.mark.anyio
@@ -251,10 +252,8 @@ async def test_a_server_that_breaks_off_breaks_the_caller_off() -> None:
 
 
 async def test_without_a_server_it_says_so() -> None:
-    with anyio.fail_after(10):
-        async with serving() as server:
-            pass
-        async with serve_middlebox(server.port) as box, near_end(box.port) as near:
+    with anyio.fail_after(10), nobodys_port() as port:
+        async with serve_middlebox(port) as box, near_end(box.port) as near:
             await near.send(get("/"))
             assert (await near.receive()).startswith(b"HTTP/1.1 502 ")
 

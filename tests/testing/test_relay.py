@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from tunnelkit.net.stream import ByteStream
 from tunnelkit.testing.relay import End, Relay, Way, serve_relay
 
+from ..nobodys_port import nobodys_port
 from .peers import Server, end_of, near_end, read_exactly, serving
 
 pytestmark = pytest.mark.anyio
@@ -232,9 +232,8 @@ async def test_refused_connections_are_reset_and_counted() -> None:
 
 
 async def test_without_a_target_the_near_side_sees_an_end() -> None:
-    with anyio.fail_after(10), socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen: a port that was let go may be somebody else's by now
-        async with serve_relay(nobody.getsockname()[1]) as relay, near_end(relay.port) as near:
+    with anyio.fail_after(10), nobodys_port() as port:
+        async with serve_relay(port) as relay, near_end(relay.port) as near:
             assert await end_of(near) == (0, "fin")
 
 
