@@ -426,7 +426,7 @@ async def test_a_caller_that_takes_no_more_is_not_offered_every_message(monkeypa
         caller = there.call()
         await caller.send("GET", PATH)
         await eventually(lambda: "refused" in seen and seen[seen.index("refused") :].count("message") > 10)
-        await anyio.wait_all_tasks_blocked()
+        await anyio.wait_all_tasks_blocked()  # nothing more is carried while the caller takes nothing
         behind = seen[seen.index("refused") :]
         assert "taken" not in behind
         assert behind.count("refused") < 6  # when it was found full, by the link and by the task
