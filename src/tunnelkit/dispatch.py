@@ -98,18 +98,22 @@ class Dispatcher:
             await self._handle(request, where)
 
     async def _to_transport(self, request: CallerRequest, where: Reserved) -> None:
-        path = where.rest.decode("ascii", "replace")
         request.be_link()
+        mount = self._mount_of(request, where.rest.decode("ascii", "replace"))
+        if mount is None:
+            refuse(request, 404, "unknown_transport", "no transport is mounted here")
+        else:
+            transport, mounted = mount
+            await transport.mounted(mounted, mounted.while_there(self._offer))
+
+    def _mount_of(self, request: CallerRequest, path: str) -> tuple[Transport, Mounted] | None:
+        """The transport that claims the request, or else the first at whose path it is."""
         mounts = [
             (transport, Mounted(request, below))
             for transport in self._transports.values()
             if (below := _below(transport.mount_path(), path)) is not None
         ]
-        if mounts:
-            transport, mounted = next((mount for mount in mounts if mount[0].claims(mount[1])), mounts[0])
-            await transport.mounted(mounted, mounted.while_there(self._offer))
-        else:
-            refuse(request, 404, "unknown_transport", "no transport is mounted here")
+        return next((mount for mount in mounts if mount[0].claims(mount[1])), mounts[0]) if mounts else None
 
     def _mark_forwarded(self, request: CallerRequest) -> None:
         """Behind trusted proxies neither the address nor the scheme that counts is the socket's."""

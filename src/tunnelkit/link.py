@@ -205,8 +205,7 @@ class Link:
         run = self._run = LinkRun(connection)
         self._set_active(bool(self.streams.by_id))  # it may have been kept, see ``_rest``
         try:
-            with run.scope:
-                await self._serve(run, greeting, opened.unread)
+            await self._serve(run, greeting, opened.unread)
             self._leave(run)
             failure = run.failure or ConnectionLost("it took nothing any more")
             await self._close(run, failure)
@@ -269,7 +268,7 @@ class Link:
             self.session.close(code, anyio.current_time())
             self.ring()
             if self._run is not None:
-                self._run.scope.deadline = anyio.current_time() + CLOSE_TIMEOUT
+                self._run.group.cancel_scope.deadline = anyio.current_time() + CLOSE_TIMEOUT
         self.streams.fail_all()
         self.mux.close()
         self._tell_heard()
@@ -284,7 +283,7 @@ class Link:
             self.session.detach(anyio.current_time())
 
     async def _serve(self, run: LinkRun, greeting: bytes, unread: bytes | None) -> None:
-        async with anyio.create_task_group() as group:
+        async with run.group as group:
             if self._runs_timers:
                 group.start_soon(self._timers.run)
             self._check_timer()

@@ -11,9 +11,9 @@ __all__ = ["LinkRun"]
 
 
 class LinkRun:
-    """See the module. ``end`` cancels ``scope``, in which the connection is served."""
+    """See the module. The connection is served by the tasks of ``group``; ``end`` cancels them."""
 
-    __slots__ = ("began", "bell", "connection", "failure", "farewell", "held", "scope", "spoilt")
+    __slots__ = ("began", "bell", "connection", "failure", "farewell", "group", "held", "spoilt")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -24,7 +24,7 @@ class LinkRun:
         self.farewell = b""  # the message to close with
         self.held = False  # nothing but a farewell goes out
         self.spoilt = False  # a send was cancelled: the connection is only good for abort
-        self.scope = anyio.CancelScope()
+        self.group = anyio.create_task_group()
         self.failure: Exception | None = None
 
     @property
@@ -35,4 +35,4 @@ class LinkRun:
     def end(self, failure: Exception) -> None:
         if self.failure is None:
             self.failure = failure
-            self.scope.cancel()
+            self.group.cancel_scope.cancel()

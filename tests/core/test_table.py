@@ -87,7 +87,7 @@ def test_was_sent() -> None:
 def test_a_stream_that_ended_in_order() -> None:
     table = a_table()
     stream = mine(table)
-    table.starved.update({stream.id})
+    table.starved[stream.id] = None
     table.turns.drop(stream)
     table.finish(stream)
     assert not table.active
@@ -107,10 +107,10 @@ def test_remove_leaves_nothing_behind() -> None:
     table.turns.add(stream)
     table.control.add_credit(stream)
     assert table.keep_head(stream.id, b"half a head")
-    table.starved.add(stream.id)
+    table.starved[stream.id] = None
     table.remove(stream)
     assert (stream.local, stream.remote) == (Half.GONE, Half.GONE)
-    assert (table.turns.size, table.control.waiting, table.heads, table.starved) == (0, False, {}, set())
+    assert (table.turns.size, table.control.waiting, table.heads, table.starved) == (0, False, {}, {})
     assert table.budget.used == 0
 
 

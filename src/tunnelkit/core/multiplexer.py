@@ -146,7 +146,7 @@ class Multiplexer:
             return 0
         room = self._room_of(stream)
         if not room:
-            self._table.starved.add(stream_id)
+            self._table.starved[stream_id] = None
         return room
 
     def _room_of(self, stream: Stream) -> int:
@@ -256,7 +256,7 @@ class Multiplexer:
     def _check_room(self, stream: Stream) -> None:
         starved = self._table.starved
         if stream.id in starved and stream.buffered * 2 <= self._limits.send_buffer and self._room_of(stream):
-            starved.discard(stream.id)
+            del starved[stream.id]
             self._room.append(stream.id)
 
     # -- frames in -----------------------------------------------------------------------------

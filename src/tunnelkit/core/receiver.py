@@ -52,7 +52,7 @@ class Receiver:
         self._may_owe = may_owe
         self._decoder = FrameDecoder()
         self._call_began = 0  # highest_peer when the present call of receive began
-        self._stillborn: set[int] = set()  # opened and reset within the present call
+        self._stillborn: set[int] | None = None  # opened and reset within the present call
         self._early_resets: deque[float] | None = None  # when they came; made for the first
         self.refusing = False  # set once we sent GOAWAY
         self.peer_going = False  # the peer sent GOAWAY,
@@ -94,7 +94,7 @@ class Receiver:
                 self._receive_reset(stream, before, parse_number(payload), now, events)
             else:
                 self._receive_head(stream, before, code, payload, events)
-        return self._without_stillborn(events) if self._stillborn else events
+        return events if self._stillborn is None else self._without_stillborn(events, self._stillborn)
 
     # -- streams come --------------------------------------------------------------------------
 
@@ -184,13 +184,14 @@ class Receiver:
 
     def _tell_reset(self, stream: Stream, code: int, events: list[Event]) -> None:
         if not stream.mine and stream.id > self._call_began:
+            if self._stillborn is None:
+                self._stillborn = set()
             self._stillborn.add(stream.id)
         else:
             events.append(Reset(stream.id, code))
 
-    def _without_stillborn(self, events: list[Event]) -> list[Event]:
-        stillborn = self._stillborn
-        self._stillborn = set()
+    def _without_stillborn(self, events: list[Event], stillborn: set[int]) -> list[Event]:
+        self._stillborn = None
         return [event for event in events if isinstance(event, GoAway) or event.stream_id not in stillborn]
 
     def _receive_goaway(self, last: int, code: int, events: list[Event]) -> None:

@@ -7,8 +7,7 @@ everything back to ``_again``.
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 __all__ = ["SHARE_SLACK", "SMALL_CHUNK", "Budget", "ReplayBuffer", "ReplayShare"]
 
@@ -16,6 +15,8 @@ __all__ = ["SHARE_SLACK", "SMALL_CHUNK", "Budget", "ReplayBuffer", "ReplayShare"
 # never acknowledges a flood of tiny messages gets little more memory than ``limit`` says.
 SMALL_CHUNK: Final = 1024
 SHARE_SLACK: Final = 64 * 1024
+
+Chunk: TypeAlias = tuple[int, memoryview]  # (offset of its end, bytes)
 
 
 class ReplayBuffer:
@@ -28,8 +29,10 @@ class ReplayBuffer:
         self.acked = 0
         self.pointer = 0
         self.end = 0
-        self._sent: deque[tuple[int, memoryview]] = deque()  # (offset of its end, bytes)
-        self._again: deque[tuple[int, memoryview]] = deque()
+        # Lists, though they are queues: an empty deque takes 760 bytes in every idle tunnel, and what is acknowledged
+        # leaves at once.
+        self._sent: list[Chunk] = []
+        self._again: list[Chunk] = []
 
     @property
     def pending(self) -> bool:
@@ -57,27 +60,24 @@ class ReplayBuffer:
         begin again has more than it said.
         """
         self.acked = offset
-        sent = self._sent
-        while sent and sent[0][0] <= offset:
-            sent.popleft()
+        _drop(self._sent, offset)
         if offset > self.pointer:
             self.pointer = offset
-            again = self._again
-            while again and again[0][0] <= offset:
-                again.popleft()
+            _drop(self._again, offset)
 
     def rewind(self) -> None:
         """A new connection: everything that is not acknowledged goes out again."""
         self._sent.extend(self._again)
-        self._again, self._sent = self._sent, deque()
+        self._again, self._sent = self._sent, []
         self.pointer = self.acked
 
     def take(self, limit: int) -> list[memoryview]:
         """The next bytes that go out again, at most ``limit``, cut where needed."""
         pieces = []
         again = self._again
-        while limit and again:
-            end, chunk = again[0]
+        whole = 0
+        while limit and whole < len(again):
+            end, chunk = again[whole]
             rest = end - self.pointer
             start = len(chunk) - rest
             if rest > limit:
@@ -87,7 +87,9 @@ class ReplayBuffer:
             pieces.append(chunk[start:] if start else chunk)
             self.pointer = end
             limit -= rest
-            self._sent.append(again.popleft())
+            whole += 1
+        self._sent += again[:whole]
+        del again[:whole]
         return pieces
 
     def clear(self) -> None:
@@ -95,6 +97,16 @@ class ReplayBuffer:
         self._sent.clear()
         self._again.clear()
         self.acked = self.pointer = self.end
+
+
+def _drop(chunks: list[Chunk], offset: int) -> None:
+    """Let go of those that end at ``offset`` or before."""
+    count = 0
+    for end, _ in chunks:
+        if end > offset:
+            break
+        count += 1
+    del chunks[:count]
 
 
 class Budget(Protocol):

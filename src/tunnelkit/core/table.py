@@ -47,7 +47,9 @@ class StreamTable:
         self.highest_peer = 0  # the last id that the peer opened
         self.heads: dict[int, bytearray] = {}  # head blocks that came in part
         self.sending = 0  # bytes that all streams buffer above their floors for sending
-        self.starved: set[int] = set()  # streams whose sender was told that there is no room
+        # Streams whose sender was told that there is no room. Its values are nothing: an empty dict takes a quarter
+        # of what an empty set does.
+        self.starved: dict[int, None] = {}
 
     # -- coming --------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class StreamTable:
             self.mine -= 1
         stream.window.close()
         if self.starved:
-            self.starved.discard(stream.id)
+            self.starved.pop(stream.id, None)
 
     def remove(self, stream: Stream) -> None:
         """Take out a stream at any point of its life."""

@@ -100,8 +100,9 @@ class FrameReader:
     def __init__(self, *, client: bool, max_message: int = MAX_MESSAGE) -> None:
         self._client = client
         self._max_message = max_message
-        self._decoder = BoundedDecoder(client=client, max_message=max_message)
-        self._messages = MessageDecoder()
+        # wsproto's way, made for the first frame that is not a plain one: most connections never see one.
+        self._decoder: BoundedDecoder | None = None
+        self._messages: MessageDecoder | None = None
         self._partial = bytearray()  # of a fragmented message: at most max_message bytes
         self._begun: list[Buffer] = []  # a plain frame that is not there as a whole, in pieces
         self._missing = 0  # bytes of that
@@ -137,7 +138,12 @@ class FrameReader:
         if self._between:
             self._data, self._position = data, 0
         else:
-            self._decoder.receive_bytes(data)
+            self._odd_way().receive_bytes(data)
+
+    def _odd_way(self) -> BoundedDecoder:
+        if self._decoder is None:
+            self._decoder = BoundedDecoder(client=self._client, max_message=self._max_message)
+        return self._decoder
 
     def _gather(self, data: bytes) -> None:
         """Pieces that are small are joined: who sends by the byte is to cost no object for each."""
@@ -157,7 +163,7 @@ class FrameReader:
                 return message
             if self._position >= len(self._data):
                 return None
-            self._decoder.receive_bytes(self._data[self._position :])
+            self._odd_way().receive_bytes(self._data[self._position :])
             self._data, self._between = b"", False
         return self._decode()
 
@@ -194,8 +200,9 @@ class FrameReader:
         return _mask(memoryview(data)[body:end], data[start:body])
 
     def _decode(self) -> Event | None:
+        decoder = self._odd_way()
         try:
-            while self._odd < TURN and (frame := self._decoder.process_buffer()) is not None:
+            while self._odd < TURN and (frame := decoder.process_buffer()) is not None:
                 self._odd += 1
                 event = self._take(frame)
                 if event is not None:
@@ -206,13 +213,19 @@ class FrameReader:
         if self._odd >= TURN:
             self._odd = 0
             return PAUSE
-        if self._messages.opcode is None and self._decoder.header is None and not len(self._decoder.buffer):
+        if not self._in_fragments and decoder.header is None and not len(decoder.buffer):
             self._between = True
         return None
+
+    @property
+    def _in_fragments(self) -> bool:
+        return self._messages is not None and self._messages.opcode is not None
 
     def _take(self, frame: Frame) -> Event | None:
         if frame.opcode.iscontrol():
             return self._take_control(frame)
+        if self._messages is None:
+            self._messages = MessageDecoder()
         frame = self._messages.process_frame(frame)
         assert isinstance(frame.payload, bytes)
         if not (frame.frame_finished and frame.message_finished):
@@ -227,7 +240,7 @@ class FrameReader:
 
     def _leave_decoder(self) -> None:
         """A message is complete: what wsproto's decoder still holds is taken back to the fast path."""
-        buffer = self._decoder.buffer
+        buffer = self._odd_way().buffer
         self._data, self._position = bytes(buffer.consume_at_most(len(buffer))), 0
         buffer.commit()
         self._between = True
@@ -247,7 +260,7 @@ class FrameReader:
         self._data = b""
         self._partial.clear()
         self._begun.clear()
-        self._decoder = BoundedDecoder(client=self._client, max_message=self._max_message)
+        self._decoder = None
 
 
 def _parse_close(payload: bytes) -> Close:
@@ -277,12 +290,16 @@ def _may_be_sent(code: int) -> bool:
 # -- writing -------------------------------------------------------------------------------------
 
 
+# It keeps nothing of the control frames that it writes.
+_CONTROL: Final = {client: FrameProtocol(client, []) for client in (False, True)}
+
+
 class FrameWriter:
     """What one side sends, as bytes of frames. A client masks with a fresh key for every frame (RFC 6455 5.3)."""
 
     def __init__(self, *, client: bool) -> None:
         self._client = client
-        self._control = FrameProtocol(client, [])
+        self._control = _CONTROL[client]
         self._keys = b""  # drawn, and the first of those not used
         self._next_key = 0
 
