@@ -347,6 +347,13 @@ def test_a_stream_opened_and_reset_within_one_call_was_never_there() -> None:
     assert end.get(reset_frame(3, 1)) == [Reset(3, 1)]
 
 
+def test_several_opened_and_reset_within_one_call() -> None:
+    end = End()
+    flow = [opening(1), opening(3), opening(5), reset_frame(5, 1), reset_frame(1, 1)]
+    assert end.get(*flow) == [Opened(3, StreamKind.HTTP, {})]
+    assert end.get(opening(7), reset_frame(3, 1)) == [Opened(7, StreamKind.HTTP, {}), Reset(3, 1)]
+
+
 def test_a_goaway_survives_what_is_taken_out() -> None:
     end = End()
     assert end.get(opening(1), encode_goaway(0, 4), reset_frame(1, 1)) == [GoAway(0, 4)]
