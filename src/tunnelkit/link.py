@@ -202,8 +202,7 @@ class Link:
             ordered=connection.ordered,
             pings=connection.wants_pings,
         )
-        run = self._run = LinkRun(connection)
-        self._set_active(bool(self.streams.by_id))  # it may have been kept, see ``_rest``
+        run = LinkRun(connection)
         try:
             await self._serve(run, greeting, opened.unread)
             self._leave(run)
@@ -284,9 +283,9 @@ class Link:
 
     async def _serve(self, run: LinkRun, greeting: bytes, unread: bytes | None) -> None:
         async with run.group as group:
+            self._run = run  # only now: on trio there is nothing before that could be cancelled
             if self._runs_timers:
                 group.start_soon(self._timers.run)
-            self._check_timer()
             group.start_soon(self._guard, run, self._write, greeting)
             await self._guard(run, self._read, unread)
 
@@ -323,6 +322,8 @@ class Link:
             self._ended(code)
 
     async def _read(self, run: LinkRun, unread: bytes | None) -> None:
+        self._set_active(bool(self.streams.by_id))  # it may have been kept, see ``_rest``
+        self._check_timer()
         if unread is not None:
             self._receive(unread)
         await run.connection.receive_into(partial(self._take, run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +24,7 @@ from tunnelkit.net.timers import Timers
 from tunnelkit.transports.memory import QUEUE_LIMIT, Faults, memory_pair
 from tunnelkit.tunnel_stream import Stream, StreamHandler
 
-from .links import SOON, Ask, Echo, Silent, joined, pattern
+from .links import SOON, Ask, Echo, Gate, Silent, joined, pattern
 
 pytestmark = pytest.mark.anyio
 
@@ -683,6 +684,62 @@ async def test_nothing_leaves_on_a_connection_before_its_greeting(monkeypatch: p
         with anyio.fail_after(10):
             assert await far.receive() == b"greeting"
         assert not left
+
+
+class Told(Gate):
+    """A connection that acts when it is told whether exchanges run, which is before anything else is asked of it."""
+
+    act: Callable[[], None] | None = None
+
+    @property
+    def active(self) -> bool:
+        return False
+
+    @active.setter
+    def active(self, value: bool) -> None:
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+
+
+def told(act: Callable[[], None]) -> Told:
+    near, _ = memory_pair()
+    connection = Told(near)
+    connection.act = act
+    return connection
+
+
+async def test_a_connection_may_end_its_session_as_soon_as_it_is_told_of_it() -> None:
+    async with joined() as pair:
+        connection = told(partial(pair.server.end, "early"))
+        with anyio.fail_after(10):
+            failure = await pair.server.run(connection, OpeningResult(attached=Attached(1, 0)))
+        assert isinstance(failure, SessionGone)
+        assert pair.server.gone
+
+
+async def test_a_connection_may_be_fenced_as_soon_as_it_is_told_of_its_session() -> None:
+    async with joined() as pair:
+        connection = told(partial(pair.server.fence, ConnectionLost("early")))
+        with anyio.fail_after(10):
+            failure = await pair.server.run(connection, OpeningResult(attached=Attached(1, 0)))
+        assert (type(failure), str(failure)) == (ConnectionLost, "early")
+        assert pair.server.session.state is State.DETACHED
+
+
+async def test_a_connection_that_fails_as_soon_as_it_is_told_costs_its_session_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise ValueError("a bug of the transport's")
+
+    async with joined() as pair:
+        with anyio.fail_after(10):
+            failure = await pair.server.run(told(fail), OpeningResult(attached=Attached(1, 0)))
+        assert (type(failure), str(failure)) == (SessionGone, str(SessionGone("internal_error")))
+        assert pair.server.gone
+        assert pair.server.connection is None
+    assert "a bug of the transport's" in caplog.text
 
 
 async def test_a_session_whose_streams_are_over_is_watchful_until_its_clock_is_looked_at() -> None:

@@ -29,8 +29,8 @@ class ReplayBuffer:
         self.acked = 0
         self.pointer = 0
         self.end = 0
-        # Lists, though they are queues: an empty deque takes 760 bytes in every idle tunnel, and what is acknowledged
-        # leaves at once.
+        # Lists, though they are queues: an empty deque takes 760 bytes in every idle tunnel. With the default limit
+        # full of small messages an ack takes no longer (1 us); with one of 64 MiB it would take 7.
         self._sent: list[Chunk] = []
         self._again: list[Chunk] = []
 
