@@ -57,7 +57,7 @@ class Limits:
     stream_max_window: int = 4 * MIB  # a stream's credit, at most
     send_buffer: int = 64 * KIB  # a stream
     send_share: int = MIB  # a session: what its streams may buffer in sum, so that few of them fill a message
-    frame_payload: int = 16 * KIB  # a turn of one stream
+    frame_payload: int = 16 * KIB  # a turn of one stream beside others, at least
     head_block_limit: int = 80 * KIB  # one encoded head, trailer section or 1xx
     resets_before_answer: int = 1000  # within resets_window: ends the session
     resets_window: float = 10.0  # see resets_before_answer

@@ -18,6 +18,7 @@ class ByteSource:
     def __init__(self) -> None:
         self.control = bytearray()
         self.bulk = bytearray()
+        self.turn = 0  # the last that was said
 
     @property
     def has_output(self) -> bool:
@@ -32,7 +33,8 @@ class ByteSource:
         del self.control[:limit]
         return [piece] if piece else []
 
-    def frames_to_send(self, limit: int) -> list[Buffer]:
+    def frames_to_send(self, limit: int, turn: int) -> list[Buffer]:
+        self.turn = turn
         pieces = self.control_to_send(limit)
         rest = limit - sum(len(piece) for piece in pieces)
         if rest and self.bulk:

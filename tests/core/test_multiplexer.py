@@ -358,6 +358,18 @@ def test_a_rest_of_the_share_cuts_up_nothing() -> None:
     assert mux.send_room(stream) == 0
 
 
+@pytest.mark.parametrize(("turn", "first"), [(0, 1_000), (5_000, 5_000)])
+def test_how_long_a_turn_is_comes_with_the_call_and_is_no_less_than_the_limit(turn: int, first: int) -> None:
+    mux = make(limits=replace(SMALL, frame_payload=1_000))
+    streams = [mux.open_stream(HTTP) for _ in range(2)]
+    mux.frames_to_send(64 * KIB)
+    for stream in streams:
+        mux.receive_data(credit(stream, MIB), 0.0)
+        mux.send_data(stream, bytes(10_000))
+    (_code, _stream_id, payload), *_later = FrameDecoder().feed(join(mux.frames_to_send(64 * KIB, turn)))
+    assert len(payload) == first
+
+
 def test_control_keeps_no_piece_waiting() -> None:
     """There may be some in each message: credits of others' streams, say."""
     mux = make(limits=replace(SMALL, max_streams=40, send_share=MIB))

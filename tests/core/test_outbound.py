@@ -63,6 +63,16 @@ def test_messages_keep_to_the_pace_and_to_the_connection() -> None:
     assert len(sender.pull()) == 4096 - HEADER_SIZE
 
 
+def test_the_source_is_told_how_long_a_turn_is() -> None:
+    sender = Sender()
+    sender.source.bulk += b"x" * 30_000
+    sent = len(sender.pull())
+    assert sender.source.turn == LIMITS.frame_payload
+    sender.outbound.acknowledge(sent, sent / 120e6)
+    assert sender.pull()
+    assert sender.source.turn == 30_000
+
+
 @pytest.mark.parametrize(("own", "peer", "window"), [(40_000, 100_000, 40_000), (40_000, 20_000, 20_000)])
 def test_a_full_window_stops_the_source(own: int, peer: int, window: int) -> None:
     sender = Sender(Limits(replay_limit=own), peer)

@@ -103,6 +103,42 @@ class TestSize:
         assert pace.message_size == LARGEST
 
 
+class TestTurn:
+    def test_it_begins_with_the_least(self) -> None:
+        assert attached().turn == LIMITS.frame_payload
+
+    @pytest.mark.parametrize(
+        ("rate", "turn"), [(1_000, 16 * KIB), (12_500_000, 16 * KIB), (125_000_000, 31_250), (500_000_000, 65_535)]
+    )
+    def test_it_is_what_passes_in_a_quarter_of_a_millisecond(self, rate: int, turn: int) -> None:
+        pace = attached()
+        sample(pace, rate, 1.0)
+        assert pace.turn == turn
+
+    def test_it_falls_with_the_rate(self) -> None:
+        pace = attached()
+        sample(pace, 200_000_000, 1.0)
+        sample(pace, 120_000_000, 1.0)
+        assert pace.turn == 45_000
+        for _ in range(30):
+            sample(pace, 1_000_000, 1.0)
+        assert pace.turn == LIMITS.frame_payload
+
+    def test_a_stuck_connection_makes_turns_short(self) -> None:
+        pace = attached()
+        sample(pace, 200_000_000, 1.0)
+        pace.detached(stuck=False)
+        assert pace.turn == 50_000
+        pace.detached(stuck=True)
+        assert pace.turn == LIMITS.frame_payload
+
+    def test_no_turn_is_shorter_than_the_limits_say(self) -> None:
+        pace = Pace(Limits(frame_payload=60_000))
+        pace.attached(0, LARGEST)
+        sample(pace, 200_000_000, 1.0)
+        assert pace.turn == 60_000
+
+
 class TestProbe:
     def test_one_message_at_a_time_is_measured(self) -> None:
         pace = attached()

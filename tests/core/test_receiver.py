@@ -53,7 +53,7 @@ class End:
         assert window is not None
         stream_id = self.table.add_mine(StreamKind.HTTP, b"", window, 100)
         if sent:
-            self.table.turns.serve([], 64 * KIB)
+            self.table.turns.serve([], 64 * KIB, 16 * KIB)
             self.table.highest_sent = stream_id
         return stream_id
 

@@ -191,18 +191,18 @@ def test_a_piece_is_not_cut_for_a_scrap_of_the_message() -> None:
         assert sum(len(payload) for _, _, payload in turn(stream, size=MAX_PAYLOAD)) == len(second) - cut
 
 
-def messages(queue: TurnQueue, size: int) -> Iterator[list[int]]:
+def messages(queue: TurnQueue, size: int, turn: int = MAX_PAYLOAD) -> Iterator[list[int]]:
     """The payloads of each message of ``size`` bytes, as the multiplexer fills them."""
     while queue.size:
         pieces: list[Buffer] = []
         room = size
-        while queue.size and (used := queue.serve(pieces, room, size)[1]):
+        while queue.size and (used := queue.serve(pieces, room, turn, size)[1]):
             room -= used
         yield [len(payload) for _, _, payload in frames(pieces)]
 
 
 def queue_of(*sizes: int) -> TurnQueue:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     queue.add_new(a_stream(1, *((DATA, bytes(size)) for size in sizes)))
     return queue
 
@@ -217,6 +217,23 @@ def test_what_nearly_fills_a_message_is_not_cut_behind_others() -> None:
 def test_what_fits_no_message_is_cut_for_the_rest_of_one() -> None:
     rest = 10_000 - 2 * HEADER_SIZE - 3_000
     assert next(messages(queue_of(3_000, 10_001 - HEADER_SIZE), 10_000)) == [3_000, rest]
+
+
+def test_nor_is_it_where_each_of_many_may_have_so_much_in_a_row() -> None:
+    queue = TurnQueue()
+    for stream_id in (1, 3, 5):
+        queue.add_new(a_stream(stream_id, (DATA, bytes(7_500)), (DATA, bytes(7_500))))
+    assert list(messages(queue, 10_000, 7_500)) == [[7_500]] * 6
+
+
+def test_what_no_turn_carries_is_cut_for_the_rest() -> None:
+    """Of a piece of 7,500 bytes two turns, and the rest of a message: what waits would wait in the next one too."""
+    queue = TurnQueue()
+    for stream_id in (1, 3):
+        queue.add_new(a_stream(stream_id, (DATA, bytes(7_500))))
+    cut = messages(queue, 10_000, 3_000)
+    assert next(cut) == [3_000, 3_000, 3_000, 10_000 - 4 * HEADER_SIZE - 9_000]
+    assert sum(map(sum, cut)) == 15_000 - 10_000 + 4 * HEADER_SIZE
 
 
 def test_fin_rides_on_the_last_frame_only() -> None:
@@ -254,7 +271,7 @@ def serve_all(queue: TurnQueue, *, rounds: int = 1000, room: int = 64 * KIB) -> 
     turns: list[tuple[int, int]] = []
     while queue.size and len(turns) < rounds:
         pieces: list[Buffer] = []
-        stream, used = queue.serve(pieces, room)
+        stream, used = queue.serve(pieces, room, TURN)
         assert used == len(join(pieces))
         if stream is None:
             break
@@ -263,7 +280,7 @@ def serve_all(queue: TurnQueue, *, rounds: int = 1000, room: int = 64 * KIB) -> 
 
 
 def test_streams_take_turns() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     for stream_id in (2, 4, 6):
         queue.add(a_stream(stream_id, (DATA, bytes(250))))
     assert queue.size == 3
@@ -272,7 +289,7 @@ def test_streams_take_turns() -> None:
 
 
 def test_nobody_has_more_than_a_turn_ahead_of_another() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     for stream_id in (2, 4, 6):
         queue.add(a_stream(stream_id, (DATA, bytes(10_000))))
     given = dict.fromkeys((2, 4, 6), 0)
@@ -283,7 +300,7 @@ def test_nobody_has_more_than_a_turn_ahead_of_another() -> None:
 
 
 def test_a_small_message_does_not_wait_for_everybodys_bulk() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     for stream_id in range(2, 42, 2):
         queue.add(a_stream(stream_id, (DATA, bytes(10_000))))
     serve_all(queue, rounds=40)
@@ -292,7 +309,7 @@ def test_a_small_message_does_not_wait_for_everybodys_bulk() -> None:
 
 
 def test_small_messages_do_not_starve_bulk() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     queue.add(a_stream(2, (DATA, bytes(100_000))))
     serve_all(queue, rounds=1)
     for stream_id in range(4, 104, 2):
@@ -301,13 +318,13 @@ def test_small_messages_do_not_starve_bulk() -> None:
 
 
 def test_a_stream_alone_is_not_cut_into_turns() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     queue.add(a_stream(2, (DATA, bytes(100_000))))
     assert serve_all(queue, room=1 << 20) == [(2, 65_535), (2, 34_465)]
 
 
 def test_without_room_nobody_loses_its_turn() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     queue.add_new(a_stream(2, opened=False))
     queue.add_new(a_stream(4, opened=False))
     assert serve_all(queue, room=10) == []
@@ -315,7 +332,7 @@ def test_without_room_nobody_loses_its_turn() -> None:
 
 
 def test_opens_leave_in_the_order_of_ids() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     bulk = a_stream(2, (DATA, bytes(10_000)), opened=False)
     queue.add(bulk)
     serve_all(queue, rounds=3)
@@ -325,7 +342,7 @@ def test_opens_leave_in_the_order_of_ids() -> None:
 
 
 def test_a_stream_is_queued_once_and_only_with_something_to_send() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     queue.add(a_stream(2))
     queue.add(a_stream(4, (DATA, b"x"), limit=0))
     assert queue.size == 0
@@ -337,7 +354,7 @@ def test_a_stream_is_queued_once_and_only_with_something_to_send() -> None:
 
 
 def test_drop() -> None:
-    queue = TurnQueue(TURN)
+    queue = TurnQueue()
     fresh, served = a_stream(2, (DATA, bytes(500))), a_stream(4, (DATA, bytes(500)))
     queue.add(served)
     queue.add(a_stream(6, (DATA, bytes(500))))

@@ -35,7 +35,7 @@ def peers(table: StreamTable, stream_id: int) -> Stream:
 
 
 def sent(table: StreamTable, stream: Stream) -> None:
-    table.turns.serve([], 64 * KIB)
+    table.turns.serve([], 64 * KIB, 16 * KIB)
     table.highest_sent = stream.id
 
 

@@ -103,7 +103,7 @@ async def test_a_body_in_tiny_pieces_takes_little_more_than_its_bytes(monkeypatc
         [exchange] = client._agent.active
         pieces = [pack_header(DATA, 2, stream.id) + b"xy"] * 6000
         with monkeypatch.context() as patch:
-            patch.setattr(link.mux, "frames_to_send", lambda limit: [pieces.pop() for _ in pieces[: limit // 14]])
+            patch.setattr(link.mux, "frames_to_send", lambda limit, _: [pieces.pop() for _ in pieces[: limit // 14]])
             stream.send_data(b"something")
             await eventually(lambda: sum(map(len, exchange._inbox)) == 12_000)
         assert len(exchange._inbox) < 60

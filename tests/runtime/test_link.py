@@ -563,7 +563,7 @@ async def test_a_broken_protocol_ends_the_session_and_the_peer_is_told(
         pair.attach()
         ask = Ask(pair.server, 10)
         await pair.until(lambda: pair.client.streams.by_id)
-        monkeypatch.setattr(pair.client.mux, "frames_to_send", lambda limit: [payload])
+        monkeypatch.setattr(pair.client.mux, "frames_to_send", lambda limit, turn: [payload])
         Ask(pair.client, 0)
         failure = await pair.over("server")
         assert isinstance(failure, RemoteProtocolError)

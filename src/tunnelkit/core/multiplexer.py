@@ -222,15 +222,19 @@ class Multiplexer:
         self._control.pull(pieces, limit)
         return pieces
 
-    def frames_to_send(self, limit: int) -> list[Buffer]:
-        """Whole frames, in pieces, of at most ``limit`` bytes together. A limit of 2,100 always makes progress."""
+    def frames_to_send(self, limit: int, turn: int = 0) -> list[Buffer]:
+        """Whole frames, in pieces, of at most ``limit`` bytes together. A limit of 2,100 always makes progress.
+        ``turn``: what one of several streams may have in a row, at least ``limits.frame_payload``."""
         pieces: list[Buffer] = []
         table, turns = self._table, self._turns
         if self._control.waiting:
             limit -= self._control.pull(pieces, limit)
         message = limit  # nothing waits for more room than control frames leave: they may come in each
+        least = self._limits.frame_payload
+        if turn < least:
+            turn = least
         while turns.size and (limit > SCRAP or not pieces):
-            stream, used = turns.serve(pieces, limit, message)
+            stream, used = turns.serve(pieces, limit, turn, message)
             if stream is None:
                 break
             limit -= used

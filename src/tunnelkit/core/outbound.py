@@ -32,7 +32,7 @@ class FrameSource(Protocol):
     @property
     def has_control(self) -> bool: ...
 
-    def frames_to_send(self, limit: int) -> list[Buffer]: ...
+    def frames_to_send(self, limit: int, turn: int) -> list[Buffer]: ...
 
     def control_to_send(self, limit: int) -> list[Buffer]: ...
 
@@ -138,7 +138,7 @@ class Outbound:
             wanted = room if room < space else space
             allowed = self._share.allow(replay.end - replay.acked, wanted)
             if allowed >= min(wanted, LEAST_ROOM):
-                return self._source.frames_to_send(allowed)
+                return self._source.frames_to_send(allowed, self.pace.turn)
             self._starved = True
         control = self._control_room()
         if self._source.has_control and control >= LEAST_CONTROL_ROOM:

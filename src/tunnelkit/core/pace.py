@@ -7,6 +7,10 @@ delivered since it left gives the rate. One probe costs nothing per message and 
 Where only so many messages may be under way (a poll is answered by one, and the next poll takes a round trip), that
 rate is what such messages brought, and less than the way would carry. A message that keeps to it is smaller than the
 last, and the rate falls again: so there it holds besides what passed in its share of the shortest round trip.
+
+A stream's turn in a message is sized by the same rate. In turns of 16 KiB each piece of 64 KiB that an origin gave is
+four frames and four writes to its caller, which is much of what long answers at once cost; where 64 KiB pass in no
+time, nobody gains by the cuts.
 """
 
 from __future__ import annotations
@@ -14,17 +18,20 @@ from __future__ import annotations
 from typing import Final
 
 from ..config import KIB, Limits
+from .frames import MAX_PAYLOAD
 from .inflight import InFlightLimit
 
-__all__ = ["FIRST_MESSAGE", "Pace"]
+__all__ = ["FIRST_MESSAGE", "TURN_TIME", "Pace"]
 
 # Before anything is known: small enough to pass in half a second at 32 KB/s, and two or three round trips below
 # any larger size.
 FIRST_MESSAGE: Final = 16 * KIB
+TURN_TIME: Final = 0.00025  # seconds: a turn is longer than ``limits.frame_payload`` where more passes in it
 
 
 class Pace:
-    """Sizes messages for one direction of a session. ``size`` counts the header too."""
+    """Sizes messages for one direction of a session, and the ``turn`` of one stream in them, in bytes of payload.
+    ``size`` counts the header too."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -32,6 +39,7 @@ class Pace:
         self.round_trip: float | None = None  # smoothed, seconds
         self.in_flight = InFlightLimit()
         self.size = max(FIRST_MESSAGE, limits.min_message)
+        self.turn = limits.frame_payload
         self._largest = self.size
         self._at_once: int | None = None
         self.acked = 0
@@ -60,6 +68,7 @@ class Pace:
         if stuck:
             self.rate = None
             self.size = self._limits.min_message
+            self.turn = self._limits.frame_payload
 
     def sent(self, end: int, now: float, *, busy: bool, at_once: int | None = None) -> None:
         """Bytes up to ``end`` left in a message; ``busy`` tells that more was waiting behind it. ``at_once``: so many
@@ -103,6 +112,8 @@ class Pace:
         if size < self._limits.min_message:
             size = self._limits.min_message
         self.size = size if size < self._largest else self._largest
+        if self.rate is not None:
+            self.turn = max(self._limits.frame_payload, min(MAX_PAYLOAD, int(self.rate * TURN_TIME)))
 
     def _message_time(self) -> float:
         time, at_once = self._limits.message_time, self._at_once

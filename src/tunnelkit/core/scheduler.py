@@ -1,7 +1,7 @@
 """What leaves next: control frames first, then the streams in turn (design, section 5).
 
 Control is state, not a queue of frames: a credit frame is written when it is pulled, with the limit of that
-moment, so a stream never has two waiting. Streams take turns of ``Limits.frame_payload`` bytes. A stream's
+moment, so a stream never has two waiting. Streams take turns, of a size that ``pace`` knows. A stream's
 first turn comes before the later turns of others, so that a small message does not wait for a round of
 everybody's bulk; but after a turn's worth of such bytes one of the others is served, so that nobody starves.
 """
@@ -97,11 +97,10 @@ class ControlQueue:
 class TurnQueue:
     """The streams that have something to send, each at most once."""
 
-    __slots__ = ("_ahead", "_first", "_later", "_turn", "size")
+    __slots__ = ("_ahead", "_first", "_later", "size")
 
-    def __init__(self, turn: int) -> None:
+    def __init__(self) -> None:
         self.size = 0
-        self._turn = turn
         # Lists, though they are queues: an empty deque takes 760 bytes in every idle tunnel, and no more streams wait
         # here than a session may have.
         self._first: list[Stream] = []  # in the order of their opening: OPENs leave in order of ids
@@ -127,16 +126,13 @@ class TurnQueue:
             self.size -= 1
             (self._later if stream.served else self._first).remove(stream)
 
-    def serve(self, pieces: list[Buffer], room: int, message: int = 0) -> tuple[Stream | None, int]:
-        """One turn: append frames that fit into ``room``; whose turn it was and the bytes taken, or (None, 0).
-        ``message``: what streams may have of the one that ``pieces`` are of."""
-        queue = self._first if self._first and (self._ahead < self._turn or not self._later) else self._later
+    def serve(self, pieces: list[Buffer], room: int, turn: int, message: int = 0) -> tuple[Stream | None, int]:
+        """One turn, of ``turn`` bytes of payload where others wait: append frames that fit into ``room``. Gives whose
+        it was and the bytes taken, or (None, 0). ``message``: what streams may have of that of ``pieces``."""
+        queue = self._first if self._first and (self._ahead < turn or not self._later) else self._later
         stream = queue[0]
         # A stream alone need not be cut into turns.
-        if self.size > 1:
-            used = take_turn(stream, pieces, room, self._turn)
-        else:
-            used = take_turn(stream, pieces, room, MAX_PAYLOAD, message)
+        used = take_turn(stream, pieces, room, turn if self.size > 1 else MAX_PAYLOAD, message)
         if not used:
             return None, 0
         del queue[0]
@@ -153,8 +149,8 @@ def take_turn(stream: Stream, pieces: list[Buffer], room: int, turn: int, messag
     """Append frames of one stream: up to ``turn`` bytes of payload, ``room`` bytes in all, and what its peer
     granted. Returns the bytes appended; 0 when nothing fits.
 
-    Behind others, what nearly fills a ``message`` is not cut for the rest of this one: it would leave a rest itself,
-    and so would all that follow it.
+    Behind others, what nearly fills a ``message`` and may leave in one turn is not cut for the rest of this one: it
+    would leave a rest itself, and so would all that follow it.
     """
     left = room
     if stream.opening is not None:
@@ -193,7 +189,9 @@ def _take_buffers(stream: Stream, pieces: list[Buffer], room: int, allowed: int,
     del out[:whole]
     if out:
         part = min(allowed - taken, left)
-        if part > 0 and (left >= SCRAP or not taken) and not (pieces and _waits(len(out[0][1]), left, message)):
+        size = len(out[0][1])
+        waits = pieces and size <= allowed and _waits(size, left, message)
+        if part > 0 and (left >= SCRAP or not taken) and not waits:
             _take_part(stream, pieces, part)
             taken += part
             left -= part + HEADER_SIZE

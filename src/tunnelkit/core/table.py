@@ -38,7 +38,7 @@ class StreamTable:
         self.budget = budget
         self.pool = CreditPool(limits, budget)
         self.control = ControlQueue()
-        self.turns = TurnQueue(limits.frame_payload)
+        self.turns = TurnQueue()
         self.active: dict[int, Stream] = {}
         self.mine = 0  # of them opened by us
         self.parity = 1 if client else 0  # of our ids
