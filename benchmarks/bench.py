@@ -58,13 +58,23 @@ class Bench:
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunnelkit-bench-")))
         self.origins = Origins(stack, self.folder, site)
         self._stack = stack
-        self._open: dict[tuple[str, Wants], Way] = {}
+        self._open: dict[tuple[str, Wants], tuple[Way, ExitStack]] = {}
 
     def way(self, spec: Spec, wants: Wants = "files") -> Way:
-        """The way that stays open until the end of the run; ``wants`` names the origin behind it."""
+        """The way that stays open until the run ends or it fails; ``wants`` names the origin behind it."""
         if (spec.name, wants) not in self._open:
-            self._open[spec.name, wants] = spec.open(self._stack, self.origins, self._origin(wants), self.folder)
-        return self._open[spec.name, wants]
+            programs = self._stack.enter_context(ExitStack())
+            self._open[spec.name, wants] = (
+                spec.open(programs, self.origins, self._origin(wants), self.folder),
+                programs,
+            )
+        return self._open[spec.name, wants][0]
+
+    def end(self, spec: Spec) -> None:
+        """End its programs, for their sake who come after: what failed may still be busy, or hold much."""
+        for key in [key for key in self._open if key[0] == spec.name]:
+            _, programs = self._open.pop(key)
+            programs.close()
 
     @contextmanager
     def fresh(self, spec: Spec, wants: Wants = "files") -> Iterator[Way]:
@@ -95,4 +105,5 @@ def _measure(bench: Bench, row: Row, spec: Spec, results: Results) -> None:
         results.add(row.name, spec.name, row.measure(bench, spec))
     except (BenchmarkError, OSError) as error:
         results.fail(row.name, spec.name, str(error))
+        bench.end(spec)
         print(f"{row.name}, {spec.name}: {error}", file=sys.stderr, flush=True)
