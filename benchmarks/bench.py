@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,11 +64,10 @@ class Bench:
     def way(self, spec: Spec, wants: Wants = "files") -> Way:
         """The way that stays open until the run ends or it fails; ``wants`` names the origin behind it."""
         if (spec.name, wants) not in self._open:
-            programs = self._stack.enter_context(ExitStack())
-            self._open[spec.name, wants] = (
-                spec.open(programs, self.origins, self._origin(wants), self.folder),
-                programs,
-            )
+            with ExitStack() as opening:
+                way = spec.open(opening, self.origins, self._origin(wants), self.folder)
+                programs = self._stack.enter_context(opening.pop_all())
+            self._open[spec.name, wants] = way, programs
         return self._open[spec.name, wants][0]
 
     def end(self, spec: Spec) -> None:
@@ -103,7 +103,7 @@ def run(rows: Sequence[Row], specs: Sequence[Spec], settings: Settings, say: Cal
 def _measure(bench: Bench, row: Row, spec: Spec, results: Results) -> None:
     try:
         results.add(row.name, spec.name, row.measure(bench, spec))
-    except (BenchmarkError, OSError) as error:
+    except (BenchmarkError, OSError, subprocess.TimeoutExpired) as error:
         results.fail(row.name, spec.name, str(error))
-        bench.end(spec)
         print(f"{row.name}, {spec.name}: {error}", file=sys.stderr, flush=True)
+        bench.end(spec)

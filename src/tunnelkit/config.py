@@ -58,6 +58,7 @@ class Limits:
     send_buffer: int = 64 * KIB  # a stream
     send_share: int = MIB  # a session: what its streams may buffer in sum, so that few of them fill a message
     frame_payload: int = 16 * KIB  # a turn of one stream beside others, at least
+    turn_time: float = 0.00025  # what passes in this time is a turn where that is more, to 65,535 bytes
     head_block_limit: int = 80 * KIB  # one encoded head, trailer section or 1xx
     resets_before_answer: int = 1000  # within resets_window: ends the session
     resets_window: float = 10.0  # see resets_before_answer
@@ -173,6 +174,7 @@ _MAY_BE_ZERO = frozenset(
     {
         "connections_per_address",
         "linger_bytes",
+        "turn_time",
         "linger_time",
         "max_clients_per_token",
         "send_share",

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.bench import Bench, Row, Settings, run
-from benchmarks.figures import Metric
+from benchmarks.figures import Metric, Results
 from benchmarks.origin import Origin, Origins
 from benchmarks.programs import BenchmarkError
 from benchmarks.ways import Address, Spec, Way
-
-from benchmarks import bench as bench_module
 
 METRIC = Metric("rate", "requests a second", "/s")
 
@@ -25,17 +23,22 @@ class Noted:
 
     name: str
     notes: list[str]
+    opens: bool = True
     beside: str = "direct"
 
     def open(self, stack: ExitStack, origins: Origins, origin: Origin, folder: Path) -> Way:
         self.notes.append(f"{self.name} opened")
         stack.callback(self.notes.append, f"{self.name} ended")
+        if not self.opens:
+            raise BenchmarkError("is not ready")
         return Way(Address(1))
 
 
-def row(name: str, notes: list[str], failing: str = "") -> Row:
+def row(name: str, notes: list[str], failing: str = "", *, both: bool = False) -> Row:
     def measure(bench: Bench, spec: Spec) -> Mapping[str, float]:
         bench.way(spec)
+        if both:
+            bench.way(spec, "sink")
         notes.append(f"{name} of {spec.name}")
         if spec.name == failing:
             raise BenchmarkError("is still busy")
@@ -44,14 +47,20 @@ def row(name: str, notes: list[str], failing: str = "") -> Row:
     return Row(name, name, (METRIC,), measure)
 
 
-def test_what_failed_is_ended_before_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may have left a thousand connections behind that take the kernel's memory."""
+def measured(rows: list[Row], *specs: Noted) -> Results:
+    return run(rows, specs, Settings(rounds=2), lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def _without_origins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "_origin", lambda bench, wants: None)
-    monkeypatch.setattr(bench_module, "print", lambda *_, **__: None, raising=False)
+
+
+def test_what_failed_is_ended_before_others_are_measured() -> None:
+    """It may have left a thousand connections behind that take the kernel's memory."""
     notes: list[str] = []
-    specs = [Noted("one", notes), Noted("other", notes)]
-    results = run(
-        [row("first", notes, failing="one"), row("second", notes)], specs, Settings(rounds=2), lambda _: None
+    results = measured(
+        [row("first", notes, failing="one"), row("second", notes)], Noted("one", notes), Noted("other", notes)
     )
     assert notes == [
         *("one opened", "first of one", "one ended"),
@@ -60,3 +69,17 @@ def test_what_failed_is_ended_before_others_are_measured(monkeypatch: pytest.Mon
         *("one ended", "other ended"),
     ]
     assert results.failures == {("first", "one"): "is still busy"}
+
+
+def test_it_is_ended_with_all_that_it_was_opened_for() -> None:
+    notes: list[str] = []
+    measured([row("first", notes, failing="one", both=True)], Noted("one", notes))
+    assert notes == ["one opened", "one opened", "first of one", "one ended", "one ended"]
+
+
+def test_what_does_not_open_is_ended_too() -> None:
+    notes: list[str] = []
+    other = Noted("other", notes)
+    results = measured([row("first", notes), row("second", notes)], Noted("one", notes, opens=False), other)
+    assert notes[:3] == ["one opened", "one ended", "other opened"]
+    assert results.failures == {("first", "one"): "is not ready", ("second", "one"): "is not ready"}

@@ -15,9 +15,9 @@ class TwoEnds(StreamRules):
     def begin(self) -> None:
         self.ends = [End(client=False), End(client=True)]
 
-    @rule(who=WHO, limit=st.one_of(st.integers(0, 60), st.integers(100, 5000)))
-    def pull(self, who: bool, limit: int) -> None:
-        message = join(self.ends[who].mux.frames_to_send(limit))
+    @rule(who=WHO, limit=st.one_of(st.integers(0, 60), st.integers(100, 5000)), turn=st.integers(0, 2000))
+    def pull(self, who: bool, limit: int, turn: int = 0) -> None:
+        message = join(self.ends[who].mux.frames_to_send(limit, turn))
         assert len(message) <= limit
         self.ends[not who].incoming += message
         for event in self.ends[who].mux.take_room_events():

@@ -132,6 +132,12 @@ class TestTurn:
         pace.detached(stuck=True)
         assert pace.turn == LIMITS.frame_payload
 
+    def test_without_a_time_all_turns_are_the_least(self) -> None:
+        pace = Pace(Limits(turn_time=0))
+        pace.attached(0, LARGEST)
+        sample(pace, 500_000_000, 1.0)
+        assert pace.turn == LIMITS.frame_payload
+
     def test_no_turn_is_shorter_than_the_limits_say(self) -> None:
         pace = Pace(Limits(frame_payload=60_000))
         pace.attached(0, LARGEST)

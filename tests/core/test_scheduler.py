@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tunnelkit.config import KIB
 from tunnelkit.core.budget import Budget
@@ -219,21 +220,23 @@ def test_what_fits_no_message_is_cut_for_the_rest_of_one() -> None:
     assert next(messages(queue_of(3_000, 10_001 - HEADER_SIZE), 10_000)) == [3_000, rest]
 
 
-def test_nor_is_it_where_each_of_many_may_have_so_much_in_a_row() -> None:
+def test_beside_others_everything_is_cut_to_fill_the_message() -> None:
     queue = TurnQueue()
     for stream_id in (1, 3, 5):
         queue.add_new(a_stream(stream_id, (DATA, bytes(7_500)), (DATA, bytes(7_500))))
-    assert list(messages(queue, 10_000, 7_500)) == [[7_500]] * 6
+    cut = 10_000 - 2 * HEADER_SIZE - 7_500
+    assert next(messages(queue, 10_000, 7_500)) == [7_500, cut]
 
 
-def test_what_no_turn_carries_is_cut_for_the_rest() -> None:
-    """Of a piece of 7,500 bytes two turns, and the rest of a message: what waits would wait in the next one too."""
+def test_what_waits_for_the_next_message_goes_ahead_of_new_streams_there() -> None:
+    """Each new one would otherwise send a message of its own, until a turn's worth of them had left."""
     queue = TurnQueue()
-    for stream_id in (1, 3):
-        queue.add_new(a_stream(stream_id, (DATA, bytes(7_500))))
-    cut = messages(queue, 10_000, 3_000)
-    assert next(cut) == [3_000, 3_000, 3_000, 10_000 - 4 * HEADER_SIZE - 9_000]
-    assert sum(map(sum, cut)) == 15_000 - 10_000 + 4 * HEADER_SIZE
+    queue.add(a_stream(1, (DATA, bytes(10)), *[(DATA, bytes(9_900))] * 20))
+    filled = []
+    for stream_id in range(3, 43, 2):
+        queue.add_new(a_stream(stream_id, (HEAD, bytes(100)), opened=False))
+        filled.append(sum(next(messages(queue, 10_000))))
+    assert all(first + second > 9_900 for first, second in pairwise(filled))
 
 
 def test_fin_rides_on_the_last_frame_only() -> None:

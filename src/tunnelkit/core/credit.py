@@ -48,7 +48,7 @@ class CreditPool:
         self.floor = limits.stream_floor
         self.first_window = limits.stream_first_window
         self.max_window = limits.stream_max_window
-        # The floor for sending lets every stream move a turn's worth, whatever the pressure.
+        # The floor for sending lets every stream move the least turn's worth, whatever the pressure.
         self.per_stream = limits.stream_floor + limits.frame_payload
         self.open = 0  # streams that hold a floor
         self.above = 0  # bytes granted above floors

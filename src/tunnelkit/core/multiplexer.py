@@ -157,7 +157,7 @@ class Multiplexer:
         share = (limits.send_share - self._table.sending - stream.charged) // 2
         if share > room and share >= limits.send_buffer:
             room = share
-        # Near exhaustion only the floor for sending is left, a turn's worth, which is reserved.
+        # Near exhaustion only the floor for sending is left, the least turn's worth, which is reserved.
         affordable = max(0, limits.frame_payload - stream.buffered) + self._budget.spare
         if affordable < room:
             room = affordable

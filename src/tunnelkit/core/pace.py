@@ -8,9 +8,9 @@ Where only so many messages may be under way (a poll is answered by one, and the
 rate is what such messages brought, and less than the way would carry. A message that keeps to it is smaller than the
 last, and the rate falls again: so there it holds besides what passed in its share of the shortest round trip.
 
-A stream's turn in a message is sized by the same rate. In turns of 16 KiB each piece of 64 KiB that an origin gave is
-four frames and four writes to its caller, which is much of what long answers at once cost; where 64 KiB pass in no
-time, nobody gains by the cuts.
+A stream's turn is sized by the same rate (``limits.turn_time``). In turns of 16 KiB each piece of 64 KiB that an
+origin gave is four frames and four writes to its caller, much of what long answers at once cost; where 64 KiB pass in
+no time, hardly anybody gains by the cuts.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from ..config import KIB, Limits
 from .frames import MAX_PAYLOAD
 from .inflight import InFlightLimit
 
-__all__ = ["FIRST_MESSAGE", "TURN_TIME", "Pace"]
+__all__ = ["FIRST_MESSAGE", "Pace"]
 
 # Before anything is known: small enough to pass in half a second at 32 KB/s, and two or three round trips below
 # any larger size.
 FIRST_MESSAGE: Final = 16 * KIB
-TURN_TIME: Final = 0.00025  # seconds: a turn is longer than ``limits.frame_payload`` where more passes in it
 
 
 class Pace:
@@ -113,7 +112,7 @@ class Pace:
             size = self._limits.min_message
         self.size = size if size < self._largest else self._largest
         if self.rate is not None:
-            self.turn = max(self._limits.frame_payload, min(MAX_PAYLOAD, int(self.rate * TURN_TIME)))
+            self.turn = max(self._limits.frame_payload, min(MAX_PAYLOAD, int(self.rate * self._limits.turn_time)))
 
     def _message_time(self) -> float:
         time, at_once = self._limits.message_time, self._at_once

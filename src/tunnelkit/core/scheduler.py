@@ -131,9 +131,14 @@ class TurnQueue:
         it was and the bytes taken, or (None, 0). ``message``: what streams may have of that of ``pieces``."""
         queue = self._first if self._first and (self._ahead < turn or not self._later) else self._later
         stream = queue[0]
-        # A stream alone need not be cut into turns.
-        used = take_turn(stream, pieces, room, turn if self.size > 1 else MAX_PAYLOAD, message)
+        # A stream alone need not be cut into turns. Beside others its pieces are cut to fill the message: if they
+        # waited, each new stream would send a message of its own.
+        if self.size > 1:
+            used = take_turn(stream, pieces, room, turn)
+        else:
+            used = take_turn(stream, pieces, room, MAX_PAYLOAD, message)
         if not used:
+            self._ahead = turn  # what waits for the next message goes ahead of first turns there
             return None, 0
         del queue[0]
         self.size -= 1
