@@ -121,7 +121,7 @@ TARGETS: Final = [
             worst(*((f"beside{connections}", what, "asyncio") for what in ("bulk", "stalled"))),
             more_is_better=False,
         )
-        for connections in (64, 16, 1)
+        for connections in (64, 50, 16, 1)
     ),
     Target(
         "peak memory, 64 downloads or 8 uploads, worse end",

@@ -174,10 +174,10 @@ _MAY_BE_ZERO = frozenset(
     {
         "connections_per_address",
         "linger_bytes",
-        "turn_time",
         "linger_time",
         "max_clients_per_token",
         "send_share",
+        "turn_time",
         "startup_wait",
         "origin_wait",
         "origin_connections_idle",
