@@ -36,3 +36,28 @@ def page_faults(how: str) -> int:
 def test_memory_that_was_freed_is_not_fetched_anew_from_the_kernel() -> None:
     """Of which a hundred times a MB is freed here, and so would be 25,000 pages."""
     assert page_faults("keep") < 2_000 < page_faults("leave")
+
+
+COLLECTOR = """\
+import gc, sys
+sys.path.insert(0, sys.argv[1])
+from cli.options import SERVER
+from cli.running import run_program
+
+async def main(settings):
+    made = [[] for _ in range(10)]
+    print(gc.get_freeze_count(), sum(each is one for each in gc.get_objects() for one in made))
+    return 0
+
+sys.exit(run_program("", SERVER, {}, main, []))
+"""
+
+
+def test_the_collector_passes_over_what_a_program_begins_with_and_not_over_what_follows() -> None:
+    folder = Path(running.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTOR, str(folder)], stdout=subprocess.PIPE, check=True, timeout=50
+    )
+    frozen, seen = map(int, done.stdout.split())
+    assert frozen > 10_000  # tunnelkit's own modules and those that it needs
+    assert seen == 10

@@ -226,7 +226,8 @@ class FrontRequest:
         self._connection = connection
         self._body: list[bytes] = []  # few pieces: small ones are joined, and they are bounded
         self._held = 0  # bytes in _body
-        self._failure: HeadError | None = None
+        # What a HeadError is made of: one that was raised has this request in its frames.
+        self._failure: tuple[int, str, str] | None = None
         self._pace: Pace | None = None
         self._reads = False  # a task waits for bytes
         self.rested = False  # nothing is left to do but to wait for the next one
@@ -265,7 +266,7 @@ class FrontRequest:
         if self._body:
             return self._take(max_bytes)
         if self._failure is not None:
-            raise self._failure
+            raise HeadError(*self._failure)
         if self.received:
             return b""
         self._news = False
@@ -336,7 +337,7 @@ class FrontRequest:
             while type(event := codec.next_event()) is Body:
                 self._hold(event.data)
         except HeadError as error:
-            self._failure = error
+            self._failure = error.status, error.code, error.detail
         else:
             if type(event) is End:
                 self.trailers = event.trailers
@@ -452,7 +453,7 @@ class FrontRequest:
         if self._pace is not None and not self._pace.waited(self._connection.now()):
             late = True
         if late and not self._settled:
-            self._failure = HeadError(408, "request_timeout", "the request's body stopped coming, or came too slowly")
+            self._failure = 408, "request_timeout", "the request's body stopped coming, or came too slowly"
 
     def wake(self) -> None:
         self._connection.stream.wake()

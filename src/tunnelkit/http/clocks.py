@@ -24,7 +24,7 @@ class Deadline:
 
     def __init__(self, timers: Timers, strike: Callable[[], object]) -> None:
         self._timers = timers
-        self._strike = strike
+        self._strike: Callable[[], object] | None = strike
         self._timer: Timer | None = None
         self.when = math.inf
 
@@ -37,8 +37,10 @@ class Deadline:
         self.when = math.inf
 
     def close(self) -> None:
-        """Never strike again."""
+        """Never strike again, and let go of whoever would have been told: it has us, and each would keep the other
+        until a collector came by."""
         self.when = math.inf
+        self._strike = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -46,11 +48,12 @@ class Deadline:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._timers.at(self.when, self._ring)
+        if self._strike is not None:
+            self._timer = self._timers.at(self.when, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        if self.when <= anyio.current_time():
+        if self._strike is not None and self.when <= anyio.current_time():
             self.when = math.inf
             self._strike()
         elif self.when < math.inf:

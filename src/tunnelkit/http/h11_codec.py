@@ -72,6 +72,8 @@ def _refusal(
     validate: Callable[[HeadT, Limits], object],
 ) -> HeadError:
     """What our rules say of a head that h11 refuses; h11's own word where they find nothing."""
+    # A frame of h11's refers to the error that passed it, and by it all the others would wait for a collection.
+    error.__traceback__ = None
     try:
         validate(read(block), _ANY_SIZE)
     except HeadError as ours:

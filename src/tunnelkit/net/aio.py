@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import StreamBroken
 from .aio_protocol import StreamProtocol
 from .buffer import ReadBuffer
-from .failures import stream_broken
+from .failures import reason_of, stream_broken
 from .loop import in_callback, loop_clock
 from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream, Taker
 
@@ -109,7 +109,7 @@ class AioStream:
         self._held = ReadBuffer()
         self._waiters: list[_Waiter] = []
         self._lost = self._loop.create_future()  # done by connection_lost
-        self._failure: BaseException | None = None
+        self._failure: str | None = None
         self._raised: Exception | None = None  # by a taker, and not by its wait so far
         self._eof_received = self._eof_sent = self._paused = self._closed = self._over = self._woken = False
         self._by_readiness = _works_by_readiness(self._loop)
@@ -169,7 +169,8 @@ class AioStream:
         self._wake_waiters(writable=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._failure = self._failure or exc
+        if exc is not None:
+            self._failure = self._failure or reason_of(exc)
         self._over = True
         if exc is not None and not self._closed and self._reads_last_words:
             self._read_last_words()
@@ -214,7 +215,7 @@ class AioStream:
             self._resume_reading()
             return None
         except OSError as exc:
-            self._failure = exc
+            self._failure = reason_of(exc)
             self._over = True
             self._transport.abort()
             raise stream_broken(exc) from exc

@@ -34,6 +34,7 @@ def reason_of(exc: BaseException | None) -> str:
     return "closed" if exc is None else type(exc).__name__
 
 
-def stream_broken(exc: BaseException | None) -> StreamBroken:
-    """The error for a byte stream that failed with ``exc``, or was closed on this side (None)."""
-    return StreamBroken(reason_of(exc))
+def stream_broken(failure: BaseException | str | None) -> StreamBroken:
+    """The error for a byte stream that failed so, or was closed on this side (None). A stream that stays keeps the
+    reason and not the exception, whose frames have the stream."""
+    return StreamBroken(failure if isinstance(failure, str) else reason_of(failure))

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamBroken
 from .aio import RESET_ON_CLOSE
-from .failures import stream_broken
+from .failures import reason_of, stream_broken
 from .loop import loop_clock
 from .stream import READ_AHEAD, Buffer, ByteStream, Taker
 
@@ -36,7 +36,7 @@ class SocketStream:
         self._local_address = local
         self._peer_address = peer
         self._closed = self._eof_sent = self._woken = False
-        self._failure: OSError | None = None
+        self._failure: str | None = None
         self._waiting = 0
         self._doorbell: anyio.Event | None = None  # for a wait without a direction
         self._turn = TURN
@@ -129,7 +129,7 @@ class SocketStream:
         return self._closed or self._failure is not None
 
     def _fail(self, exc: OSError) -> StreamBroken:
-        self._failure = self._failure or exc
+        self._failure = self._failure or reason_of(exc)
         self._notify()
         return stream_broken(self._failure)
 

@@ -105,7 +105,7 @@ class ClientConnection:
             self._polls.active = True
             if self._polls.streamed and self._poll.busy:
                 self._polls.hurry(self._now())
-                self.watch(-inf)
+                self.watch(min(self._poll.due, self._ping_at))
         self._polls.active = value
 
     # -- receiving -----------------------------------------------------------------------------
