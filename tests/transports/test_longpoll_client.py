@@ -904,6 +904,20 @@ async def test_beside_a_streamed_answer_an_empty_post_tells_that_the_client_is_t
             await ping.answer()
 
 
+async def test_exchanges_that_begin_and_end_do_not_wake_the_timekeeper() -> None:
+    """It sleeps to the first of its times, and they make none of them earlier."""
+    async with client_of(mode="streamed") as client:
+        connection = client.connection
+        await (await client.peer.poll()).start_stream()
+        connection.active = True
+        while connection._alarm.is_set():  # until it looked at what the first of them changed
+            await checkpoint()
+        for _ in range(3):
+            connection.active = False
+            connection.active = True
+            assert not connection._alarm.is_set()
+
+
 # -- the probe -----------------------------------------------------------------------------------
 
 
