@@ -15,14 +15,17 @@ __all__ = ["ROWS"]
 
 SHARE = 0.5  # of the most that a bulk transfer reaches by itself
 SETTLING = 60.0  # seconds
-BODY = 1_000_000_000  # more than any buffer holds, and than is read meanwhile
+LINE = 125_000_000  # bytes a second: a full line of 1 Gbit/s, the same work for every way
+BODY = 1_000_000_000  # more than any buffer holds
 CROWD = 300
 
 METRICS = (
     Metric("alone", "p99 alone", "ms", digits=2),
     Metric("beside-bulk", "p99 beside a download held to half its maximum", "ms", digits=2),
+    Metric("beside-line", "p99 beside a download at 1 Gbit/s", "ms", digits=2),
     Metric("beside-stalled", "p99 beside a caller that reads nothing", "ms", digits=2),
-    Metric("bulk", "times alone, beside the download", "", digits=2),
+    Metric("bulk", "times alone, beside the download at half its maximum", "", digits=2),
+    Metric("line", "times alone, beside the one at 1 Gbit/s", "", digits=2),
     Metric("stalled", "times alone, beside the one that reads nothing", "", digits=2),
 )
 CROWD_METRICS = (
@@ -48,9 +51,14 @@ def p99(bench: Bench, way: Way, connections: int) -> float:
     return done.p99 * 1000
 
 
-def p99_beside_bulk(bench: Bench, way: Way, connections: int) -> float:
+def bulk_rate(bench: Bench, way: Way) -> float:
+    """Bytes a second that a download reaches by itself."""
     size, seconds = download(way.address, bench.origins.path_of(bench.settings.size))
-    with paced_download(way.address, bench.origins.path_of(BODY), SHARE * size / seconds):
+    return size / seconds
+
+
+def p99_beside_bulk(bench: Bench, way: Way, connections: int, rate: float) -> float:
+    with paced_download(way.address, bench.origins.path_of(BODY), rate):
         return p99(bench, way, connections)
 
 
@@ -63,15 +71,20 @@ def p99_beside_stalled(bench: Bench, way: Way, connections: int, callers: int) -
 def beside_one(connections: int, bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
     alone = p99(bench, way, connections)
-    bulk = p99_beside_bulk(bench, way, connections)
+    most = bulk_rate(bench, way)
+    bulk = p99_beside_bulk(bench, way, connections, SHARE * most)
     still = p99_beside_stalled(bench, way, connections, 1)
-    return {
+    figures = {
         "alone": alone,
         "beside-bulk": bulk,
         "beside-stalled": still,
         "bulk": bulk / alone,
         "stalled": still / alone,
     }
+    if most > LINE:
+        line = p99_beside_bulk(bench, way, connections, LINE)
+        figures |= {"beside-line": line, "line": line / alone}
+    return figures
 
 
 def beside_crowd(bench: Bench, spec: Spec) -> dict[str, float]:
