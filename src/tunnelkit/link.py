@@ -419,8 +419,13 @@ class Link:
         """Tell the peer why, as far as that is possible in a moment, and close."""
         if run.spoilt or isinstance(failure, ConnectionLost):
             return
-        with anyio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionLost):
-            if run.farewell:
-                await run.connection.ready()
-                await run.connection.send(run.farewell)
-            await run.connection.aclose(1002 if isinstance(failure, RemoteProtocolError) else 1000)
+        try:
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                if run.farewell:
+                    await run.connection.ready()
+                    await run.connection.send(run.farewell)
+                await run.connection.aclose(1002 if isinstance(failure, RemoteProtocolError) else 1000)
+        except (ConnectionLost, ConnectionFailed):
+            pass
+        except Exception as error:  # a bug of the transport's: why the connection ended stays what it was
+            self._logger.warning("closing a connection failed", exc_info=error)

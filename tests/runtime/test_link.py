@@ -497,6 +497,24 @@ async def test_a_handler_that_fails_as_the_session_ends() -> None:
 # -- the end -----------------------------------------------------------------------------------
 
 
+async def test_a_connection_that_fails_to_close_is_over_for_the_reason_that_it_had(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(code: int = 1000, reason: str = "") -> None:
+        raise ValueError("a bug of the transport's")
+
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        monkeypatch.setattr(server, "aclose", fail)
+        pair.server.end("over")
+        failure = await pair.over("server")
+        assert isinstance(failure, SessionGone)
+        assert pair.server.connection is None
+    assert "closing a connection failed" in caplog.text
+    assert "a bug of the transport's" in caplog.text
+
+
 async def test_the_end_is_told_with_its_code() -> None:
     async with joined(accept=lambda stream, opened: Silent()) as pair:
         pair.attach()

@@ -908,6 +908,7 @@ async def test_exchanges_that_begin_and_end_do_not_wake_the_timekeeper() -> None
     """It sleeps to the first of its times, and they make none of them earlier."""
     async with client_of(mode="streamed") as client:
         connection = client.connection
+        assert isinstance(connection, longpoll_client_connection.ClientConnection)
         await (await client.peer.poll()).start_stream()
         connection.active = True
         while connection._alarm.is_set():  # until it looked at what the first of them changed
