@@ -58,6 +58,15 @@ def test_counters_and_idle_tunnels(tmp_path: Path) -> None:
     assert ("garbage", "kept", "trio") in figures
 
 
+def test_small_requests_beside_transfers(tmp_path: Path) -> None:
+    figures, printed = run_benchmarks(tmp_path, "--rows", "beside16", "--variants", "asyncio", "--seconds", "0.5")
+    for way in ("direct", "asyncio"):
+        for metric in ("alone", "beside-bulk", "bulk", "beside-stalled", "stalled"):
+            (value,) = figures["beside16", metric, way]
+            assert value > 0
+    assert "16 callers with small GETs: times alone, beside the download at half its maximum" in printed
+
+
 def test_a_slow_link(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("a network namespace needs root")
