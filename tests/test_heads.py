@@ -37,6 +37,7 @@ from tunnelkit.heads import (
     validate_status_line,
     validate_trailers,
 )
+from tunnelkit.http.client_codec import request_block
 
 VECTORS = Path(__file__).parent / "vectors" / "heads.json"
 HOST = (b"Host", b"example.com")
@@ -81,9 +82,17 @@ GOOD_REQUESTS = {
 
 @pytest.mark.parametrize("head", GOOD_REQUESTS.values(), ids=GOOD_REQUESTS.keys())
 def test_good_requests_pass(head: RequestHead) -> None:
-    before = repr(head)
+    before = head.copy()
     validate_request(head, LIMITS)
-    assert repr(head) == before
+    assert head == before
+
+
+def test_what_is_shown_of_heads_holds_no_credentials() -> None:
+    asked = RequestHead(b"GET", b"/_token/s3cret/", [HOST, (b"Authorization", b"s3cret")])
+    answered = ResponseHead(200, [(b"Set-Cookie", b"s3cret")], b"OK")
+    assert repr(asked) == "<RequestHead GET fields=2>"
+    assert repr(answered) == "<ResponseHead 200 fields=1>"
+    assert "s3cret" not in repr(request_block(asked))
 
 
 # -- what does not: the rows of the checklist that a parsed head still shows --------------------

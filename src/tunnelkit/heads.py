@@ -55,7 +55,7 @@ Fields: TypeAlias = list[tuple[bytes, bytes]]
 # Every request makes one of each, and what ``dataclass`` makes is not compiled: so their ``__init__`` is written out.
 
 
-@dataclass(slots=True, eq=True, init=False)
+@dataclass(slots=True, eq=True, init=False, repr=False)
 class RequestHead:
     method: bytes
     target: bytes  # as it stood on the request line
@@ -68,6 +68,10 @@ class RequestHead:
         self.fields = fields
         self.version = version
 
+    def __repr__(self) -> str:
+        """Neither the target nor the fields: both may hold credentials."""
+        return f"<RequestHead {self.method.decode('latin-1')} fields={len(self.fields)}>"
+
     def __reduce__(self) -> tuple[type[RequestHead], tuple[bytes, bytes, Fields, bytes]]:
         """Copied and pickled by its values: a compiled one is not made without them."""
         return RequestHead, (self.method, self.target, self.fields, self.version)
@@ -77,14 +81,14 @@ class RequestHead:
         return RequestHead(self.method, self.target, [*self.fields], self.version)
 
 
-@dataclass(slots=True, eq=True, init=False)
+@dataclass(slots=True, eq=True, init=False, repr=False)
 class ResponseHead:
     status: int  # 1xx: an interim response
     fields: Fields
     reason: bytes
     version: bytes
     # Of one that many messages share, and that is never changed: how it is written, by whoever writes it.
-    written: dict[object, Any] | None = field(compare=False, repr=False)
+    written: dict[object, Any] | None = field(compare=False)
 
     def __init__(
         self,
@@ -99,6 +103,10 @@ class ResponseHead:
         self.reason = reason
         self.version = version
         self.written = written
+
+    def __repr__(self) -> str:
+        """As a request's."""
+        return f"<ResponseHead {self.status} fields={len(self.fields)}>"
 
     def __reduce__(self) -> tuple[type[ResponseHead], tuple[int, Fields, bytes, bytes]]:
         """As a request's; how it is written is made anew."""

@@ -45,7 +45,7 @@ async def test_two_requests_on_one_connection() -> None:
     async with connected() as (connection, origin):
         for number in (1, 2):
             connection.send_request(GET)
-            untouched = [connection.request_untouched]
+            untouched, begun = [connection.request_untouched], [connection.answer_begun]
             connection.send_end()
             assert [*untouched, connection.request_untouched] == [True, False]
             assert await read_until(origin, b"\r\n\r\n") == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -54,7 +54,7 @@ async def test_two_requests_on_one_connection() -> None:
             await connection.wait(readable=True)
             head = ResponseHead(200, [(b"Content-Length", b"2")], b"OK")
             assert events(connection) == [head, Body(b"hi"), End([])]
-            assert connection.final
+            assert [*begun, connection.answer_begun] == [False, True]
             assert connection.reusable
             assert connection.check_idle()
             assert connection.exchanges == number
@@ -141,8 +141,8 @@ async def test_interim_responses_come_first() -> None:
         connection.send_request(POST, has_body=True)
         assert connection.flush()
         await origin.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        assert not connection.final
         assert events(connection) == [ResponseHead(100, [], b"Continue")]
+        assert connection.answer_begun
         assert connection.try_send_body(b"")
         assert connection.try_send_body(b"abc")
         connection.send_end([(b"T", b"1")])
@@ -217,7 +217,6 @@ async def test_upgrade() -> None:
         connection.send_end()
         await origin.send(b"HTTP/1.1 101 \r\nUpgrade: x\r\n\r\nearly")
         assert [event.status for event in events(connection) if isinstance(event, ResponseHead)] == [101]
-        assert connection.final
         assert not connection.reusable
         stream = connection.upgraded()
         assert await stream.receive() == b"early"

@@ -333,6 +333,54 @@ async def test_a_request_that_comes_as_the_time_for_it_ends_has_its_own_times() 
         await read_until(caller, b"/2")
 
 
+async def test_a_body_that_comes_as_its_time_ends_is_in_time() -> None:
+    """The clock may be heard before the socket, where the loop was late for both."""
+    async with serving(echo) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await anyio.wait_all_tasks_blocked()
+        (connection,) = served.front._connections
+        connection._read_late()
+        assert caller.try_send(b"ll") == 2
+        await anyio.wait_all_tasks_blocked()
+        await caller.send(b"o")
+        assert await read_until(caller, b"hello") == sized(b"/hello")
+
+
+async def test_a_body_that_ends_as_its_time_does_leaves_the_next_head_its_own() -> None:
+    async with serving(echo) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        await anyio.wait_all_tasks_blocked()
+        (connection,) = served.front._connections
+        assert caller.try_send(b"llo") == 3
+        connection._read_late()
+        assert await read_until(caller, b"hello") == sized(b"/hello")
+        head = GET % 2
+        await caller.send(head[:9])
+        await anyio.wait_all_tasks_blocked()
+        await caller.send(head[9:])
+        assert await read_until(caller, b"/2") == sized(b"/2")
+
+
+async def test_the_rest_of_a_body_that_ends_as_its_time_does_leaves_the_next_head_its_own() -> None:
+    """Nobody asked for the body: it is read over."""
+    async with serving(ignore) as served:
+        caller = served.connect()
+        await caller.send(POST + b"Content-Length: 5\r\n\r\nhe")
+        assert await read_until(caller, b"ignored") == sized(b"ignored")
+        await anyio.wait_all_tasks_blocked()
+        (connection,) = served.front._connections
+        assert caller.try_send(b"llo") == 3
+        connection._read_late()
+        await anyio.wait_all_tasks_blocked()
+        head = GET % 2
+        await caller.send(head[:9])
+        await anyio.wait_all_tasks_blocked()
+        await caller.send(head[9:])
+        assert await read_until(caller, b"ignored") == sized(b"ignored")
+
+
 async def test_the_second_head_has_its_own_time() -> None:
     async with serving(echo, limits=Limits(head_timeout=0.05)) as served:
         caller = served.connect()

@@ -139,8 +139,12 @@ def test_nothing_is_read_after_a_refusal() -> None:
 def test_a_refusal_quotes_no_line() -> None:
     codec = server()
     codec.receive_data(GET + b"X-Token secret\r\n\r\n")
-    with pytest.raises(Exception, match=r"^a line of the head is no field$"):
+    with pytest.raises(Exception, match=r"^a line of the head is no field$") as refusal:
         codec.next_event()
+    error: BaseException | None = refusal.value
+    while error is not None:  # nor does what a log would show with it
+        assert "secret" not in str(error)
+        error = error.__cause__ or error.__context__
 
 
 PASSED: list[tuple[str, bytes, RequestHead]] = [

@@ -107,6 +107,8 @@ BY_H11 = [
     b"DESCRIBE / RTSP/1.0\r\nHost: a\r\n\r\n",
     b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n",
     b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"CONNECT  HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"CONNECT  HTTP/11\r\nHost: a\r\n\r\n",
     b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET a HTTP/1.1\r\nHost: a\r\n\r\n",

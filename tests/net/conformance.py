@@ -105,6 +105,32 @@ class StreamContract:
         assert await one.receive() == b"hello"
         assert one.receive_nowait() is None
 
+    async def test_silence(self, pair: Pair) -> None:
+        one, other = pair
+        await other.send(b"hello")
+        assert await one.receive() == b"hello"
+        assert one.is_silent()
+        assert one.is_silent()
+        await other.send(b"more")
+        await anyio.wait_all_tasks_blocked()
+        assert not one.is_silent()
+
+    async def test_an_end_is_no_silence(self, pair: Pair) -> None:
+        one, other = pair
+        await other.send_eof()
+        await anyio.wait_all_tasks_blocked()
+        assert not one.is_silent()
+        one.abort()
+        assert not one.is_silent()
+        await anyio.wait_all_tasks_blocked()
+        assert not other.is_silent()
+
+    async def test_what_the_event_loop_has_not_told_yet_is_no_silence(self, pair: Pair) -> None:
+        one, other = pair
+        assert one.is_silent()
+        assert other.try_send(b"more") == 4  # and no turn of the loop
+        assert not one.is_silent()
+
     async def test_max_bytes_holds(self, pair: Pair) -> None:
         one, other = pair
         await other.send(pattern(1000))

@@ -55,6 +55,7 @@ def tcp_sockets() -> tuple[socket.socket, socket.socket]:
         other, _ = listening.accept()
     for sock in (one, other):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what was sent is there
     one.setblocking(False)
     other.setblocking(False)
     return one, other

@@ -81,6 +81,29 @@ async def test_a_bad_head_reaches_no_origin(name: str) -> None:
         await eventually(lambda: not client._agent.active)
 
 
+BAD_UPGRADES = {
+    "no offer": GET,
+    "a body promised": request(HOST, (b"Content-Length", b"5"), method=b"POST"),
+    "a body promised beside an offer": request(
+        HOST, (b"Connection", b"upgrade"), (b"Upgrade", b"x"), (b"Content-Length", b"5")
+    ),
+    "h2c": request(HOST, (b"Connection", b"upgrade"), (b"Upgrade", b"h2c")),
+}
+
+
+@pytest.mark.parametrize("name", BAD_UPGRADES)
+async def test_an_upgrade_that_is_none_reaches_no_origin(name: str) -> None:
+    origin = Answering()
+    async with tunnel() as there, there.client(origin) as client:
+        await client.wait_ready(10)
+        handler = Silent()
+        server_link(there).open_stream(StreamKind.UPGRADE, handler).send_head(BAD_UPGRADES[name])
+        await handler.until(lambda: ("reset", ResetCode.PROTOCOL) in handler.heard)
+        assert not origin.heads
+        assert not client._agent.active
+        assert await there.get() == (200, b"fine")
+
+
 X_HOSTS = [
     b"",
     b"http://evil.test",

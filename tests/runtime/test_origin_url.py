@@ -12,7 +12,7 @@ import pytest
 
 from tunnelkit.config import DEFAULT_LIMITS, KIB
 from tunnelkit.core.allowlist import HostOrigin
-from tunnelkit.errors import ConfigError, DialError, StreamBroken
+from tunnelkit.errors import ConfigError, DialError, LocalProtocolError, StreamBroken
 from tunnelkit.heads import Fields, RequestHead, ResponseHead
 from tunnelkit.http.client import OriginConnection
 from tunnelkit.http.keeper import IdleKeeper
@@ -262,6 +262,47 @@ async def test_a_request_with_a_body_that_nobody_took_goes_out_again() -> None:
         assert b"\r\n\r\n" in await request_on(second)
         await second.send(OK)
     assert asked.ended
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"H",
+        b"nonsense\r\n\r\n",
+    ],
+    ids=["an interim head", "part of a head", "one byte", "nonsense"],
+)
+async def test_once_an_origin_begins_to_answer_it_is_asked_no_more(answer: bytes) -> None:
+    """RFC 9110 9.2.2 has a failure in mind before anything of the response could be read."""
+    origin, asked = Dialled(), Asked(b"GET")
+    await served(origin, Asked())
+    async with anyio.create_task_group() as group:
+        group.start_soon(origin.serve, asked)
+        await request_on(origin.ends[0])
+        await origin.ends[0].send(answer)
+        await origin.ends[0].send_eof()
+    assert asked.failed is not None
+    assert asked.failed[0] == 502
+    assert len(origin.ends) == 1
+    assert asked.statuses in ([], [103])
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "fresh"])
+async def test_a_request_that_cannot_be_written_costs_its_connection(kept: bool) -> None:
+    origin, asked = Dialled(), Asked(fields=[(b"Content-Length", b"5")])  # and no body
+    if kept:
+        await served(origin, Asked())
+        with pytest.raises(LocalProtocolError):
+            origin.begin(asked)
+    else:
+        with pytest.raises(LocalProtocolError):
+            await origin.serve(asked)
+    [end] = origin.ends
+    with anyio.fail_after(10), pytest.raises(StreamBroken):
+        await end.receive()
+    assert not origin._pool.idle
 
 
 async def test_not_on_a_fresh_connection_and_not_twice() -> None:

@@ -280,11 +280,14 @@ class FrontRequest:
             return True
         connection.read_clock.set(connection.now() + connection.limits.linger_time)
         left = connection.limits.linger_bytes
-        while not self._settled and left >= 0 and not (connection.gone or connection.late):
+        while not self._settled and left >= 0 and not connection.gone:
             if not self._read_ahead():
+                if connection.late:  # and what came in time was read
+                    break
                 await connection.stream.wait(readable=True)
             left -= self._drop_body()
         connection.read_clock.clear()
+        connection.late = False
         return self.received
 
     def _drop_body(self) -> int:
@@ -419,6 +422,7 @@ class FrontRequest:
             return
         reads = readable and not connection.codec.eof and self._room > 0
         expects_body = reads and not self._settled
+        before = connection.received
         if expects_body:
             self._expect_body()
         self._reads = reads
@@ -430,7 +434,7 @@ class FrontRequest:
         if reads and not self.complete:  # once it is, what comes next is not this request's
             self._read_ahead()
         if expects_body:
-            self._judge_pace()
+            self._judge_pace(silent=connection.received == before)
         self._news = False
 
     def _take_news(self) -> bool:
@@ -447,10 +451,12 @@ class FrontRequest:
         # Being woken for another reason gives the caller no more time.
         connection.read_clock.set(now + connection.limits.body_idle_timeout - self._pace.silence)
 
-    def _judge_pace(self) -> None:
-        """Called after ``_expect_body`` and the wait for it."""
-        late = self._connection.late
-        if self._pace is not None and not self._pace.waited(self._connection.now()):
+    def _judge_pace(self, *, silent: bool) -> None:
+        """Called after ``_expect_body`` and the wait for it. ``silent``: nothing came meanwhile."""
+        connection = self._connection
+        # Where the clock is heard first, what came in time is there too; and the next wait has a time of its own.
+        late, connection.late = connection.late and silent, False
+        if self._pace is not None and not self._pace.waited(connection.now()):
             late = True
         if late and not self._settled:
             self._failure = 408, "request_timeout", "the request's body stopped coming, or came too slowly"

@@ -40,7 +40,7 @@ class OriginConnection:
         self._taken_before = 0  # what the stream had taken when this request began
         self._write_failed = False
         self._dead = False
-        self._final = False
+        self._answer_begun = False
 
     def __repr__(self) -> str:
         return f"<OriginConnection {self._codec!r}{' dead' if self._dead else ''}>"
@@ -67,7 +67,7 @@ class OriginConnection:
             self._codec.start_next_cycle()
         self.exchanges += 1
         self._taken_before = self._out.taken
-        self._final = False
+        self._answer_begun = False
 
     def try_send_body(self, data: Buffer) -> bool:
         """Take all of ``data`` (at most 64 KiB) or nothing: False while what was taken before is not yet flushed."""
@@ -120,13 +120,12 @@ class OriginConnection:
         if self._codec.awaits_head:
             if (data := self.stream.receive_nowait(RELAY_READ)) is None:
                 return None
+            if data:
+                self._answer_begun = True
             self._codec.receive_data(data)
         while True:
             event = self._codec.next_event()
-            if isinstance(event, ResponseHead):
-                self._final = event.status >= 200 or event.status == 101
-                return event
-            if isinstance(event, (Body, End)):
+            if isinstance(event, (ResponseHead, Body, End)):
                 return event
             if event is not Signal.NEED_DATA or (data := self.stream.receive_nowait(RELAY_READ)) is None:
                 return None
@@ -149,9 +148,9 @@ class OriginConnection:
         return self._codec.take_rest()
 
     @property
-    def final(self) -> bool:
-        """The final head of the current exchange was given."""
-        return self._final
+    def answer_begun(self) -> bool:
+        """Something was read since the current request began, of an interim head perhaps."""
+        return self._answer_begun
 
     def upgraded(self) -> ByteStream:
         """After 101: the byte stream, with the bytes that came early. What is buffered must be flushed before."""
@@ -182,10 +181,7 @@ class OriginConnection:
 
     def is_silent(self) -> bool:
         """The same of one that was ``reusable`` when its last exchange ended."""
-        try:
-            return self.stream.receive_nowait(1) is None
-        except StreamBroken:
-            return False
+        return self.stream.is_silent()
 
     def abort(self) -> None:
         self._dead = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ..config import Limits
@@ -38,9 +38,9 @@ _NO_BODY: Final = BodyWriter(None)  # keeps nothing of one request for the next
 class RequestBlock:
     """A request's head as it is written, and what follows from it."""
 
-    block: bytes
+    block: bytes = field(repr=False)  # which holds what callers authenticate with
     method: bytes
-    offer: Fields | None  # the fields of one that asks for an upgrade
+    offer: Fields | None = field(repr=False)  # the fields of one that asks for an upgrade
     persists: bool
     length: Length | None  # of its body
 

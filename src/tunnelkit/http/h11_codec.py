@@ -38,27 +38,32 @@ class H11Parser:
     """Implements ``codec.HeadParser``."""
 
     def parse_request(self, block: bytes) -> RequestHead:
-        try:
-            event = _parse(h11.Connection(h11.SERVER, len(block)), block)
-        except h11.RemoteProtocolError as error:
-            raise _refusal(error, block, PLAIN_PARSER.parse_request, validate_request) from error
+        event = _parse(h11.Connection(h11.SERVER, len(block)), block)
+        if isinstance(event, h11.RemoteProtocolError):
+            raise _refusal(event, block, PLAIN_PARSER.parse_request, validate_request)
         assert isinstance(event, h11.Request)  # a whole head is one event
         return RequestHead(event.method, event.target, event.headers.raw_items(), event.http_version)
 
     def parse_response(self, block: bytes) -> ResponseHead:
         connection = h11.Connection(h11.CLIENT, len(block))
         connection.send(_ANY_REQUEST)
-        try:
-            event = _parse(connection, block)
-        except h11.RemoteProtocolError as error:
-            raise _refusal(error, block, PLAIN_PARSER.parse_response, validate_response) from error
+        event = _parse(connection, block)
+        if isinstance(event, h11.RemoteProtocolError):
+            raise _refusal(event, block, PLAIN_PARSER.parse_response, validate_response)
         assert isinstance(event, (h11.Response, h11.InformationalResponse))
         return ResponseHead(event.status_code, event.headers.raw_items(), event.reason, event.http_version)
 
 
 def _parse(connection: h11.Connection, block: bytes) -> object:
-    connection.receive_data(block)
-    event = connection.next_event()
+    """h11's event, or what it has against the block: not as an exception that another could refer to, since its text
+    is the line itself, which may hold a secret."""
+    try:
+        connection.receive_data(block)
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        # A frame of h11's refers to the error that passed it, and by it all would wait for a collection.
+        error.__traceback__ = None
+        return error
     lengths = _LENGTH_LINE.findall(block)
     if len(lengths) > 1 or (lengths and b"," in lengths[0]):
         raise HeadError(400, "bad_framing", "Content-Length is not one decimal number")
@@ -72,13 +77,11 @@ def _refusal(
     validate: Callable[[HeadT, Limits], object],
 ) -> HeadError:
     """What our rules say of a head that h11 refuses; h11's own word where they find nothing."""
-    # A frame of h11's refers to the error that passed it, and by it all the others would wait for a collection.
-    error.__traceback__ = None
     try:
         validate(read(block), _ANY_SIZE)
     except HeadError as ours:
         return ours
-    # What follows the colon is the line itself, which may hold a secret.
+    # What follows the colon is the line.
     return HeadError(error.error_status_hint, "bad_head", str(error).partition(": bytearray(")[0])
 
 

@@ -34,8 +34,9 @@ class HttptoolsParser:
         method, _, rest = block[: block.find(b"\r")].partition(b" ")
         target, _, version = rest.partition(b" ")
         collected = _Collected()
-        # A space too many, or a version too few, leaves something else than HTTP/ here.
-        if version[:5] == _PROTOCOL and _reads(httptools.HttpRequestParser(collected), block, collected.fields):
+        # A space too many, or a version too few, leaves something else than HTTP/ here, or no target.
+        readable = bool(target) and version[:5] == _PROTOCOL
+        if readable and _reads(httptools.HttpRequestParser(collected), block, collected.fields):
             return RequestHead(method, target, collected.fields, version[5:])
         return self._other.parse_request(block)
 

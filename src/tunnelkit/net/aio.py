@@ -25,7 +25,7 @@ from .failures import reason_of, stream_broken
 from .loop import in_callback, loop_clock
 from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream, Taker
 
-__all__ = ["AioStream"]
+__all__ = ["RESET_ON_CLOSE", "AioStream", "nothing_came"]
 
 # Linger for 0 seconds: close sends RST and drops what the kernel holds.
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -57,6 +57,17 @@ def _works_by_readiness(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether nothing else reads a paused transport's socket, or writes while its buffer is empty; a proactor's read
     may be under way even then."""
     return isinstance(loop, asyncio.SelectorEventLoop) or type(loop).__module__.startswith("uvloop")
+
+
+def nothing_came(sock: socket.socket) -> bool:
+    """Nothing waits in the kernel: of what came in the batch of events that a loop is at, no stream has heard."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # the loop is about to hear of it
+    return False
 
 
 # A wait: its future, whether it ends when bytes come, and when there is room; and who may take the bytes instead.
@@ -198,6 +209,11 @@ class AioStream:
 
     async def receive(self, max_bytes: int = READ_AHEAD) -> bytes:
         return await ByteStream.receive(self, max_bytes)
+
+    def is_silent(self) -> bool:
+        if self._held.size or self._eof_received or self._over:
+            return False
+        return not self._by_readiness or nothing_came(self._socket)
 
     def _receive_more(self, max_bytes: int) -> bytes | None:
         """What was held is taken, and there may be more: look before the loop is asked to watch the socket again.

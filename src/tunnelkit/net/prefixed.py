@@ -29,6 +29,9 @@ class PrefixedStream(ByteStream):
     def receive_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:
         return self._early.take(max_bytes) or self._stream.receive_nowait(max_bytes)
 
+    def is_silent(self) -> bool:
+        return not self._early and self._stream.is_silent()
+
     def try_send(self, data: Buffer) -> int:
         return self._stream.try_send(data)
 

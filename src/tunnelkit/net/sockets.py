@@ -13,7 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamBroken
-from .aio import RESET_ON_CLOSE
+from .aio import RESET_ON_CLOSE, nothing_came
 from .failures import reason_of, stream_broken
 from .loop import loop_clock
 from .stream import READ_AHEAD, Buffer, ByteStream, Taker
@@ -64,6 +64,9 @@ class SocketStream:
 
     async def receive(self, max_bytes: int = READ_AHEAD) -> bytes:
         return await ByteStream.receive(self, max_bytes)
+
+    def is_silent(self) -> bool:
+        return not self._is_over() and nothing_came(self._socket)
 
     def _receive(self, max_bytes: int) -> bytes | None:
         try:

@@ -12,6 +12,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from ..errors import StreamBroken
+
 __all__ = ["CLOSE_TIMEOUT", "READ_AHEAD", "RELAY_READ", "WRITE_BUFFER", "Buffer", "ByteStream", "Taker"]
 
 READ_AHEAD = 64 * 1024
@@ -49,6 +51,14 @@ class ByteStream(Protocol):
         while (data := self.receive_nowait(max_bytes)) is None:
             await self.wait(readable=True)
         return data
+
+    def is_silent(self) -> bool:
+        """Of a stream from which nothing is expected: whether it lives and nothing came, be it untold by the event
+        loop so far. After False it is only good for ``abort`` or ``aclose``."""
+        try:
+            return self.receive_nowait(1) is None
+        except StreamBroken:
+            return False
 
     # -- writing -------------------------------------------------------------------------------
 

@@ -150,6 +150,10 @@ class TlsStream(ByteStream):
             raise StreamBroken(self._failure) if self._error is None else TlsFailure(self._failure, self._error)
         return b"" if self._ended else None
 
+    def is_silent(self) -> bool:
+        # What the peer says about the encryption alone is taken for more: a new connection costs little.
+        return ByteStream.is_silent(self) and self._stream.is_silent()
+
     def _decrypt(self, room: memoryview) -> int:
         """Fill ``room`` as far as what came goes, and say how far."""
         got = 0

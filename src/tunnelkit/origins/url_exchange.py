@@ -121,8 +121,11 @@ class UrlExchange:
             await self._drive(connection)
         except (StreamBroken, HeadError) as error:
             connection.abort()
-            untouched = connection.request_untouched or self._request.method in IDEMPOTENT
-            if reused and untouched and not exchange.body_started and not connection.final and not exchange.gone:
+            repeatable = connection.request_untouched or self._request.method in IDEMPOTENT
+            # One that has begun to answer was alive: what it lacks is not for another connection to give, and what
+            # it said, an interim head perhaps, is with the caller (RFC 9110 9.2.2).
+            repeatable = repeatable and not (connection.answer_begun or exchange.body_started)
+            if reused and repeatable and not exchange.gone:
                 return False
             self._tell_failure(error)
         except BaseException:
@@ -140,6 +143,13 @@ class UrlExchange:
     # -- both ways -----------------------------------------------------------------------------
 
     def _send_request(self, connection: OriginConnection) -> None:
+        try:
+            self._write_request(connection)
+        except BaseException:
+            connection.abort()  # nobody else has it
+            raise
+
+    def _write_request(self, connection: OriginConnection) -> None:
         exchange = self._exchange
         exchange.on_news(connection.wake)
         self._request_ended = not exchange.has_body
