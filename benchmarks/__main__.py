@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import sys
 import time
 
@@ -15,7 +14,7 @@ from .bench import Settings, run
 from .figures import Results
 from .options import FULL, Options, flags_in, parse_options
 from .origin import find_program
-from .programs import OtherPrograms, raise_open_files
+from .programs import OtherPrograms, end_in_order, raise_open_files
 from .table import markdown, rows_of_table
 from .targets import judged
 from .ways import DIRECT, DIRECT_TLS, Spec, Tunnel
@@ -60,19 +59,13 @@ def say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
-def end(number: int, _: object) -> None:
-    """In order: the programs that were started end too, as they do after Ctrl-C."""
-    sys.exit(128 + number)
-
-
 def main() -> int:
     options = parse_options(sys.argv[1:], os.environ)
     if find_program("wrk") is None:
         print(MISSING, file=sys.stderr)
         return 1
     raise_open_files()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
+    end_in_order()
     for name in flags_in(os.environ):
         del os.environ[name]
     print(f"{machine()}\n{options.settings}\n", flush=True)
@@ -82,7 +75,8 @@ def main() -> int:
     print(f"Other programs took {others.share():.0%} of the machine's processor time meanwhile.\n")
     beside = {spec.name: spec.beside for spec in specs}
     print(markdown(list(rows_of_table(results, options.rows, beside.__getitem__))))
-    print(f"\n{markdown(list(judged(results)))}\n\n{sizes_judged(options.settings)}")
+    verdicts = judged(results, beside_nginx=find_program("nginx") is not None)
+    print(f"\n{markdown(list(verdicts))}\n\n{sizes_judged(options.settings)}")
     for (row, why), ways in failures(results).items():
         print(f"\nnot measured: {row} of {', '.join(ways)}: {why}")
     if options.json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,4 +74,4 @@ def spread(rounds: Sequence[float]) -> float:
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that ``percent`` of all do not exceed."""
     ranked = sorted(values)
-    return ranked[min(int(len(ranked) * percent / 100), len(ranked) - 1)]
+    return ranked[max(math.ceil(len(ranked) * percent / 100), 1) - 1]

@@ -11,6 +11,7 @@ from typing import TypeVar
 from .bench import Row, Settings
 from .peers import PREFIX, Peer, peers_of
 from .rows import ALL_ROWS, choose_rows
+from .rows.memory import FEW
 from .variants import Variant, parse_variants
 
 __all__ = ["Options", "parse_options"]
@@ -72,10 +73,19 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seconds", type=kind(seconds), help="that each run of small requests takes")
     add("--size", type=kind(count), help="bytes of a long body")
     add("--body", type=kind(count), help="bytes of each of the parallel bodies whose memory is measured")
-    add("--sessions", type=kind(count), help="idle tunnels whose memory is measured")
+    add("--sessions", type=kind(sessions), help="idle tunnels whose memory is measured")
     add("--cuts", type=kind(count), help="after which the time to resume is measured")
-    add("--json", type=Path, metavar="FILE", help="write all figures there too")
+    add("--json", type=kind(writable), metavar="FILE", help="write all figures there too")
     return parser
+
+
+def writable(text: str) -> Path:
+    path = Path(text)
+    try:
+        path.open("a").close()  # hours later would be too late
+    except OSError as error:
+        raise ValueError(f"{text}: {error.strerror}") from None
+    return path
 
 
 def count(text: str) -> int:
@@ -84,10 +94,16 @@ def count(text: str) -> int:
     return int(text)
 
 
+def sessions(text: str) -> int:
+    if (number := count(text)) <= FEW:
+        raise ValueError(f"{text!r}: say more than {FEW}, whose memory is taken off")
+    return number
+
+
 def seconds(text: str) -> float:
-    if not (value := float(text)) > 0:
-        raise ValueError(f"{text!r}: say more than 0")
-    return value
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"{text!r}: say a whole number, at least 1: wrk knows no others")
+    return float(text)
 
 
 def kind(parse: Callable[[str], T]) -> Callable[[str], T]:

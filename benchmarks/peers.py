@@ -1,9 +1,9 @@
 """Other tunnels, measured in the same run. The environment names their commands; docs/performance.md has examples.
 
 ``TUNNELKIT_BENCH_<NAME>_SERVER`` and ``..._CLIENT`` are command lines for ``sh``, which end in ``exec program``, so
-that what is measured is the program and not the shell. ``..._PATH`` and ``..._FIELDS`` say how callers ask. In all of
-them ``{port}`` is the server's port, ``{origin}`` the origin's URL, ``{origin_port}`` its port, ``{folder}`` an empty
-folder; ``{path}``, in the last two, the path at the origin.
+that what is measured is the program and not the shell. ``..._PATH`` and ``..._FIELDS`` say how callers ask. In all
+of them ``{host}`` and ``{port}`` are the server's, ``{origin}`` the origin's URL, ``{origin_port}`` its port,
+``{folder}`` an empty folder; ``{path}``, in the last two, the path at the origin.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from pathlib import Path
 from .callers import Fetcher
 from .origin import Origin, Origins, free_port
 from .programs import BenchmarkError, Program
-from .ways import DIRECT, Address, Way
+from .variants import all_variants
+from .ways import DIRECT, DIRECT_TLS, Address, Way
 
 __all__ = ["PREFIX", "Peer", "peers_of"]
 
 PREFIX = "TUNNELKIT_BENCH_"
 PARTS = ("SERVER", "CLIENT", "PATH", "FIELDS")
 READY_TIMEOUT = 15.0
+RESERVED = {DIRECT.name, DIRECT_TLS.name, *(variant.name for variant in all_variants())}
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,23 @@ class Peer:
 
     def open(self, stack: ExitStack, origins: Origins, origin: Origin, folder: Path) -> Way:
         own = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=folder))
+        site = origins.site
         known = {
+            "host": site.near_host,
             "port": str(free_port()),
             "origin": origin.url,
             "origin_port": str(origin.port),
             "folder": shlex.quote(str(own)),
         }
-        ends = {name: _start(stack, own, name, filled(getattr(self, name), known)) for name in ("server", "client")}
+        commands = {"server": (), "client": site.far}  # the client is where its origin is
+        ends = {
+            name: _start(stack, own, name, [*inside, "sh", "-c", filled(getattr(self, name), known)])
+            for name, inside in commands.items()
+        }
         lines = [line for line in filled(self.fields, known).splitlines() if line.strip()]
         fields = tuple((name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
-        way = Way(Address(int(known["port"]), path=filled(self.path, known), fields=fields), ends)
+        address = Address(int(known["port"]), path=filled(self.path, known), fields=fields, host=site.near_host)
+        way = Way(address, ends)
         _wait_until_ready(way)
         return way
 
@@ -62,8 +71,8 @@ def filled(template: str, known: Mapping[str, str]) -> str:
     return template
 
 
-def _start(stack: ExitStack, folder: Path, name: str, command: str) -> Program:
-    program = Program(["sh", "-c", command], errors=folder / f"{name}.err", quiet=True)
+def _start(stack: ExitStack, folder: Path, name: str, command: list[str]) -> Program:
+    program = Program(command, errors=folder / f"{name}.err", quiet=True)
     stack.callback(program.close)
     return program
 
@@ -77,8 +86,12 @@ def _wait_until_ready(way: Way) -> None:
             return
         except (OSError, BenchmarkError) as error:
             failure = str(error)
+        for name, end in way.ends.items():
+            if not end.alive:
+                raise BenchmarkError(f"its {name} ended: {end.last_words().strip()}")
         time.sleep(0.1)  # between two tries
-    raise BenchmarkError(f"is not ready: {failure}")
+    words = "; ".join(f"{name}: {end.last_words().strip()[-200:]}" for name, end in way.ends.items())
+    raise BenchmarkError(f"is not ready: {failure}; {words}")
 
 
 def peers_of(environment: Mapping[str, str]) -> list[Peer]:
@@ -93,4 +106,6 @@ def peers_of(environment: Mapping[str, str]) -> list[Peer]:
     for name, parts in found.items():
         if missing := {"server", "client"} - parts.keys():
             raise ValueError(f"{PREFIX}{name.upper()}_{min(missing).upper()}: is missing")
+        if name in RESERVED:
+            raise ValueError(f"{PREFIX}{name.upper()}_SERVER: {name!r} is the name of a way of our own")
     return [Peer(name, **parts) for name, parts in found.items()]

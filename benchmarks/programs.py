@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import queue
 import resource
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "BenchmarkError", "OtherPrograms", "Program", "Usage", "raise_open_files"]
+__all__ = ["ROOT", "BenchmarkError", "OtherPrograms", "Program", "Usage", "end_in_order", "raise_open_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
@@ -151,6 +153,19 @@ class OtherPrograms:
 
 def _machine_times() -> list[str]:
     return Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+
+
+def end_in_order() -> None:
+    """From now on a signal ends this program as an exception would: what it started ends too, and folders go."""
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _: object) -> None:
+        for each in ending:  # a second one would end what the first one ends in the middle
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for each in ending:
+        signal.signal(each, end)
 
 
 def raise_open_files() -> int:

@@ -80,7 +80,8 @@ def _set_up(device: str, own: str, other: str, inside: tuple[str, ...] = ()) -> 
 
 
 def _run(*command: str) -> None:
-    run = subprocess.run(command, capture_output=True, text=True)
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
     if run.returncode:
         raise BenchmarkError(f"{' '.join(command)}: {run.stderr.strip()}")
 

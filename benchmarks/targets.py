@@ -12,6 +12,7 @@ from .figures import Results, ratio_of_rounds
 __all__ = ["TARGETS", "Target", "Value", "against_wsp", "by_processor_time", "judged", "wsp_estimate"]
 
 WSP: Final = "wsp"
+FROM_NGINX: Final = "estimated from nginx direct"
 
 # Of nginx alone (`wrk -t1`), wsp reaches 0.08 to 0.094 at 64 connections, and its other figures stood in this
 # proportion to that one when it was measured on two cores like these. An estimate holds within a third or so.
@@ -65,7 +66,7 @@ def against_wsp(row: str, way: str, metric: str = "rate") -> Value:
         if measured is not None:
             return measured, "measured"
         ours = results.rounds(row, metric, way)
-        return ratio_of_rounds(ours, wsp_estimate(results, row, metric)), "estimated from nginx direct"
+        return ratio_of_rounds(ours, wsp_estimate(results, row, metric)), FROM_NGINX
 
     return value
 
@@ -150,11 +151,14 @@ TARGETS: Final = [
 ]
 
 
-def judged(results: Results) -> Iterator[list[str]]:
-    """The cells of a table of targets, head first."""
+def judged(results: Results, *, beside_nginx: bool) -> Iterator[list[str]]:
+    """The cells of a table of targets, head first. ``beside_nginx``: it was the origin, else nothing can be estimated
+    from what the direct way reached."""
     yield ["", "floor", "target", "reached", "", "how"]
     for target in TARGETS:
         value, how = target.value(results)
+        if how == FROM_NGINX and not beside_nginx:
+            value = None
         reached = "" if value is None else f"{value:.3g} {target.unit}"
         yield [
             target.title,

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from .origin import Origin, Origins
 from .programs import BenchmarkError, Program
-from .variants import Variant
+from .variants import SPEED, Variant
 
 __all__ = ["DIRECT", "DIRECT_TLS", "TOKEN", "Address", "Direct", "Spec", "Tunnel", "Way", "launch"]
 
@@ -105,6 +106,7 @@ class Tunnel:
         return (DIRECT_TLS if self.variant.tls else DIRECT).name
 
     def open(self, stack: ExitStack, origins: Origins, origin: Origin, folder: Path) -> Way:
+        _check_installed(self.variant)
         start = partial(_start, stack, folder)
         server = start("server", launch(self.variant, "examples/tunnel_server.py", *self._server_flags(origins)))
         ends = {"server": server}
@@ -138,6 +140,13 @@ class Tunnel:
         if origins.certificate is None:
             raise BenchmarkError("openssl, which makes the certificate, is not installed")
         return str(origins.certificate.path)
+
+
+def _check_installed(variant: Variant) -> None:
+    """A figure of what is not installed would be another variant's."""
+    missing = [module for module in SPEED if module not in variant.hidden and find_spec(module) is None]
+    if missing:
+        raise BenchmarkError(f"of the extra `speed` {', '.join(missing)} is not installed; -bare does without")
 
 
 def launch(variant: Variant, program: str, *flags: str) -> list[str]:

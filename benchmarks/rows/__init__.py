@@ -15,6 +15,8 @@ def choose_rows(text: str) -> list[Row]:
     if text == "all":
         return ALL_ROWS
     names = {name.strip() for name in text.split(",") if name.strip()}
+    if not names:
+        raise ValueError("name at least one row")
     known = {row.name for row in ALL_ROWS}
     if unknown := sorted(names - known):
         raise ValueError(f"{', '.join(unknown)}: no such row; there are {', '.join(row.name for row in ALL_ROWS)}")

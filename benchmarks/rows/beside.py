@@ -99,5 +99,5 @@ ROWS = [
     Row("beside16", "16 callers with small GETs", METRICS, lambda bench, spec: beside_one(16, bench, spec)),
     Row("beside50", "50 callers with small GETs", METRICS, lambda bench, spec: beside_one(50, bench, spec)),
     Row("beside64", "64 callers with small GETs", METRICS, lambda bench, spec: beside_one(64, bench, spec)),
-    Row("crowd", "16 callers with small GETs", CROWD_METRICS, beside_crowd),
+    Row("crowd", "16 callers and a crowd", CROWD_METRICS, beside_crowd),
 ]

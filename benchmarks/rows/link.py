@@ -18,7 +18,7 @@ from ..callers import download, paced_download
 from ..figures import Metric
 from ..origin import find_program
 from ..peers import peers_of
-from ..programs import ROOT, BenchmarkError
+from ..programs import ROOT, BenchmarkError, end_in_order
 from ..slow_link import open_link
 from ..variants import parse_variant
 from ..ways import DIRECT, DIRECT_TLS, Spec, Tunnel
@@ -30,6 +30,7 @@ CONNECTIONS = 4
 LONG, BULK = 50_000_000, 600_000  # bytes: more than passes while small requests run; what takes five seconds
 UNHINDERED = 1e12  # bytes a second
 TIMEOUT = 300.0
+END_TIMEOUT = 60.0  # for the programs that the child ends first
 
 METRICS = (
     Metric("p50", "p50", "ms"),
@@ -48,11 +49,26 @@ def link(bench: Bench, spec: Spec) -> dict[str, float]:
             raise BenchmarkError(f"{needed} is not installed")
     command = ["unshare", "--net", "--", sys.executable, "-m", "benchmarks.rows.link"]
     seconds = str(2 * bench.settings.seconds)  # few requests pass
-    run = subprocess.run([*command, spec.name, seconds], capture_output=True, text=True, cwd=ROOT, timeout=TIMEOUT)
-    if run.returncode:
-        raise BenchmarkError((run.stderr.strip().splitlines() or ["ended"])[-1])
-    found: dict[str, float] = json.loads(run.stdout)
+    found: dict[str, float] = json.loads(said_by([*command, spec.name, seconds]))
     return found
+
+
+def said_by(command: list[str]) -> str:
+    """What the child prints. Whatever ends the wait for it ends it in order: killed, it would leave its programs."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        said, complained = child.communicate(timeout=TIMEOUT)
+    except BaseException:
+        child.terminate()
+        try:
+            child.communicate(timeout=END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+        raise
+    if child.returncode:
+        raise BenchmarkError((complained.strip().splitlines() or ["ended"])[-1])
+    return said
 
 
 def measure(bench: Bench, spec: Spec) -> dict[str, float]:
@@ -72,6 +88,7 @@ def spec_named(name: str) -> Spec:
 
 
 def main(name: str, seconds: str) -> int:
+    end_in_order()
     try:
         with open_link() as site, ExitStack() as stack:
             bench = Bench(Settings(seconds=float(seconds)), stack, site)

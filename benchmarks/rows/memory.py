@@ -57,10 +57,11 @@ def peaks(bench: Bench, spec: Spec) -> dict[str, float]:
 def idle(bench: Bench, spec: Spec) -> dict[str, float]:
     """All the tunnels' clients are in one other process; the server's memory is measured."""
     assert isinstance(spec, Tunnel)
-    many = max(bench.settings.sessions, FEW + 1)
+    many = bench.settings.sessions
     with bench.fresh(spec) as way:
         before = way.ends["server"].usage()
-        command = [sys.executable, "-m", "benchmarks.sessions", way.address.base_url, str(FEW), str(many)]
+        where = way.address.base_url, spec.variant.carrier
+        command = [sys.executable, "-m", "benchmarks.sessions", *where, str(FEW), str(many)]
         driver = Program(command, errors=bench.folder / "sessions.err")
         try:
             few, all_of_them = (settled(way, driver, count) for count in (FEW, many))

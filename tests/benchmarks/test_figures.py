@@ -42,8 +42,10 @@ def test_spread(rounds: list[float], expected: float) -> None:
 
 def test_percentile() -> None:
     values = [float(value) for value in range(100, 0, -1)]
-    assert percentile(values, 50) == 51.0
-    assert percentile(values, 99) == 100.0
+    assert percentile(values, 50) == 50.0
+    assert percentile(values, 99) == 99.0
+    assert percentile(values, 99.5) == 100.0
+    assert percentile([3.0, 1.0, 2.0], 0) == 1.0
     assert percentile([7.0], 99) == 7.0
 
 

@@ -40,6 +40,11 @@ def test_single_sizes_change_the_chosen_set(flag: str, base: object) -> None:
         (["--variants", "uvloop-bare"], "'uvloop-bare' is no variant"),
         (["--quick", "--full"], "not allowed with"),
         (["--rounds", "0"], "at least 1"),
+        (["--rows", ","], "name at least one row"),
+        (["--seconds", "0.5"], "a whole number"),
+        (["--seconds", "inf"], "a whole number"),
+        (["--sessions", "100"], "say more than 100"),
+        (["--json", "/nowhere/figures.json"], "/nowhere/figures.json: No such file or directory"),
     ],
 )
 def test_a_wrong_argument_is_told(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +94,10 @@ def test_other_tunnels_come_from_the_environment() -> None:
     [
         ({"TUNNELKIT_BENCH_WSP": "wsp"}, "TUNNELKIT_BENCH_WSP: name it"),
         ({"TUNNELKIT_BENCH_WSP_SERVER": "wsp"}, "TUNNELKIT_BENCH_WSP_CLIENT: is missing"),
+        (
+            {"TUNNELKIT_BENCH_ASYNCIO_SERVER": "a", "TUNNELKIT_BENCH_ASYNCIO_CLIENT": "b"},
+            "'asyncio' is the name of a way of our own",
+        ),
     ],
 )
 def test_a_wrong_variable_is_told(environment: dict[str, str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

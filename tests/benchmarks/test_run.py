@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,7 +62,7 @@ def test_counters_and_idle_tunnels(tmp_path: Path) -> None:
 
 
 def test_small_requests_beside_transfers(tmp_path: Path) -> None:
-    figures, printed = run_benchmarks(tmp_path, "--rows", "beside16", "--variants", "asyncio", "--seconds", "0.5")
+    figures, printed = run_benchmarks(tmp_path, "--rows", "beside16", "--variants", "asyncio", "--seconds", "1")
     for way in ("direct", "asyncio"):
         for metric in ("alone", "beside-bulk", "bulk", "beside-stalled", "stalled"):
             (value,) = figures["beside16", metric, way]
@@ -70,10 +73,37 @@ def test_small_requests_beside_transfers(tmp_path: Path) -> None:
 def test_a_slow_link(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("a network namespace needs root")
-    figures, _ = run_benchmarks(tmp_path, "--rows", "link", "--variants", "asyncio", "--seconds", "0.5")
+    figures, _ = run_benchmarks(tmp_path, "--rows", "link", "--variants", "asyncio", "--seconds", "1")
     for way in ("direct", "asyncio"):
         (median,) = figures["link", "p50", way]
         assert median >= 2 * DELAY * 1000
+
+
+def test_a_signal_ends_all_that_the_slow_link_began(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace needs root")
+    program("wrk")
+    command = [sys.executable, "-m", "benchmarks", *SMALL, "--rows", "link", "--variants", "asyncio"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as run:
+        try:
+            while not list(tmp_path.glob("*/client*.log")):
+                assert run.poll() is None
+                time.sleep(0.05)  # between two looks
+        finally:
+            run.terminate()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("tunnelkit-bench-*"))
+    assert not [name for name in command_lines() if str(tmp_path) in name]
+
+
+def command_lines() -> list[str]:
+    """Of all programs that run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            found.append((folder / "cmdline").read_text(errors="replace"))
+    return found
 
 
 def test_another_tunnel_is_measured_beside(tmp_path: Path) -> None:

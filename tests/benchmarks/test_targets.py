@@ -67,9 +67,16 @@ def test_every_target_looks_at_a_row_and_a_variant_that_exist() -> None:
     for row in ALL_ROWS:
         for way in ("direct", *(variant.name for variant in all_variants())):
             everything.add(row.name, way, {metric.name: 1.0 for metric in row.metrics})
-    lines = list(judged(everything))
+    lines = list(judged(everything, beside_nginx=True))
     assert len(lines) == len(TARGETS) + 1
     assert [line for line in lines if "not measured" in line] == []
+
+
+def test_nothing_is_estimated_from_another_origin_than_nginx() -> None:
+    told = {nginx: list(judged(results(direct=60000, asyncio=6000), beside_nginx=nginx)) for nginx in (True, False)}
+    (with_nginx, without) = (next(line for line in lines if "64 connections" in line[0]) for lines in told.values())
+    assert with_nginx[-2:] == ["floor missed", "estimated from nginx direct"]
+    assert without[-3:] == ["", "not measured", ""]
 
 
 def test_a_cell_has_median_spread_and_ratio() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
@@ -518,6 +519,29 @@ async def test_a_caller_that_reads_late_gets_all() -> None:
         await caller.send(GET % 1)
         await anyio.wait_all_tasks_blocked()
         assert (await read_until(caller, b"0\r\n\r\n")).count(b"x") == 1_000_000
+
+
+async def test_a_caller_that_was_waited_for_and_took_all_is_waited_for_no_more() -> None:
+    sent, looked = anyio.Event(), anyio.Event()
+
+    async def then_waits(request: FrontRequest) -> None:
+        await send_much(request)
+        while not request.flush():
+            await request.wait(writable=True)
+        sent.set()
+        await looked.wait()
+
+    async with serving(then_waits) as served:
+        caller = served.connect(capacity=20_000)
+        await caller.send(GET % 1)
+        await anyio.wait_all_tasks_blocked()
+        (connection,) = served.front._connections
+        assert connection.write_clock.when < math.inf
+        await read_until(caller, b"0\r\n\r\n")
+        await sent.wait()
+        when = connection.write_clock.when
+        looked.set()
+        assert when == math.inf
 
 
 # -- leaving ---------------------------------------------------------------------------------------

@@ -367,6 +367,44 @@ async def test_a_drain_waits_for_what_was_begun() -> None:
         assert b"Connection: close" in received
 
 
+async def test_what_a_drain_finds_half_answered_does_not_rest_after_it() -> None:
+    begins = Begins(at_once=False)
+    async with serving(begins) as served:
+        stream = await served.connect()
+        await stream.send(GET % 0)
+        exchange = await begins.next()
+        exchange.request.send_head(ResponseHead(200, [(b"Content-Length", b"2")], b"OK"))
+        exchange.request.flush()
+        await read(stream, answered(b"ok")[:-2])
+        served.front.drain()
+        exchange.request.try_send_body(b"ok")
+        exchange.request.send_end()
+        exchange.done = True
+        assert not exchange.request.rest()
+        exchange.request.wake()
+        assert await rest_of(stream) == b"ok"
+
+
+async def test_what_its_caller_does_not_take_whole_does_not_rest() -> None:
+    begins = Begins(at_once=False)
+    async with serving(begins) as served:
+        stream = await served.connect()
+        await stream.send(GET % 0)
+        exchange = await begins.next()
+        exchange.request.send_head(ResponseHead(200, [], b"OK"))
+        pieces = 0
+        while exchange.request.try_send_body(b"x" * 60_000):
+            pieces += 1
+        exchange.request.send_end()
+        exchange.done = True
+        assert not exchange.request.rest()
+        exchange.request.wake()
+        received = b""
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += await stream.receive()
+        assert received.count(b"x") == pieces * 60_000
+
+
 async def test_a_drain_ends_what_rests() -> None:
     begins = Begins()
     async with serving(begins) as served:

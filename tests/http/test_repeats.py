@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -129,6 +129,13 @@ def test_large_heads_are_not_remembered() -> None:
     assert parser.parsed == 4
 
 
+def test_a_longer_first_line_does_not_pass_with_fields_that_were_small_enough_beside_a_short_one() -> None:
+    fields = b" HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 80 + b"\r\n\r\n"
+    first, second = requests(H11, b"GET /" + fields + b"GET /" + b"a" * 60 + fields, Limits(head_limit=150))
+    assert isinstance(first, RequestHead)
+    assert second == "431 head_too_large the head is larger than 150 bytes"
+
+
 @pytest.mark.parametrize(
     ("line", "refusal"),
     [
@@ -204,6 +211,15 @@ def test_answers_with_the_same_fields_are_parsed_once() -> None:
     assert parser.parsed == 1
 
 
+@pytest.mark.parametrize("line", [b"HTTP/1.1 600 A", b"HTTP/1.1 099 A", b"HTTP/1.1 102 A\x01"])
+def test_a_status_line_is_judged_each_time(line: bytes) -> None:
+    section = b"\r\nLink: a\r\n\r\n"
+    [good, refusal] = responses(H11, b"HTTP/1.1 102 A" + section + line + section)
+    assert good == ResponseHead(102, [(b"Link", b"a")], b"A")
+    assert isinstance(refusal, str)
+    assert refusal.startswith("502 bad_response ")
+
+
 STATUSES = st.sampled_from(
     [b"103", b"103 A", b"100 ", b"199", b"1x3", b"10", b"1033", b"099", b"600", b"103  \x01", b""]
 )
@@ -222,13 +238,12 @@ def test_what_was_made_of_a_head_that_comes_again_is_kept() -> None:
     codec = ServerCodec(H11, DEFAULT_LIMITS)
     made: list[int] = []
 
-    def ask(wire: bytes, *, changed: bool = False) -> int:
+    def ask(wire: bytes, change: Callable[[RequestHead], object] = id) -> int:
         codec.receive_data(wire)
         head = codec.next_event()
         assert isinstance(head, RequestHead)
         assert isinstance(codec.next_event(), End)
-        if changed:
-            head.fields.append((b"X-New", b"1"))
+        change(head)
         made.append(len(made))
         number = made[-1] if codec.again is None else codec.again.plan(head, "number", lambda: made[-1])
         codec.encode_head(ResponseHead(204, []))
@@ -238,8 +253,11 @@ def test_what_was_made_of_a_head_that_comes_again_is_kept() -> None:
 
     one, other = b"GET / HTTP/1.1" + SECTION, b"GET /b HTTP/1.1" + SECTION
     assert [ask(one), ask(one), ask(one), ask(one)] == [0, 1, 1, 1]
-    assert ask(one, changed=True) == 4  # whoever changed it has another head
-    assert [ask(one), ask(other), ask(other), ask(other), ask(one)] == [1, 6, 7, 7, 9]
+    # Whoever changed it has another head.
+    assert ask(one, lambda head: head.fields.append((b"X-New", b"1"))) == 4
+    assert ask(one, lambda head: setattr(head, "target", b"/b")) == 5
+    assert ask(one, lambda head: setattr(head, "method", b"PUT")) == 6
+    assert [ask(one), ask(other), ask(other), ask(other), ask(one)] == [1, 8, 9, 9, 11]
 
 
 def test_a_head_that_comes_again_does_not_show_what_was_done_to_the_one_before() -> None:

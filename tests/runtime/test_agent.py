@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
@@ -12,6 +13,7 @@ from tunnelkit.agent_exchange import AgentExchange
 from tunnelkit.agent_workers import WORKERS_KEPT, Served, Workers
 from tunnelkit.config import KIB
 from tunnelkit.core.frames import DATA, ResetCode, StreamKind, pack_header
+from tunnelkit.core.known_heads import KnownResponse
 from tunnelkit.errors import HeadError, StreamBroken
 from tunnelkit.heads import RequestHead, ResponseHead, encode_request
 from tunnelkit.link import Link
@@ -218,15 +220,30 @@ async def test_an_origin_that_fails(begun: bool, error: Exception) -> None:
         await both_clean(there, client)
 
 
+def send_head(exchange: OriginExchange, head: ResponseHead) -> None:
+    exchange.send_head(head)
+
+
+def send_known(exchange: OriginExchange, head: ResponseHead) -> None:
+    exchange.send_known(KnownResponse.outgoing(head))
+
+
+@pytest.mark.parametrize("send", [send_head, send_known])
 @pytest.mark.parametrize(("begun", "code"), [(False, ResetCode.INTERNAL), (True, ResetCode.BROKEN_OFF)])
 async def test_a_fault_of_ours_says_whether_an_answer_had_begun(
-    begun: bool, code: ResetCode, monkeypatch: pytest.MonkeyPatch
+    begun: bool,
+    code: ResetCode,
+    send: Callable[[OriginExchange, ResponseHead], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The head may be dropped with all else that waits: without a word the request would count as unanswered."""
     taken = anyio.Event()
 
     async def begins(exchange: OriginExchange) -> None:
-        exchange.send_head(ResponseHead(200 if begun else 103, []))
+        if begun:
+            send(exchange, ResponseHead(200, []))
+        else:
+            exchange.send_head(ResponseHead(103, []))
         news = News(exchange)
         taken.set()
         while not exchange.gone:

@@ -468,3 +468,17 @@ async def test_a_caller_that_takes_all_at_once_leaves_the_others_their_turn(monk
         assert sum(turns) > 2 * TURN  # and the rest as it came
         assert TURN <= max(turns) < TURN + 64 * 1024  # the piece that goes beyond is one of the tunnel's frames
         await there.clean()
+
+
+async def test_a_token_that_is_written_in_two_ways_is_looked_up_for_each_request() -> None:
+    """Which of the two is meant may change while the same head comes again and again."""
+    asked = "/_token/" + TOKEN.replace("-", "%2D") + "/"
+    async with tunnel(limits=replace(QUICK, startup_wait=0.0)) as there:
+        caller = there.call()
+        for _ in range(3):
+            await caller.send("GET", asked)
+            assert (await caller.answer())[0] == 404
+        async with there.client() as client:
+            await client.wait_ready(10)
+            await caller.send("GET", asked)
+            assert await caller.answer() == (200, b"fine")
