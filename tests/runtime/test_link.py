@@ -168,6 +168,24 @@ async def test_a_writer_inside_send_is_fenced(stubborn: bool) -> None:
         await pair.clean()
 
 
+async def test_what_an_old_connection_still_gives_is_not_the_sessions() -> None:
+    """A transport that has several messages at hand gives them one after the other, and the first may bring about
+    another connection."""
+    async with joined() as pair:
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        old = pair.server._run
+        assert old is not None
+        new, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(ConnectionLost, match="not this session's connection any more"):
+            pair.server._take(old, b"\xff" * 20)  # which would end the session for a breach of the protocol
+        assert pair.server.connection is new
+        ask = Ask(pair.server, SIZE)
+        assert await ask.answered() == pattern(SIZE)
+        await pair.clean()
+
+
 @pytest.mark.parametrize("first", ["server", "client"])
 async def test_one_end_notices_the_loss_earlier(first: str) -> None:
     """Hazard 3: the other still believes in its connection when the new one takes over."""
@@ -799,6 +817,16 @@ async def test_a_session_is_watchful_on_its_next_connection_only_for_its_streams
             await anyio.wait_all_tasks_blocked()
             assert pair.server.connection is server
             assert pair.server.session.active is server.active is bool(streams)
+
+
+async def test_a_stream_that_the_peer_opens_makes_a_session_watchful_too() -> None:
+    async with joined(replace(SOON, ping_active_silence=10.0, grace=60.0)) as pair:
+        _, client = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        assert pair.client.session.active is client.active is False
+        pair.server.open_stream(StreamKind.HTTP, Silent()).send_head(b"a head")
+        await anyio.wait_all_tasks_blocked()
+        assert pair.client.session.active is client.active is True
 
 
 async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
