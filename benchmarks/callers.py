@@ -105,23 +105,38 @@ def upload(address: Address, path: str, size: int) -> float:
         return time.perf_counter() - began
 
 
+class Paced:
+    """A download that is under way."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate  # bytes a second that it is held to
+        self.received = 0
+        self._began = time.perf_counter()
+
+    @property
+    def share(self) -> float:
+        """What it got so far of what it is held to."""
+        return self.received / (self.rate * (time.perf_counter() - self._began))
+
+
 @contextmanager
-def paced_download(address: Address, path: str, rate: float) -> Iterator[None]:
+def paced_download(address: Address, path: str, rate: float) -> Iterator[Paced]:
     """While the context lasts, a caller reads that answer again and again at ``rate`` bytes a second."""
     over = threading.Event()
     failures: list[Exception] = []
+    paced = Paced(rate)
 
     def read() -> None:
         try:
             while not over.is_set():
-                _read_paced(address, path, rate, over)
+                _read_paced(address, path, paced, over)
         except (OSError, BenchmarkError) as error:
             failures.append(error)
 
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        yield
+        yield paced
     finally:
         over.set()
         thread.join()
@@ -129,7 +144,7 @@ def paced_download(address: Address, path: str, rate: float) -> Iterator[None]:
         raise BenchmarkError(f"the transfer beside: {failures[0]}")
 
 
-def _read_paced(address: Address, path: str, rate: float, over: threading.Event) -> None:
+def _read_paced(address: Address, path: str, paced: Paced, over: threading.Event) -> None:
     buffer = bytearray(PIECE)
     with closing(connect(address)) as sock:
         sock.sendall(request(address, path))
@@ -140,7 +155,8 @@ def _read_paced(address: Address, path: str, rate: float, over: threading.Event)
             if not count:
                 raise BenchmarkError(f"{done} of {length} bytes, then the end")
             done += count
-            ahead = done / rate - (time.perf_counter() - began)
+            paced.received += count
+            ahead = done / paced.rate - (time.perf_counter() - began)
             if ahead > 0:
                 over.wait(ahead)
 

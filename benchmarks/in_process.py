@@ -80,7 +80,7 @@ def temporary(caller: Caller) -> float:
 
 @contextmanager
 def logging_at_info() -> Iterator[None]:
-    """As the examples do by default, but to nowhere."""
+    """To nowhere, by the standard library's handler: the lines of a program that does no more about them."""
     logger, handler = logging.getLogger("tunnelkit"), logging.FileHandler(os.devnull)
     handler.setFormatter(TextFormatter())
     logger.addHandler(handler)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from .origin import find_program
 from .programs import BenchmarkError
 from .ways import Address
 
-__all__ = ["MISSING", "Wrk", "parse_wrk", "run_wrk", "wrk_command"]
+__all__ = ["MISSING", "NUMBER", "Wrk", "numbering_script", "parse_wrk", "run_wrk", "wrk_command"]
 
 MISSING = "wrk is not installed: it makes the requests (Debian and Ubuntu: apt-get install wrk)"
+NUMBER = "@@"  # in a path: the number of the request
 SLACK = 30.0  # seconds beyond its own time, after which it hangs
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 # A request that takes longer counts as failed. wrk's own 2 s are less than what a stalled way may take.
@@ -29,8 +31,29 @@ class Wrk:
     p99: float
 
 
+def numbering_script(address: Address, path: str) -> str:
+    """Lua: no request is like another, where ``path`` has ``NUMBER``, or what is made of it in a field."""
+    fields = "".join(
+        f"  wrk.headers[{name!r}] = ({value!r}):gsub('{NUMBER}', n)\n" for name, value in address.headers(path)
+    )
+    return f"""
+local n = 0
+request = function()
+  n = n + 1
+{fields}  return wrk.format(nil, (({address.target(path)!r}):gsub('{NUMBER}', n)))
+end
+"""
+
+
 def wrk_command(
-    wrk: str, address: Address, path: str, *, connections: int, seconds: float, fields: tuple[str, ...] = ()
+    wrk: str,
+    address: Address,
+    path: str,
+    *,
+    connections: int,
+    seconds: float,
+    fields: tuple[str, ...] = (),
+    script: Path | None = None,
 ) -> list[str]:
     headers = [f"{name}: {value}" for name, value in address.headers(path)]
     carried = [part for header in (*headers, *fields) for part in ("-H", header)]
@@ -38,16 +61,25 @@ def wrk_command(
     return [
         *(wrk, "-t1", f"-c{connections}", f"-d{whole}s", "--latency", "--timeout", f"{TIMEOUT}s"),
         *carried,
+        *(["-s", str(script)] if script is not None else []),
         address.url(path),
     ]
 
 
-def run_wrk(address: Address, path: str, *, connections: int, seconds: float, fields: tuple[str, ...] = ()) -> Wrk:
+def run_wrk(
+    address: Address,
+    path: str,
+    *,
+    connections: int,
+    seconds: float,
+    fields: tuple[str, ...] = (),
+    script: Path | None = None,
+) -> Wrk:
     """Raises BenchmarkError, also when one request failed."""
     wrk = find_program("wrk")
     if wrk is None:
         raise BenchmarkError(MISSING)
-    command = wrk_command(wrk, address, path, connections=connections, seconds=seconds, fields=fields)
+    command = wrk_command(wrk, address, path, connections=connections, seconds=seconds, fields=fields, script=script)
     run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SLACK)
     if run.returncode:
         raise BenchmarkError(f"wrk: {run.stderr.strip() or run.stdout.strip()}")

@@ -22,6 +22,7 @@ CROWD = 300
 METRICS = (
     Metric("alone", "p99 alone", "ms", digits=2),
     Metric("beside-bulk", "p99 beside a download held to half its maximum", "ms", digits=2),
+    Metric("bulk-share", "what that download got of its half", "%"),
     Metric("beside-line", "p99 beside a download at 1 Gbit/s", "ms", digits=2),
     Metric("beside-stalled", "p99 beside a caller that reads nothing", "ms", digits=2),
     Metric("bulk", "times alone, beside the download at half its maximum", "", digits=2),
@@ -57,9 +58,10 @@ def bulk_rate(bench: Bench, way: Way) -> float:
     return size / seconds
 
 
-def p99_beside_bulk(bench: Bench, way: Way, connections: int, rate: float) -> float:
-    with paced_download(way.address, bench.origins.path_of(BODY), rate):
-        return p99(bench, way, connections)
+def p99_beside_bulk(bench: Bench, way: Way, connections: int, rate: float) -> tuple[float, float]:
+    """And what part of ``rate`` the download had: a way that starves it has it easy."""
+    with paced_download(way.address, bench.origins.path_of(BODY), rate) as paced:
+        return p99(bench, way, connections), paced.share
 
 
 def p99_beside_stalled(bench: Bench, way: Way, connections: int, callers: int) -> float:
@@ -72,17 +74,18 @@ def beside_one(connections: int, bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
     alone = p99(bench, way, connections)
     most = bulk_rate(bench, way)
-    bulk = p99_beside_bulk(bench, way, connections, SHARE * most)
+    bulk, share = p99_beside_bulk(bench, way, connections, SHARE * most)
     still = p99_beside_stalled(bench, way, connections, 1)
     figures = {
         "alone": alone,
         "beside-bulk": bulk,
+        "bulk-share": share * 100,
         "beside-stalled": still,
         "bulk": bulk / alone,
         "stalled": still / alone,
     }
     if most > LINE:
-        line = p99_beside_bulk(bench, way, connections, LINE)
+        line, _ = p99_beside_bulk(bench, way, connections, LINE)
         figures |= {"beside-line": line, "line": line / alone}
     return figures
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from ..bench import Bench, Row
 from ..figures import Metric
 from ..programs import Usage
 from ..ways import Spec, Way
-from ..wrk import run_wrk
+from ..wrk import NUMBER, numbering_script, run_wrk
 from ..yardstick import h11_cycle
 
 __all__ = ["ROWS"]
@@ -42,13 +43,21 @@ def costs(before: Mapping[str, Usage], after: Mapping[str, Usage], requests: int
 
 def measure(path: str, connections: int, fields: tuple[str, ...], bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
+    script = numbering(bench, way, path) if NUMBER in path else None
     cycle = h11_cycle()
     before = usage(way)
-    done = run_wrk(way.address, path, connections=connections, seconds=bench.settings.seconds, fields=fields)
+    seconds = bench.settings.seconds
+    done = run_wrk(way.address, path, connections=connections, seconds=seconds, fields=fields, script=script)
     spent = costs(before, usage(way), done.requests)
     if "cpu" in spent:
         spent["cycles"] = spent["cpu"] / cycle / 1e6
     return {"rate": done.rate, "p50": done.p50 * 1000, "p99": done.p99 * 1000, **spent}
+
+
+def numbering(bench: Bench, way: Way, path: str) -> Path:
+    file = bench.folder / "numbering.lua"
+    file.write_text(numbering_script(way.address, path))
+    return file
 
 
 def measure_size(size: int, bench: Bench, spec: Spec) -> dict[str, float]:
@@ -71,6 +80,12 @@ def sized(name: str, size: int) -> Row:
 
 ROWS = [
     *map(small, (1, 16, 64)),
+    Row(
+        "varied64",
+        "small GET, each with a target of its own, 64 connections",
+        (RATE, P50, P99, *COSTS),
+        partial(measure, f"/small?n={NUMBER}", 64, ()),
+    ),
     *(sized(name, size) for name, size in [("1k", 1000), ("16k", 16_000), ("100k", 100_000), ("1m", 1_000_000)]),
     Row(
         "connections",

@@ -38,10 +38,13 @@ def run_benchmarks(folder: Path, *arguments: str, environment: dict[str, str] | 
 
 
 def test_a_run_measures_and_tells(tmp_path: Path) -> None:
-    figures, printed = run_benchmarks(tmp_path, "--rows", "get1,up,memory,resume", "--variants", "asyncio-bare")
+    rows = "get1,varied64,up,memory,resume"
+    figures, printed = run_benchmarks(tmp_path, "--rows", rows, "--variants", "asyncio-bare")
     for key in [
         ("get1", "rate", "direct"),
         ("get1", "cpu", "asyncio-bare"),
+        ("varied64", "rate", "direct"),
+        ("varied64", "rate", "asyncio-bare"),
         ("up", "rate", "asyncio-bare"),
         ("memory", "bare-server", "asyncio-bare"),
         ("resume", "median", "asyncio-bare"),
@@ -64,7 +67,7 @@ def test_counters_and_idle_tunnels(tmp_path: Path) -> None:
 def test_small_requests_beside_transfers(tmp_path: Path) -> None:
     figures, printed = run_benchmarks(tmp_path, "--rows", "beside16", "--variants", "asyncio", "--seconds", "1")
     for way in ("direct", "asyncio"):
-        for metric in ("alone", "beside-bulk", "bulk", "beside-stalled", "stalled"):
+        for metric in ("alone", "beside-bulk", "bulk", "bulk-share", "beside-stalled", "stalled"):
             (value,) = figures["beside16", metric, way]
             assert value > 0
     assert "16 callers with small GETs: times alone, beside the download at half its maximum" in printed
