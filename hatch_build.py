@@ -25,8 +25,8 @@ from setuptools import setup
 
 options = ["--config-file=", "--ignore-missing-imports"]  # `make types` is what checks types, with all that they name
 made = mypycify([*options, *{modules!r}], opt_level="{level}", debug_level="0", group_name="{package}")
-for extension in made:
-    extension.extra_compile_args += {silent!r}
+for extension in made:  # all share one list
+    extension.extra_compile_args = [*extension.extra_compile_args, *{silent!r}]
 setup(name="{package}", ext_modules=made)
 """
 # What gcc looks for in order to warn takes twice as long as all else that it does with code that mypyc made. Not by

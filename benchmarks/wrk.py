@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +32,16 @@ class Wrk:
     p99: float
 
 
-def numbering_script(address: Address, path: str) -> str:
-    """Lua: no request is like another, where ``path`` has ``NUMBER``, or what is made of it in a field."""
-    fields = "".join(
-        f"  wrk.headers[{name!r}] = ({value!r}):gsub('{NUMBER}', n)\n" for name, value in address.headers(path)
-    )
+def numbering_script(address: Address, path: str, fields: Iterable[str] = ()) -> str:
+    """Lua: no request is like another, where ``path`` or one of ``fields`` has ``NUMBER``."""
+    parted = ((name, value.strip()) for name, _, value in (field.partition(":") for field in fields))
+    headers = [*address.headers(path), *parted]
+    lines = "".join(f"  wrk.headers[{name!r}] = ({value!r}):gsub('{NUMBER}', n)\n" for name, value in headers)
     return f"""
 local n = 0
 request = function()
   n = n + 1
-{fields}  return wrk.format(nil, (({address.target(path)!r}):gsub('{NUMBER}', n)))
+{lines}  return wrk.format(nil, (({address.target(path)!r}):gsub('{NUMBER}', n)))
 end
 """
 

@@ -43,7 +43,7 @@ def costs(before: Mapping[str, Usage], after: Mapping[str, Usage], requests: int
 
 def measure(path: str, connections: int, fields: tuple[str, ...], bench: Bench, spec: Spec) -> dict[str, float]:
     way = bench.way(spec)
-    script = numbering(bench, way, path) if NUMBER in path else None
+    script = numbering(bench, way, path, fields) if NUMBER in "".join([path, *fields]) else None
     cycle = h11_cycle()
     before = usage(way)
     seconds = bench.settings.seconds
@@ -54,9 +54,9 @@ def measure(path: str, connections: int, fields: tuple[str, ...], bench: Bench, 
     return {"rate": done.rate, "p50": done.p50 * 1000, "p99": done.p99 * 1000, **spent}
 
 
-def numbering(bench: Bench, way: Way, path: str) -> Path:
+def numbering(bench: Bench, way: Way, path: str, fields: tuple[str, ...]) -> Path:
     file = bench.folder / "numbering.lua"
-    file.write_text(numbering_script(way.address, path))
+    file.write_text(numbering_script(way.address, path, fields))
     return file
 
 
@@ -74,18 +74,24 @@ def small(connections: int) -> Row:
     )
 
 
+def varied(what: str, path: str, fields: tuple[str, ...]) -> Row:
+    """No head comes again: what is remembered of one is of no use for the next."""
+    return Row(
+        f"{what}64",
+        f"small GET, each with a {what} of its own, 64 connections",
+        (RATE, P50, P99, *COSTS),
+        partial(measure, path, 64, fields),
+    )
+
+
 def sized(name: str, size: int) -> Row:
     return Row(f"size{name}", f"answers of {name.upper()}B, 16 connections", (RATE, P99), partial(measure_size, size))
 
 
 ROWS = [
     *map(small, (1, 16, 64)),
-    Row(
-        "varied64",
-        "small GET, each with a target of its own, 64 connections",
-        (RATE, P50, P99, *COSTS),
-        partial(measure, f"/small?n={NUMBER}", 64, ()),
-    ),
+    varied("target", f"/small?n={NUMBER}", ()),
+    varied("field", "/small", (f"X-Request-Id: {NUMBER}",)),
     *(sized(name, size) for name, size in [("1k", 1000), ("16k", 16_000), ("100k", 100_000), ("1m", 1_000_000)]),
     Row(
         "connections",

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.programs import BenchmarkError
 from benchmarks.rows.counters import parse_perf, parse_strace
 from benchmarks.ways import Address
-from benchmarks.wrk import Wrk, parse_wrk, wrk_command
+from benchmarks.wrk import Wrk, numbering_script, parse_wrk, wrk_command
 
 WRK = """Running 1s test @ http://127.0.0.1:8080/small
   1 threads and 16 connections
@@ -61,6 +61,14 @@ def test_what_callers_send_can_hold_the_path() -> None:
         *("wrk", "-t1", "-c4", "-d1s", "--latency", "--timeout", "20s"),
         *("-H", "X-To: http://origin/small", "-H", "Connection: close", "https://127.0.0.1:80/request"),
     ]
+
+
+def test_a_script_numbers_what_is_to_differ() -> None:
+    address = Address(80, path="/all", fields=(("X-Where", "http://a{path}"),))
+    script = numbering_script(address, "/x?@@", ["X-Request-Id: @@"])
+    assert "wrk.headers['X-Where'] = ('http://a/x?@@'):gsub('@@', n)" in script
+    assert "wrk.headers['X-Request-Id'] = ('@@'):gsub('@@', n)" in script
+    assert "wrk.format(nil, (('/all'):gsub('@@', n)))" in script
 
 
 @pytest.mark.parametrize("errors", ["          1", "          "])

@@ -38,13 +38,14 @@ def run_benchmarks(folder: Path, *arguments: str, environment: dict[str, str] | 
 
 
 def test_a_run_measures_and_tells(tmp_path: Path) -> None:
-    rows = "get1,varied64,up,memory,resume"
+    rows = "get1,target64,field64,up,memory,resume"
     figures, printed = run_benchmarks(tmp_path, "--rows", rows, "--variants", "asyncio-bare")
     for key in [
         ("get1", "rate", "direct"),
         ("get1", "cpu", "asyncio-bare"),
-        ("varied64", "rate", "direct"),
-        ("varied64", "rate", "asyncio-bare"),
+        ("target64", "rate", "direct"),
+        ("target64", "rate", "asyncio-bare"),
+        ("field64", "rate", "asyncio-bare"),
         ("up", "rate", "asyncio-bare"),
         ("memory", "bare-server", "asyncio-bare"),
         ("resume", "median", "asyncio-bare"),

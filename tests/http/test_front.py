@@ -334,6 +334,23 @@ async def test_a_request_that_comes_as_the_time_for_it_ends_has_its_own_times() 
         await read_until(caller, b"/2")
 
 
+async def test_a_request_that_comes_as_the_time_for_it_ends_leaves_the_next_head_its_own() -> None:
+    async with serving(echo) as served:
+        caller = served.connect()
+        await caller.send(GET % 1)
+        assert await read_until(caller, b"/1") == sized(b"/1")
+        await anyio.wait_all_tasks_blocked()
+        (connection,) = served.front._connections
+        assert caller.try_send(GET % 2)
+        connection._read_late()
+        assert await read_until(caller, b"/2") == sized(b"/2")
+        head = GET % 3
+        await caller.send(head[:9])
+        await anyio.wait_all_tasks_blocked()
+        await caller.send(head[9:])
+        assert await read_until(caller, b"/3") == sized(b"/3")
+
+
 async def test_a_body_that_comes_as_its_time_ends_is_in_time() -> None:
     """The clock may be heard before the socket, where the loop was late for both."""
     async with serving(echo) as served:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -140,6 +141,7 @@ def test_a_longer_first_line_does_not_pass_with_fields_that_were_small_enough_be
     ("line", "refusal"),
     [
         (b"GET /#a HTTP/1.1", "400 bad_target the request target is malformed"),
+        (b"CONNECT  HTTP/1.1", "400 bad_head the request line is malformed"),
         (b"TRACE / HTTP/1.1", "405 method_not_allowed TRACE is refused"),
         (b"GET / HTTP/2.0", "505 http_version only HTTP/1.1 and HTTP/1.0 are spoken here"),
         (b"GET /" + b"a" * 200 + b" HTTP/1.1", "414 uri_too_long the first line is longer than 100 bytes"),
@@ -300,15 +302,20 @@ def test_an_answer_that_comes_again_is_framed_by_what_was_asked() -> None:
 
 
 def test_a_shared_head_is_written_for_each_connection_as_it_needs_it() -> None:
-    shared = ResponseHead(200, [(b"Content-Length", b"2")], b"OK", written={})
-    own = ResponseHead(200, [(b"Content-Length", b"2")], b"OK")
-    for head in (shared, own, shared, own):
-        for line, close in ((b"GET / HTTP/1.1", False), (b"GET / HTTP/1.1", True), (b"HEAD / HTTP/1.0", False)):
+    fields = [(b"Content-Type", b"a/b")]  # and no length: it is framed as the caller can read it
+    shared = ResponseHead(200, fields, b"OK", written={})
+    ways = list(product((b"GET", b"HEAD"), (b"1.1", b"1.0"), (b"", b"Connection: close\r\n"), (False, True)))
+    for method, version, wish, close in ways * 2:
+        blocks, bodies, persists = [], [], []
+        for head in (shared, ResponseHead(200, fields, b"OK")):
             codec = ServerCodec(H11, DEFAULT_LIMITS)
-            codec.receive_data(line + SECTION)
+            codec.receive_data(method + b" / HTTP/" + version + b"\r\n" + wish + SECTION[2:])
             codec.next_event()
-            block = codec.encode_head(head, close=close)
-            assert block.count(b"Connection: close") == (close or line.endswith(b"1.0"))
-            assert bool(codec.encode_body(b"ok")) == line.startswith(b"GET")
+            blocks.append(codec.encode_head(head, close=close))
+            bodies.append(b"".join(codec.encode_body(b"ok")))
+            persists.append(codec.persists)
+        assert blocks[0] == blocks[1]
+        assert bodies[0] == bodies[1]
+        assert persists[0] == persists[1]
     assert shared.written is not None
-    assert len(shared.written) == 3
+    assert len(shared.written) == 12  # HTTP/1.0 does not persist here, whatever it says

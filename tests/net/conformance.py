@@ -112,17 +112,27 @@ class StreamContract:
         assert one.is_silent()
         assert one.is_silent()
         await other.send(b"more")
-        await anyio.wait_all_tasks_blocked()
+        await one.wait(readable=True)
         assert not one.is_silent()
 
     async def test_an_end_is_no_silence(self, pair: Pair) -> None:
         one, other = pair
         await other.send_eof()
-        await anyio.wait_all_tasks_blocked()
+        await one.wait(readable=True)
+        assert not one.is_silent()
         assert not one.is_silent()
         one.abort()
         assert not one.is_silent()
+        await other.wait(readable=True)
+        assert not other.is_silent()
+
+    async def test_what_is_over_is_not_silent(self, pair: Pair) -> None:
+        one, other = pair
+        await one.aclose()
+        assert not one.is_silent()
         await anyio.wait_all_tasks_blocked()
+        assert not one.is_silent()
+        other.abort()
         assert not other.is_silent()
 
     async def test_what_the_event_loop_has_not_told_yet_is_no_silence(self, pair: Pair) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net import aio
 from tunnelkit.net.aio import AioStream
+from tunnelkit.net.kernel import RESET_ON_CLOSE
 from tunnelkit.net.sockets import SocketStream
 from tunnelkit.net.stream import READ_AHEAD, WRITE_BUFFER
 
@@ -69,6 +70,42 @@ async def test_a_stream_that_is_read_slowly_holds_no_more() -> None:
         await asyncio.sleep(0)
         assert len(stream._held) <= READ_AHEAD
     assert position < sent
+    stream.abort()
+    peer.close()
+
+
+async def test_bytes_that_come_upon_others_are_read_as_far_as_there_is_room() -> None:
+    stream, peer = await open_one()
+    assert peer.send(bytes(40_000)) == 40_000
+    await stream.wait(readable=True)
+    assert len(stream._held) == 40_000
+    assert peer.send(bytes(60_000)) == 60_000  # a read of 64 KiB would have them all
+    await asyncio.sleep(0)  # one turn of the loop, which reads
+    await asyncio.sleep(0)
+    assert len(stream._held) == READ_AHEAD
+    assert await read_exactly(stream, 100_000) == bytes(100_000)
+    stream.abort()
+    peer.close()
+
+
+async def test_what_has_a_header_does_not_overtake_what_waits_though_the_kernel_has_room_again() -> None:
+    stream, peer = await open_one()
+    sent = b""
+    while not stream.write_buffered:
+        piece = pattern(READ_AHEAD)
+        sent += piece[: stream.try_send(piece)]
+    received = b""
+    with suppress(BlockingIOError):
+        while True:
+            received += peer.recv(READ_AHEAD)  # and no turn of the loop, in which what waits would go
+    taken = stream.try_send_headed(b"header", b"data" * 1000)
+    sent += (b"header" + b"data" * 1000)[:taken]
+    while len(received) < len(sent):
+        try:
+            received += peer.recv(READ_AHEAD)
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    assert received == sent
     stream.abort()
     peer.close()
 
@@ -164,7 +201,7 @@ async def test_the_end_and_a_reset_are_found_by_reading_directly() -> None:
         stream, peer = await open_one()
         sent = await push(peer, 10_000_000)
         if reset:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, aio.RESET_ON_CLOSE)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             peer.close()
             with pytest.raises(StreamBroken, match="reset"):
                 await read_all(stream)
@@ -213,7 +250,7 @@ async def test_try_send_takes_no_more_than_the_write_buffer_beyond_the_kernel() 
 async def test_a_reset_fails_every_waiter_at_once() -> None:
     stream, peer = await open_one()
     await fill(stream)
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, aio.RESET_ON_CLOSE)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     async with anyio.create_task_group() as tasks:
         for directions in ({"readable": True}, {"writable": True}, {}):
             tasks.start_soon(lambda directions=directions: stream.wait(**directions))  # type: ignore[misc]
@@ -228,7 +265,7 @@ async def test_a_reset_fails_every_waiter_at_once() -> None:
 async def test_what_came_before_a_write_failed_can_be_read() -> None:
     stream, peer = await open_one()
     peer.send(b"early answer")
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, aio.RESET_ON_CLOSE)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     peer.close()
     with suppress(StreamBroken):
         while True:  # no turn of the loop, so that it has not read yet
@@ -274,7 +311,7 @@ async def test_open_on_a_socket_that_is_closed_fails() -> None:
 
 async def test_send_eof_on_a_connection_that_was_just_reset() -> None:
     stream, peer = await open_one()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, aio.RESET_ON_CLOSE)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     peer.close()
     with pytest.raises(StreamBroken):
         await stream.send_eof()

@@ -9,7 +9,7 @@ import pytest
 
 from tunnelkit.errors import StreamBroken
 from tunnelkit.net.adopt import adopt
-from tunnelkit.net.aio import RESET_ON_CLOSE
+from tunnelkit.net.kernel import RESET_ON_CLOSE
 from tunnelkit.net.sockets import SocketStream
 
 from .pairs import fill, pattern, tcp_sockets

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tunnelkit.errors import StreamBroken
-from tunnelkit.net.aio import RESET_ON_CLOSE
+from tunnelkit.net.kernel import RESET_ON_CLOSE
 from tunnelkit.net.sockets import TURN
 
 from .pairs import fill, pattern, read_all, tcp_sockets

@@ -168,6 +168,21 @@ async def test_a_writer_inside_send_is_fenced(stubborn: bool) -> None:
         await pair.clean()
 
 
+async def test_of_a_link_that_is_held_nothing_is_sent_even_where_the_way_is_free() -> None:
+    async with joined() as pair:
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        pair.server.hold()
+        stream = pair.server.open_stream(StreamKind.HTTP, Silent())
+        stream.send_head(b"a head")
+        stream.flush()
+        await anyio.wait_all_tasks_blocked()
+        assert not pair.client.streams.by_id
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        assert pair.client.streams.by_id
+
+
 async def test_what_an_old_connection_still_gives_is_not_the_sessions() -> None:
     """A transport that has several messages at hand gives them one after the other, and the first may bring about
     another connection."""

@@ -78,6 +78,22 @@ async def taking(
             tasks.cancel_scope.cancel()
 
 
+async def test_a_pong_that_finds_no_room_leaves_as_soon_as_there_is_some(
+    streams: tuple[ByteStream, ByteStream],
+) -> None:
+    ours, theirs = streams
+    async with taking(WebSocketConnection(ours, client=False)):
+        sent = 0
+        while taken := ours.try_send(bytes(10_000)):
+            sent += taken
+        await theirs.send(frame(PING, b"there?"))
+        await anyio.wait_all_tasks_blocked()
+        received = b""
+        while len(received) < sent + 8:
+            received += await theirs.receive()
+        assert received.endswith(b"\x8a\x06there?")
+
+
 async def test_messages_come_in_order_to_the_end(streams: tuple[ByteStream, ByteStream]) -> None:
     server, client = WebSocketConnection(streams[0], client=False), WebSocketConnection(streams[1], client=True)
     sizes = [1, 125, 126, MAX_MESSAGE, 65_000, 7, *range(1, 200)]

@@ -75,6 +75,26 @@ async def test_a_message_that_does_not_wait_leaves_though_the_way_takes_only_par
             raw.connection.send_now(b"too late")
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("fact", "value"), [("tls", True), ("write_buffered", 1)])
+async def test_there_is_no_room_where_a_task_must_carry_on_what_is_taken(
+    fact: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = Raw()
+    assert raw.connection.room_now()
+    monkeypatch.setattr(MemoryStream, fact, property(lambda _: value))
+    assert not raw.connection.room_now()
+
+
+@pytest.mark.interpreted
+async def test_a_message_is_sent_when_the_stream_needs_nobody_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under TLS, what was taken may be there as ciphertext that only a task pushes on."""
+    raw, waits = Raw(), [True, True, False]
+    monkeypatch.setattr(MemoryStream, "needs_wait", property(lambda _: waits.pop(0)))
+    await raw.connection.send(b"m")
+    assert not waits
+
+
 @pytest.mark.parametrize("capacity", [1, 3, 5, 20_000, 70_000])
 async def test_a_large_frame_leaves_in_whatever_parts_the_way_takes(capacity: int) -> None:
     message = bytes(range(256)) * 65  # just a large one: by the byte, it takes some turns

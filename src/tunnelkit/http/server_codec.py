@@ -28,8 +28,6 @@ from .writing import BodyWriter, encode_block
 
 __all__ = ["ServerCodec"]
 
-# Looked up once: see codec.
-
 
 @dataclass(slots=True)
 class _Framed:

@@ -8,10 +8,7 @@ loop for every call (facts, trap 6). This one reads at most ``READ_AHEAD`` bytes
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
-import struct
-import sys
 import threading
 from contextlib import suppress
 from typing import NoReturn, TypeAlias, cast
@@ -23,21 +20,17 @@ from ..errors import StreamBroken
 from .aio_protocol import StreamProtocol
 from .buffer import ReadBuffer
 from .failures import reason_of, stream_broken
+from .kernel import RESET_ON_CLOSE, nothing_came
 from .loop import in_callback, loop_clock
 from .stream import CLOSE_TIMEOUT, READ_AHEAD, WRITE_BUFFER, Buffer, ByteStream, Taker
 
-__all__ = ["RESET_ON_CLOSE", "AioStream", "nothing_came"]
-
-# Linger for 0 seconds: close sends RST and drops what the kernel holds.
-RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+__all__ = ["AioStream"]
 
 # Reads of a busy socket in one turn of the loop; then the others have theirs. Half as many cost an upload a tenth of
 # its pace: whoever takes what was read is woken twice as often.
 _DIRECT_READS = 16
 
 _GATHERS = hasattr(socket.socket, "sendmsg")  # Windows has none
-
-_POLLS = hasattr(select, "poll")  # nor this
 
 _local = threading.local()
 
@@ -60,15 +53,6 @@ def _works_by_readiness(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether nothing else reads a paused transport's socket, or writes while its buffer is empty; a proactor's read
     may be under way even then."""
     return isinstance(loop, asyncio.SelectorEventLoop) or type(loop).__module__.startswith("uvloop")
-
-
-def nothing_came(sock: socket.socket) -> bool:
-    """Nothing waits in the kernel: of what came in the batch of events that a loop is at, no stream has heard."""
-    if not _POLLS:
-        return not select.select([sock], [], [], 0)[0]
-    polled = select.poll()  # a third of what it takes to peek and be told by an exception
-    polled.register(sock, select.POLLIN)
-    return not polled.poll(0)
 
 
 # A wait: its future, whether it ends when bytes come, and when there is room; and who may take the bytes instead.

@@ -13,8 +13,8 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamBroken
-from .aio import RESET_ON_CLOSE, nothing_came
 from .failures import reason_of, stream_broken
+from .kernel import RESET_ON_CLOSE, nothing_came
 from .loop import loop_clock
 from .stream import READ_AHEAD, Buffer, ByteStream, Taker
 

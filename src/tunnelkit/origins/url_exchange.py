@@ -125,7 +125,7 @@ class UrlExchange:
             # One that has begun to answer was alive: what it lacks is not for another connection to give, and what
             # it said, an interim head perhaps, is with the caller (RFC 9110 9.2.2).
             repeatable = repeatable and not (connection.answer_begun or exchange.body_started)
-            if reused and repeatable and not exchange.gone:
+            if reused and repeatable:
                 return False
             self._tell_failure(error)
         except BaseException:

@@ -1,7 +1,7 @@
 """One long-poll connection at the server: what its requests, the link above it and its one timer do to each other.
 
-The state machines decide (``longpoll_polls``, ``longpoll_posts``); this joins them to events and a clock. Requests
-are carried by tasks of their own (``longpoll_server``), which register here and are woken.
+The state machines decide (``polls``, ``posts``); this joins them to events and a clock. Requests
+are carried by tasks of their own (``server``), which register here and are woken.
 """
 
 from __future__ import annotations

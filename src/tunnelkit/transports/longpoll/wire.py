@@ -1,6 +1,6 @@
 """The long-poll transport's requests and answers as plain decisions: names, building, parsing, checking.
 
-What passes on the way, and when, is ``longpoll_polls``' and ``longpoll_posts``' business. ``docs/wire-format.md``,
+What passes on the way, and when, is ``polls``' and ``posts``' business. ``docs/wire-format.md``,
 "Long-poll", is the law. Ids and numbers stand in fields, never in a URL, which logs and caches keep.
 """
 
