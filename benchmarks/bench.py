@@ -87,14 +87,16 @@ class Bench:
 
 
 def run(rows: Sequence[Row], specs: Sequence[Spec], settings: Settings, say: Callable[[str], None]) -> Results:
-    """Measure. In each round every way has its turn, so that what else the machine does meets all of them."""
+    """Measure. In each round every way has its turn, so that what else the machine does meets all of them; and each
+    round begins with another, so that none always comes after the same one."""
     results = Results()
     with ExitStack() as stack:
         bench = Bench(settings, stack)
         for row in rows:
             for number in range(1 if row.once else settings.rounds):
                 say(f"{row.title}, round {number + 1}")
-                for spec in specs:
+                first = number % max(len(specs), 1)
+                for spec in [*specs[first:], *specs[:first]]:
                     if row.takes(spec) and (row.name, spec.name) not in results.failures:
                         _measure(bench, row, spec, results)
     return results

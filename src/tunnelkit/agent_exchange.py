@@ -90,8 +90,8 @@ class AgentExchange:
         elif known.head.target[:1] not in (b"/", b"*"):
             # To an origin that is a proxy too, an absolute form would name another host past the allowlist.
             self._refuse_stream(RemoteProtocolError("a target that is no path", code="bad_head"))
-        elif self._upgrade and not (known.offers or fin):
-            # What comes after its head would be no body, and nothing that an origin could be asked for.
+        elif self._upgrade and (fin or not known.offers):
+            # What comes after its head would be neither a body nor another protocol's bytes.
             self._refuse_stream(RemoteProtocolError("an upgrade that is not offered", code="bad_head"))
         else:
             self._begin(known, has_body=not fin and not self._upgrade)

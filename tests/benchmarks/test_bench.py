@@ -65,7 +65,7 @@ def test_what_failed_is_ended_before_others_are_measured() -> None:
     assert notes == [
         *("one opened", "first of one", "one ended"),
         *("other opened", "first of other", "first of other"),
-        *("one opened", "second of one", "second of other", "second of one", "second of other"),
+        *("one opened", "second of one", "second of other", "second of other", "second of one"),
         *("one ended", "other ended"),
     ]
     assert results.failures == {("first", "one"): "is still busy"}

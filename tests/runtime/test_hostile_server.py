@@ -88,6 +88,7 @@ BAD_UPGRADES = {
         HOST, (b"Connection", b"upgrade"), (b"Upgrade", b"x"), (b"Content-Length", b"5")
     ),
     "h2c": request(HOST, (b"Connection", b"upgrade"), (b"Upgrade", b"h2c")),
+    "an offer that ends": request(HOST, (b"Connection", b"upgrade"), (b"Upgrade", b"x")),
 }
 
 
@@ -97,7 +98,7 @@ async def test_an_upgrade_that_is_none_reaches_no_origin(name: str) -> None:
     async with tunnel() as there, there.client(origin) as client:
         await client.wait_ready(10)
         handler = Silent()
-        server_link(there).open_stream(StreamKind.UPGRADE, handler).send_head(BAD_UPGRADES[name])
+        server_link(there).open_stream(StreamKind.UPGRADE, handler).send_head(BAD_UPGRADES[name], fin="ends" in name)
         await handler.until(lambda: ("reset", ResetCode.PROTOCOL) in handler.heard)
         assert not origin.heads
         assert not client._agent.active
