@@ -70,8 +70,15 @@ def main() -> int:
         del os.environ[name]
     print(f"{machine()}\n{options.settings}\n", flush=True)
     specs = specs_of(options)
-    others = OtherPrograms()
-    results = run(options.rows, specs, options.settings, say)
+    others, results = OtherPrograms(), Results()
+    try:
+        run(options.rows, specs, options.settings, say, results)
+    finally:  # a signal, perhaps, after hours
+        report(options, specs, results, others)
+    return 0
+
+
+def report(options: Options, specs: list[Spec], results: Results, others: OtherPrograms) -> None:
     print(f"Other programs took {others.share():.0%} of the machine's processor time meanwhile.\n")
     beside = {spec.name: spec.beside for spec in specs}
     print(markdown(list(rows_of_table(results, options.rows, beside.__getitem__))))
@@ -81,7 +88,6 @@ def main() -> int:
         print(f"\nnot measured: {row} of {', '.join(ways)}: {why}")
     if options.json is not None:
         options.json.write_text(json.dumps(results.to_json(), indent=1))
-    return 0
 
 
 if __name__ == "__main__":

@@ -86,10 +86,12 @@ class Bench:
         return self.origins.files if wants == "files" else self.origins.sink
 
 
-def run(rows: Sequence[Row], specs: Sequence[Spec], settings: Settings, say: Callable[[str], None]) -> Results:
-    """Measure. In each round every way has its turn, so that what else the machine does meets all of them; and each
-    round begins with another, so that none always comes after the same one."""
-    results = Results()
+def run(
+    rows: Sequence[Row], specs: Sequence[Spec], settings: Settings, say: Callable[[str], None], results: Results
+) -> None:
+    """Measure into ``results``, which have what was measured however this ends. In each round every way has its turn,
+    so that what else the machine does meets all of them; and each round begins with another: none always comes
+    after the same one."""
     with ExitStack() as stack:
         bench = Bench(settings, stack)
         for row in rows:
@@ -99,7 +101,6 @@ def run(rows: Sequence[Row], specs: Sequence[Spec], settings: Settings, say: Cal
                 for spec in [*specs[first:], *specs[:first]]:
                     if row.takes(spec) and (row.name, spec.name) not in results.failures:
                         _measure(bench, row, spec, results)
-    return results
 
 
 def _measure(bench: Bench, row: Row, spec: Spec, results: Results) -> None:

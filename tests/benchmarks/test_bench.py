@@ -48,7 +48,9 @@ def row(name: str, notes: list[str], failing: str = "", *, both: bool = False) -
 
 
 def measured(rows: list[Row], *specs: Noted) -> Results:
-    return run(rows, specs, Settings(rounds=2), lambda _: None)
+    results = Results()
+    run(rows, specs, Settings(rounds=2), lambda _: None, results)
+    return results
 
 
 @pytest.fixture(autouse=True)
