@@ -41,7 +41,7 @@ def said(file: Path) -> str:
     deadline = time.monotonic() + 20
     while not (file.exists() and file.read_text().endswith("\n")):
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # between two looks
+        time.sleep(0.01)  # another program tells by a file
     return file.read_text().strip()
 
 

@@ -93,7 +93,7 @@ def test_a_signal_ends_all_that_was_begun_and_what_was_measured_is_told(tmp_path
         try:
             while len(list(tmp_path.glob("*/client*.log"))) < 2:  # the second is the slow link's
                 assert run.poll() is None
-                time.sleep(0.05)  # between two looks
+                time.sleep(0.05)  # another program tells by a file
         finally:
             run.terminate()
         printed, _ = run.communicate()
