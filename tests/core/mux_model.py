@@ -60,6 +60,13 @@ class End:
     def live(self) -> list[int]:
         return sorted(self.mux.streams)
 
+    def may_open(self) -> bool:
+        """No GOAWAY came, and there is room among the peer's streams, in the session's memory and in the process'."""
+        pool, table = self.mux._table.pool, self.mux._table
+        mine = sum(stream % 2 == table.parity for stream in table.active)
+        memory = (pool.open + 1) * pool.floor + pool.above <= pool.size and self.budget.free >= pool.per_stream
+        return not self.going and mine < self.limits.max_streams and memory
+
     def note_sent(self, stream: int, item: Any) -> None:
         _append(self.sent[stream], item)
 
@@ -150,7 +157,7 @@ class StreamRules(RuleBasedStateMachine):
     @rule(who=WHO)
     def open(self, who: bool) -> None:
         end = self.ends[who]
-        could = end.mux.can_open
+        could = end.may_open()
         try:
             stream = end.mux.open_stream(StreamKind.BYTES)
         except (NoRoom, GoingAway):

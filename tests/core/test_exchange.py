@@ -497,22 +497,6 @@ def test_an_exchange_knows_its_former_attempts() -> None:
     assert attempt(Delivery.NEVER_SENT, was_sent=False) == (True, Delivery.NEVER_SENT)
 
 
-# -- the record --------------------------------------------------------------------------------
-
-
-def test_the_record() -> None:
-    pair = Pair()
-    pair.request(get(method=b"POST"))
-    pair.up(7, fin=True)
-    record = pair.server.record(started=1.0, answered=None, ended=3.5)
-    assert (record.status, record.bytes_in, record.bytes_out, record.duration) == (None, 7, 0, 2.5)
-    pair.response(ResponseHead(200, []))
-    pair.down(9, fin=True)
-    record = pair.client.record(started=1.0, answered=2.0, ended=3.0)
-    assert (record.method, record.status, record.bytes_in, record.bytes_out) == (b"POST", 200, 7, 9)
-    assert (record.upgraded, record.delivery, record.answered) == (False, Delivery.ANSWERED, 2.0)
-
-
 def test_repr() -> None:
     pair = Pair()
     pair.request(RequestHead(b"GET", b"/secret", [HOST]), fin=True)

@@ -64,11 +64,6 @@ class CreditPool:
         """What all peers' halves together may have in memory here: never above the session's budget."""
         return self.open * self.floor + self.above
 
-    @property
-    def has_room(self) -> bool:
-        """A stream could open now."""
-        return self.granted + self.floor <= self.size and self.budget.free >= self.per_stream
-
     def open_window(self, *, first: bool) -> ReceiveWindow | None:
         """The window of a new stream, ``first`` when we are its opener; None when there is no room for a floor."""
         count = self.open + 1

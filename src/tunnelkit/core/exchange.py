@@ -12,7 +12,6 @@ The halves are joined at three places: a request asks for its response; 101 swit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -36,7 +35,6 @@ __all__ = [
     "Delivery",
     "Exchange",
     "Move",
-    "Record",
     "State",
     "Table",
     "may_dispatch_again",
@@ -202,25 +200,6 @@ def may_dispatch_again(
     if delivery is Delivery.SENT:
         return method in _REPEATABLE and not has_body and other_session_attached and not sent_before
     return False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """What the access log says of an exchange. ``bytes_in`` came from the caller; times are the driver's clock."""
-
-    method: bytes
-    status: int | None  # of the final head; None: there was none
-    bytes_in: int
-    bytes_out: int
-    upgraded: bool
-    delivery: Delivery
-    started: float
-    answered: float | None  # when the final head passed
-    ended: float
-
-    @property
-    def duration(self) -> float:
-        return self.ended - self.started
 
 
 # -- the machine -------------------------------------------------------------------------------
@@ -462,17 +441,4 @@ class Exchange:
             body_held=body_held,
             other_session_attached=other_session_attached,
             sent_before=self._earlier is not Delivery.NEVER_SENT,
-        )
-
-    def record(self, *, started: float, answered: float | None, ended: float) -> Record:
-        return Record(
-            method=self.method,
-            status=self.status,
-            bytes_in=self.request.seen,
-            bytes_out=self.response.seen,
-            upgraded=self.upgraded,
-            delivery=self.outcome,
-            started=started,
-            answered=answered,
-            ended=ended,
         )

@@ -191,11 +191,6 @@ class FrameDecoder:
         self._held = bytearray()
         self._need = 0  # the length at which _held can be read further
 
-    @property
-    def at_boundary(self) -> bool:
-        """No frame is half received."""
-        return not self._held
-
     def feed(self, data: bytes | memoryview) -> list[Frame]:
         """The frames that ``data`` completes. Raises ``RemoteProtocolError``; the decoder is of no use then."""
         if self._held:

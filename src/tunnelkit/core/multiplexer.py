@@ -82,12 +82,6 @@ class Multiplexer:
     def streams(self) -> KeysView[int]:
         return self._active.keys()
 
-    @property
-    def can_open(self) -> bool:
-        """``open_stream`` would not raise now."""
-        table = self._table
-        return not self._receiver.peer_going and table.mine < self._peer_max_streams and table.pool.has_room
-
     def open_stream(self, kind: StreamKind, fields: Mapping[int, bytes] | None = None) -> int:
         """Open a stream and return its id; OPEN leaves with the next pull. Raises ``NoRoom`` or ``GoingAway``."""
         table = self._table

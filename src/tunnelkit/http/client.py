@@ -38,7 +38,7 @@ class OriginConnection:
         self._codec = ClientCodec(parser, limits)
         self._out = Outgoing()
         self._taken_before = 0  # what the stream had taken when this request began
-        self._write_failed = False
+        self._write_failed = False  # the rest of the request is not wanted, or the connection is gone: reading tells
         self._dead = False
         self._answer_begun = False
 
@@ -97,11 +97,6 @@ class OriginConnection:
             self._write_failed = True
             self._out.clear()
             return True
-
-    @property
-    def write_failed(self) -> bool:
-        """The rest of the request is not wanted, or the connection is gone: reading tells which."""
-        return self._write_failed
 
     @property
     def request_untouched(self) -> bool:

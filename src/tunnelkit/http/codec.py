@@ -144,7 +144,7 @@ class Codec:
             fault = self._fault
             if fault is None or error.status == fault[0]:
                 raise
-            raise _blamed(fault, error)  # noqa: B904
+            raise _blamed(fault, error)  # noqa: B904 - which names the cause
         return Signal.CLOSED if state is State.CLOSED else Signal.PAUSED
 
     def end_empty(self) -> bool:

@@ -28,7 +28,7 @@ class PassingRequest(CallerRequest):
         self._inner.be_link()
 
     @property
-    def trailers(self) -> Fields:  # type: ignore[override]
+    def trailers(self) -> Fields:  # type: ignore[override]  # an attribute there
         return self._inner.trailers
 
     def receive_body_nowait(self, max_bytes: int = READ_AHEAD) -> bytes | None:

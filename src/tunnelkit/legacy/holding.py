@@ -105,7 +105,7 @@ class HeldBody:
         """Give back the room of what was read, if all of it was."""
         if self.size and not self.left:
             self._empty()
-            self._file = SpooledTemporaryFile()  # noqa: SIM115
+            self._file = SpooledTemporaryFile()  # noqa: SIM115 - ``close`` does
 
     def close(self) -> None:
         """Idempotent."""

@@ -57,7 +57,7 @@ class AccessRecord(logging.LogRecord):
         self._values = values
 
     @property
-    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]  # an attribute of every object
         own: dict[str, Any] = _own_dict(self)
         if self._always is not None:
             own.update(self._whole(self._always) | own)

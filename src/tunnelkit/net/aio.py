@@ -43,10 +43,10 @@ def _shared_buffer() -> memoryview:
     one serves all connections and an idle connection holds none.
     """
     try:
-        return _local.buffer  # type: ignore[no-any-return]
+        buffer: memoryview = _local.buffer
     except AttributeError:
-        _local.buffer = memoryview(bytearray(READ_AHEAD))
-        return _shared_buffer()
+        buffer = _local.buffer = memoryview(bytearray(READ_AHEAD))
+    return buffer
 
 
 def _works_by_readiness(loop: asyncio.AbstractEventLoop) -> bool:

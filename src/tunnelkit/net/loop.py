@@ -16,7 +16,7 @@ from .called_back import Here
 try:
     from sniffio import current_async_library_cvar as _library
 except ImportError:  # then anyio asks asyncio itself
-    _library = None  # type: ignore[assignment]
+    _library = None  # type: ignore[assignment]  # where it is imported, it is never None
 
 __all__ = ["Clock", "after_batch", "in_batch", "in_callback", "loop_clock", "loop_ticks", "runs_on_asyncio"]
 

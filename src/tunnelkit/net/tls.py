@@ -33,10 +33,10 @@ _local = threading.local()
 def _shared_buffer() -> memoryview:
     """Where this thread's streams decrypt to; used within one synchronous call only."""
     try:
-        return _local.buffer  # type: ignore[no-any-return]
+        buffer: memoryview = _local.buffer
     except AttributeError:
-        _local.buffer = memoryview(bytearray(READ_AHEAD))
-        return _shared_buffer()
+        buffer = _local.buffer = memoryview(bytearray(READ_AHEAD))
+    return buffer
 
 
 class TlsFailure(StreamBroken):
@@ -406,7 +406,7 @@ class TlsStream(ByteStream):
 
     @property
     def peer_certificate(self) -> dict[str, object] | None:
-        certificate: dict[str, object] | None = self._tls.getpeercert()  # type: ignore[assignment]
+        certificate: dict[str, object] | None = self._tls.getpeercert()  # type: ignore[assignment]  # dict is invariant
         return certificate or None
 
 
