@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from .core.known_heads import KnownRequest
 from .core.routing import without_token
@@ -16,29 +15,43 @@ from .tunnel_stream import OpenField
 __all__ = ["Addressed", "Prepared", "open_fields", "preferred_wait", "prepare"]
 
 
-@dataclass(kw_only=True, slots=True)
 class Addressed:
     """Whose tunnel a request is for, and what it asks for there. Those that repeat it share it: not to be changed."""
 
-    digest: bytes  # of the token, or the key of a name that nobody has
-    tag: str  # what stands for it in log lines
-    target: bytes
-    x_host: bytes | None = None
-    name: str | None = None  # by which it came
-    by_destination: bool = False  # wsp's way
-    unknown: str = ""  # what the caller is told when there is no such tunnel, if not the usual
+    __slots__ = ("by_destination", "digest", "name", "tag", "target", "unknown", "x_host")
+
+    def __init__(
+        self,
+        *,
+        digest: bytes,
+        tag: str,
+        target: bytes,
+        x_host: bytes | None = None,
+        name: str | None = None,
+        by_destination: bool = False,
+        unknown: str = "",
+    ) -> None:
+        self.digest = digest  # of the token, or the key of a name that nobody has
+        self.tag = tag  # what stands for it in log lines
+        self.target = target
+        self.x_host = x_host
+        self.name = name  # by which it came
+        self.by_destination = by_destination  # wsp's way
+        self.unknown = unknown  # what the caller is told when there is no such tunnel, if not the usual
 
     def __repr__(self) -> str:  # the target may hold secrets
         return f"<Addressed {self.tag}>"
 
 
-@dataclass(slots=True)
 class Prepared:
     """What follows from a request's head. Shared by those that repeat it: not to be changed."""
 
-    known: KnownRequest  # as it goes out
-    upgrade: bool  # it asks for another protocol
-    wait: float | None  # how long its caller is ready to wait
+    __slots__ = ("known", "upgrade", "wait")
+
+    def __init__(self, known: KnownRequest, *, upgrade: bool, wait: float | None) -> None:
+        self.known = known  # as it goes out
+        self.upgrade = upgrade  # it asks for another protocol
+        self.wait = wait  # how long its caller is ready to wait
 
     def __repr__(self) -> str:
         return f"<Prepared upgrade={self.upgrade}>"
@@ -51,7 +64,7 @@ def prepare(request: CallerRequest, target: bytes, *, trusted: bool, base_path: 
     )
     head.fields = without_token(head.fields, base_path)
     return Prepared(
-        known=KnownRequest.outgoing(head),
+        KnownRequest.outgoing(head),
         upgrade=upgrade_of(request.head) is not None,
         wait=preferred_wait(request.head),
     )

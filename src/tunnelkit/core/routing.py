@@ -49,14 +49,22 @@ class Reserved:
     query: bytes = b""
 
 
-@dataclass(slots=True)  # one a request, and frozen ones take three times as long to make
+@dataclass(slots=True, init=False)  # one a request, and frozen ones take three times as long to make
 class ToTunnel:
     """To the tunnel of the first of ``tokens`` that is known (as sent, then percent-decoded)."""
 
     tokens: tuple[str, ...]
     target: bytes
-    x_host: bytes | None = None
-    by_destination: bool = False  # wsp's way: x_host and target are the URL that was asked for
+    x_host: bytes | None
+    by_destination: bool  # wsp's way: x_host and target are the URL that was asked for
+
+    def __init__(
+        self, tokens: tuple[str, ...], target: bytes, x_host: bytes | None = None, by_destination: bool = False
+    ) -> None:
+        self.tokens = tokens
+        self.target = target
+        self.x_host = x_host
+        self.by_destination = by_destination
 
     def __repr__(self) -> str:  # tokens are secrets, and the target may hold some
         return f"<ToTunnel x_host={self.x_host!r}>"

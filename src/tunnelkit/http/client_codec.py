@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ..config import Limits
@@ -34,15 +34,22 @@ _DONE: Final = State.DONE
 _NO_BODY: Final = BodyWriter(None)  # keeps nothing of one request for the next
 
 
-@dataclass(slots=True)
 class RequestBlock:
     """A request's head as it is written, and what follows from it."""
 
-    block: bytes = field(repr=False)  # which holds what callers authenticate with
-    method: bytes
-    offer: Fields | None = field(repr=False)  # the fields of one that asks for an upgrade
-    persists: bool
-    length: Length | None  # of its body
+    __slots__ = ("block", "length", "method", "offer", "persists")
+
+    def __init__(
+        self, block: bytes, method: bytes, offer: Fields | None, *, persists: bool, length: Length | None
+    ) -> None:
+        self.block = block
+        self.method = method
+        self.offer = offer  # the fields of one that asks for an upgrade
+        self.persists = persists
+        self.length = length  # of its body
+
+    def __repr__(self) -> str:  # the block holds what callers authenticate with
+        return f"<RequestBlock {self.method!r}>"
 
 
 def request_block(head: RequestHead, *, has_body: bool = False) -> RequestBlock:

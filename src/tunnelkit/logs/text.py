@@ -79,7 +79,12 @@ def mask_target(target: str | bytes) -> str:
     text = target.decode("latin-1") if isinstance(target, bytes) else target
     if "token" not in text:
         return text
-    return _TOKEN_PATH.sub(lambda match: f"{match[1]}{match[2][: min(8, len(match[2]) // 2)]}...", text)
+    return _TOKEN_PATH.sub(_without_token, text)
+
+
+def _without_token(match: re.Match[str]) -> str:
+    before, token = match.groups()
+    return f"{before}{token[: min(8, len(token) // 2)]}..."
 
 
 def mask_userinfo(url: str | bytes) -> str | bytes:

@@ -144,6 +144,7 @@ class UrlOrigin(Origin):
         parser: HeadParser = DEFAULT_PARSER,
     ) -> None:
         self.url = url
+        self._authority = url.authority
         self._limits = limits
         self._host = host
         self._ssl_context = ssl_context
@@ -200,7 +201,7 @@ class UrlOrigin(Origin):
         return request_block(self._request(head), has_body=True)
 
     def _request(self, head: RequestHead) -> RequestHead:
-        head = with_origin_host(head, self._host, self.url.authority)
+        head = with_origin_host(head, self._host, self._authority)
         if self.url.prefix and head.target.startswith(b"/"):
             head.target = self.url.prefix + head.target
         return head
