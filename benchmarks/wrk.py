@@ -12,7 +12,7 @@ from .origin import find_program
 from .programs import BenchmarkError
 from .ways import Address
 
-__all__ = ["MISSING", "NUMBER", "Wrk", "numbering_script", "parse_wrk", "run_wrk", "wrk_command"]
+__all__ = ["MISSING", "NUMBER", "Load", "Wrk", "numbering_script", "parse_wrk", "run_wrk"]
 
 MISSING = "wrk is not installed: it makes the requests (Debian and Ubuntu: apt-get install wrk)"
 NUMBER = "@@"  # in a path: the number of the request
@@ -46,42 +46,35 @@ end
 """
 
 
-def wrk_command(
-    wrk: str,
-    address: Address,
-    path: str,
-    *,
-    connections: int,
-    seconds: float,
-    fields: tuple[str, ...] = (),
-    script: Path | None = None,
-) -> list[str]:
-    headers = [f"{name}: {value}" for name, value in address.headers(path)]
-    carried = [part for header in (*headers, *fields) for part in ("-H", header)]
-    whole = max(round(seconds), 1)  # wrk knows whole seconds only
-    return [
-        *(wrk, "-t1", f"-c{connections}", f"-d{whole}s", "--latency", "--timeout", f"{TIMEOUT}s"),
-        *carried,
-        *(["-s", str(script)] if script is not None else []),
-        address.url(path),
-    ]
+@dataclass(frozen=True)
+class Load:
+    """Requests for ``path``, from ``connections`` callers at a time, for so many ``seconds``."""
+
+    address: Address
+    path: str
+    connections: int
+    seconds: float
+    fields: tuple[str, ...] = ()  # "name: value", beside the address' own
+    script: Path | None = None  # which makes the requests
+
+    def command(self, wrk: str) -> list[str]:
+        headers = [f"{name}: {value}" for name, value in self.address.headers(self.path)]
+        carried = [part for header in (*headers, *self.fields) for part in ("-H", header)]
+        whole = max(round(self.seconds), 1)  # wrk knows whole seconds only
+        return [
+            *(wrk, "-t1", f"-c{self.connections}", f"-d{whole}s", "--latency", "--timeout", f"{TIMEOUT}s"),
+            *carried,
+            *(["-s", str(self.script)] if self.script is not None else []),
+            self.address.url(self.path),
+        ]
 
 
-def run_wrk(
-    address: Address,
-    path: str,
-    *,
-    connections: int,
-    seconds: float,
-    fields: tuple[str, ...] = (),
-    script: Path | None = None,
-) -> Wrk:
+def run_wrk(load: Load) -> Wrk:
     """Raises BenchmarkError, also when one request failed."""
     wrk = find_program("wrk")
     if wrk is None:
         raise BenchmarkError(MISSING)
-    command = wrk_command(wrk, address, path, connections=connections, seconds=seconds, fields=fields, script=script)
-    run = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SLACK)
+    run = subprocess.run(load.command(wrk), capture_output=True, text=True, timeout=load.seconds + SLACK)
     if run.returncode:
         raise BenchmarkError(f"wrk: {run.stderr.strip() or run.stdout.strip()}")
     return parse_wrk(run.stdout)

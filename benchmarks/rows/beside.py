@@ -9,7 +9,7 @@ from ..callers import download, paced_download, stalled
 from ..figures import Metric
 from ..programs import BenchmarkError
 from ..ways import Spec, Way
-from ..wrk import run_wrk
+from ..wrk import Load, run_wrk
 
 __all__ = ["ROWS"]
 
@@ -48,8 +48,7 @@ def settle(way: Way) -> None:
 
 def p99(bench: Bench, way: Way, connections: int) -> float:
     """Milliseconds."""
-    done = run_wrk(way.address, "/small", connections=connections, seconds=bench.settings.seconds)
-    return done.p99 * 1000
+    return run_wrk(Load(way.address, "/small", connections, bench.settings.seconds)).p99 * 1000
 
 
 def bulk_rate(bench: Bench, way: Way) -> float:

@@ -20,7 +20,7 @@ from ..figures import Metric
 from ..origin import find_program
 from ..programs import BenchmarkError, Program
 from ..ways import Spec, Way
-from ..wrk import run_wrk
+from ..wrk import Load, run_wrk
 from .garbage import GARBAGE, garbage
 
 __all__ = ["ROWS", "parse_perf", "parse_strace"]
@@ -74,7 +74,7 @@ def one_by_one(way: Way) -> int:
 
 
 def under_load(bench: Bench, way: Way) -> int:
-    return run_wrk(way.address, "/small", connections=64, seconds=bench.settings.seconds).requests
+    return run_wrk(Load(way.address, "/small", 64, bench.settings.seconds)).requests
 
 
 def calls(bench: Bench, way: Way, name: str, load: Callable[[], int]) -> dict[str, float]:

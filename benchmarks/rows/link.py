@@ -22,7 +22,7 @@ from ..programs import ROOT, BenchmarkError, end_in_order
 from ..slow_link import open_link
 from ..variants import parse_variant
 from ..ways import DIRECT, DIRECT_TLS, Spec, Tunnel
-from ..wrk import run_wrk
+from ..wrk import Load, run_wrk
 
 __all__ = ["ROWS"]
 
@@ -73,11 +73,12 @@ def said_by(command: list[str]) -> str:
 
 def measure(bench: Bench, spec: Spec) -> dict[str, float]:
     """In the child."""
-    way, seconds = bench.way(spec), bench.settings.seconds
-    alone = run_wrk(way.address, "/small", connections=CONNECTIONS, seconds=seconds)
+    way = bench.way(spec)
+    load = Load(way.address, "/small", CONNECTIONS, bench.settings.seconds)
+    alone = run_wrk(load)
     size, took = download(way.address, bench.origins.path_of(BULK))
     with paced_download(way.address, bench.origins.path_of(LONG), UNHINDERED):
-        beside = run_wrk(way.address, "/small", connections=CONNECTIONS, seconds=seconds)
+        beside = run_wrk(load)
     times = {"p50": alone.p50, "p99": alone.p99, "p50-beside": beside.p50, "p99-beside": beside.p99}
     return {name: value * 1000 for name, value in times.items()} | {"rate": size / took / 1000}
 

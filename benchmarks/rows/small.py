@@ -10,7 +10,7 @@ from ..bench import Bench, Row
 from ..figures import Metric
 from ..programs import Usage
 from ..ways import Spec, Way
-from ..wrk import NUMBER, numbering_script, run_wrk
+from ..wrk import NUMBER, Load, numbering_script, run_wrk
 from ..yardstick import h11_cycle
 
 __all__ = ["ROWS"]
@@ -46,8 +46,7 @@ def measure(path: str, connections: int, fields: tuple[str, ...], bench: Bench, 
     script = numbering(bench, way, path, fields) if NUMBER in "".join([path, *fields]) else None
     cycle = h11_cycle()
     before = usage(way)
-    seconds = bench.settings.seconds
-    done = run_wrk(way.address, path, connections=connections, seconds=seconds, fields=fields, script=script)
+    done = run_wrk(Load(way.address, path, connections, bench.settings.seconds, fields, script))
     spent = costs(before, usage(way), done.requests)
     if "cpu" in spent:
         spent["cycles"] = spent["cpu"] / cycle / 1e6

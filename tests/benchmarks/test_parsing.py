@@ -6,7 +6,7 @@ import pytest
 from benchmarks.programs import BenchmarkError
 from benchmarks.rows.counters import parse_perf, parse_strace
 from benchmarks.ways import Address
-from benchmarks.wrk import Wrk, numbering_script, parse_wrk, wrk_command
+from benchmarks.wrk import Load, Wrk, numbering_script, parse_wrk
 
 WRK = """Running 1s test @ http://127.0.0.1:8080/small
   1 threads and 16 connections
@@ -56,8 +56,8 @@ def test_wrk_that_says_something_else() -> None:
 
 def test_what_callers_send_can_hold_the_path() -> None:
     address = Address(80, tls=True, path="/request", fields=(("X-To", "http://origin{path}"),))
-    command = wrk_command("wrk", address, "/small", connections=4, seconds=0.2, fields=("Connection: close",))
-    assert command == [
+    load = Load(address, "/small", connections=4, seconds=0.2, fields=("Connection: close",))
+    assert load.command("wrk") == [
         *("wrk", "-t1", "-c4", "-d1s", "--latency", "--timeout", "20s"),
         *("-H", "X-To: http://origin/small", "-H", "Connection: close", "https://127.0.0.1:80/request"),
     ]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tunnelkit.core.inflight import AMPLE, BASE_LIFETIME, DRAINED, FLOOR, LOOSE, SLACK, InFlightLimit
+from tunnelkit.core.inflight import ACKING, AMPLE, BASE_LIFETIME, DRAINED, FLOOR, LOOSE, InFlightLimit
 
 RATE = 1e6
 
@@ -24,7 +24,7 @@ def test_before_the_first_round_trip_there_is_no_limit() -> None:
 
 def test_without_a_queue_the_limit_is_ample() -> None:
     """However long the connection lives: nothing is measured anew for it."""
-    assert observed((0.0, 0.1), (1.0, 2 * 0.1 + SLACK), (100.0, 0.2)).bytes == AMPLE
+    assert observed((0.0, 0.1), (1.0, 0.24), (100.0, 0.2)).bytes == AMPLE
 
 
 def test_without_a_queue_a_fast_and_long_way_has_room_for_what_it_carries() -> None:
@@ -40,20 +40,20 @@ def test_without_a_queue_there_is_no_limit_to_messages_in_turns() -> None:
         assert limit.bytes is None
 
 
-def test_a_queue_is_held_to_two_round_trips_and_the_slack() -> None:
-    assert held().bytes == int(RATE * (2 * 0.1 + SLACK))
+def test_a_queue_is_held_to_two_round_trips() -> None:
+    assert held().bytes == int(RATE * 0.24)
 
 
 def test_a_shorter_round_trip_shortens_the_queue() -> None:
     limit = held()
     limit.observe(2.0, 0.05, RATE)
-    assert limit.bytes == int(RATE * (2 * 0.05 + SLACK))
+    assert limit.bytes == int(RATE * 0.19)
 
 
 def test_a_higher_rate_raises_the_limit_at_once() -> None:
     limit = held()
     limit.observe(2.0, 0.2, 2 * RATE)
-    assert limit.bytes == int(2 * RATE * (2 * 0.1 + SLACK))
+    assert limit.bytes == int(2 * RATE * 0.24)
 
 
 def test_there_is_a_floor() -> None:
@@ -66,27 +66,27 @@ def test_there_is_a_floor() -> None:
 def test_the_shortest_round_trip_is_measured_anew() -> None:
     limit = held()
     limit.observe(BASE_LIFETIME, 0.3, RATE)
-    assert limit.bytes == int(RATE * (2 * 0.1 + SLACK))
+    assert limit.bytes == int(RATE * 0.24)
     start = BASE_LIFETIME + 0.1
     limit.observe(start, 0.3, RATE)
     assert limit.bytes == int(RATE * 0.1 / 8)
     limit.observe(start + 0.2, 0.3, RATE)  # it left before
     assert limit.bytes == int(RATE * 0.1 / 8)
     limit.observe(start + 0.3, 0.15, RATE)
-    assert limit.bytes == int(RATE * (2 * 0.15 + SLACK))
+    assert limit.bytes == int(RATE * (2 * 0.15 + ACKING))
     limit.observe(start + 0.5, 0.3, RATE)
-    assert limit.bytes == int(RATE * (2 * 0.15 + SLACK))
+    assert limit.bytes == int(RATE * (2 * 0.15 + ACKING))
 
 
 def test_a_fallen_rate_measures_it_at_once() -> None:
     """The way may have grown longer: then the limit is what keeps the rate down."""
     limit = held()
     limit.observe(2.0, 0.6, RATE * 0.8)
-    assert limit.bytes == int(RATE * 0.8 * (2 * 0.1 + SLACK))
+    assert limit.bytes == int(RATE * 0.8 * 0.24)
     limit.observe(3.0, 0.6, RATE * 0.7)
     assert limit.bytes == int(RATE * 0.7 * 0.1 / 8)
     limit.observe(3.6, 0.6, RATE * 0.6)
-    assert limit.bytes == int(RATE * 0.6 * (2 * 0.6 + SLACK))
+    assert limit.bytes == int(RATE * 0.6 * 1.24)
 
 
 def test_a_rate_that_the_limit_does_not_hold_down_may_rise_and_fall() -> None:
@@ -95,19 +95,19 @@ def test_a_rate_that_the_limit_does_not_hold_down_may_rise_and_fall() -> None:
     for step in range(1, 100):
         limit.observe(1.0 + step * BASE_LIFETIME / 200, 0.02, RATE * (1 + 3 * (step % 3)))
         assert limit.bytes is not None
-        assert limit.bytes >= int(RATE * (2 * 0.001 + SLACK))
+        assert limit.bytes >= int(RATE * 0.141)
 
 
 def test_in_turns_it_is_measured_anew_though_there_is_no_limit() -> None:
     limit = observed((0.0, 0.1))
-    limit.observe(BASE_LIFETIME, 0.3, RATE * 0.1, in_turns=True)
+    limit.observe(BASE_LIFETIME, 0.2, RATE * 0.1, in_turns=True)
     unlimited = limit.bytes is None
     assert unlimited
     limit.observe(BASE_LIFETIME + 0.1, 0.3, RATE, in_turns=True)
     assert limit.bytes == int(RATE * 0.1 / 8)
     limit.observe(BASE_LIFETIME + 0.4, 0.2, RATE, in_turns=True)
     assert limit.shortest == 0.2
-    assert limit.bytes == int(RATE * (2 * 0.2 + SLACK))
+    assert limit.bytes == int(RATE * 0.44)
 
 
 def test_a_drained_way_still_carries_a_message() -> None:

@@ -6,7 +6,7 @@ import sys
 import anyio
 import pytest
 
-from tunnelkit.net.loop import in_callback, loop_clock, runs_on_asyncio
+from tunnelkit.net.loop import after_batch, in_batch, in_callback, loop_clock, runs_on_asyncio
 
 
 @pytest.mark.anyio
@@ -43,3 +43,21 @@ def test_a_callback_knows_its_loop_though_no_task_is_current() -> None:
 
     asyncio.run(main())
     assert seen == [(True, True), (False, False)]
+
+
+def test_one_call_that_fails_after_a_batch_costs_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
+    called: list[str] = []
+
+    def fail() -> None:
+        raise ValueError
+
+    def batch() -> None:
+        assert after_batch(lambda: called.append("first"))
+        assert after_batch(fail)
+        assert after_batch(lambda: called.append("last"))
+        called.append("batch")
+
+    in_batch(batch)
+    assert called == ["batch", "first", "last"]
+    assert "a call of the loop failed" in caplog.text
+    assert not after_batch(lambda: None)

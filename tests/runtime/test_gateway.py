@@ -112,6 +112,17 @@ async def test_a_head_that_does_not_come_is_timed_out() -> None:
         await there.clean()
 
 
+async def test_the_time_for_an_answer_does_not_run_while_what_was_refused_waits() -> None:
+    limits = replace(QUICK, response_head_timeout=0.05)
+    async with tunnel(limits=limits) as there, there.client() as client:
+        await client.wait_ready(10)
+        client._agent.drain()
+        status, body = await there.get("/", "Prefer: wait=1")
+        assert status in (503, 504)
+        assert b"response_timeout" not in body
+        await there.clean()
+
+
 @pytest.mark.parametrize(("method", "again"), [("GET", True), ("POST", False)])
 async def test_what_was_sent_goes_elsewhere_only_where_that_is_safe(method: str, again: bool) -> None:
     began = anyio.Event()
@@ -190,6 +201,21 @@ async def test_the_end_of_the_start_is_the_end_of_waiting_though_others_wait_lon
         await eventually(lambda: gateway.alarm_is_set)
         await unknown.send("GET", "/_token/another-token-for-the-tests/")
         assert (await unknown.answer())[0] == 404
+
+
+async def test_a_caller_that_waits_less_than_others_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its request has a place, and another's deadline has set the alarm already."""
+    limits = replace(QUICK, queue_timeout=60.0)
+    async with tunnel(limits=limits) as there, there.client() as client:
+        await client.wait_ready(10)
+        hold_back(there.server.sessions()[0], monkeypatch)
+        await anyio.wait_all_tasks_blocked()
+        patient = there.call()
+        await patient.send("GET", PATH)
+        assert there.server._running is not None
+        gateway = there.server._running.gateway
+        await eventually(lambda: gateway.alarm_is_set)
+        assert (await there.get("/", "Prefer: wait=1"))[0] in (503, 504)
 
 
 @pytest.mark.interpreted

@@ -6,9 +6,9 @@ round trips' worth at the rate that acknowledgements show. A fast link shows no 
 at bulk more slowly than we send it, a whole window of it gathers in the sockets: so there is a limit there too, and
 it is ample.
 
-1. Until a round trip exceeds the *target* (twice the shortest, and ``SLACK`` for delayed acks and for programs that
-   were busy) the limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. There is none where
-   messages go in turns: how many may be under way is limited there already.
+1. Until a round trip exceeds the *target* (twice the shortest, or ``SLACK`` above it where that is more, for programs
+   that were busy; and ``ACKING``) the limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``.
+   There is none where messages go in turns: how many may be under way is limited there already.
 2. From then on the limit is what passes in the target, and at least ``FLOOR``. Neither starves anybody: a rate that
    was held down by it is at most half of what fits in the shortest round trip, so it doubles with every round trip.
 3. Then, the shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
@@ -26,9 +26,11 @@ from typing import Final
 
 from ..config import KIB
 
-__all__ = ["AMPLE", "BASE_LIFETIME", "DRAINED", "FLOOR", "LOOSE", "SLACK", "InFlightLimit"]
+__all__ = ["ACKING", "AMPLE", "BASE_LIFETIME", "DRAINED", "FLOOR", "LOOSE", "SLACK", "InFlightLimit"]
 
 SLACK: Final = 0.100  # seconds
+# What the ack of a message of bulk takes longer: it is given for a whole one, and waits for others (``ack_delay``).
+ACKING: Final = 0.040  # seconds
 # Two of the acks that a peer gives at the latest (``inbound``), so that none is waited for.
 AMPLE: Final = 1024 * KIB
 LOOSE: Final = 4  # a way may well grow to this many times its shortest before it is measured anew
@@ -66,7 +68,7 @@ class InFlightLimit:
         base = self._measure_base(now, round_trip)
         if rate > self._best_rate:
             self._best_rate = rate
-        target = 2 * base + SLACK
+        target = base + max(base, SLACK) + ACKING
         held_down = rate < _NEAR * self._best_rate and 2 * round_trip >= target
         if self._draining_since is None and self._is_stale(now, held_down=held_down, in_turns=in_turns):
             self._draining_since = now

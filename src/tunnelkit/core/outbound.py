@@ -147,8 +147,7 @@ class Outbound:
 
     def _held_back(self) -> bool:
         """Whether enough is on its way at present."""
-        limit = self.pace.in_flight.bytes
-        return limit is not None and self.replay.pointer - self.replay.acked >= limit
+        return self.pace.holds_back(self.replay.pointer - self.replay.acked)
 
     def _control_room(self) -> int:
         """What control frames may use though the buffer is full: of the peer's window, and of our memory."""

@@ -49,9 +49,18 @@ class Pace:
 
     @property
     def message_size(self) -> int:
-        """``size``, or less while little may be in flight."""
+        """``size``, or less while little may be in flight: then four of those that follow one another are."""
         limit = self.in_flight.bytes
-        return self.size if limit is None or limit >= self.size else limit
+        if limit is None:
+            return self.size
+        return min(self.size, limit if self._at_once is not None else max(limit // 4, self._limits.min_message))
+
+    def holds_back(self, under_way: int) -> bool:
+        """Whether no other message may leave, with so many bytes unacknowledged. One may always be under way."""
+        limit = self.in_flight.bytes
+        if limit is None or not under_way:
+            return False
+        return under_way >= limit if self._at_once is not None else under_way + self.message_size > limit
 
     def attached(self, acked: int, max_message: int) -> None:
         """A new connection. Size and rate carry over: most often it goes the same way as the last."""
