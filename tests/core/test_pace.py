@@ -104,6 +104,12 @@ class TestSize:
         pace.in_flight.bytes = LIMITS.min_message
         assert pace.message_size == LIMITS.min_message
 
+    def test_the_smallest_message_is_no_larger_than_what_may_be_in_flight(self) -> None:
+        pace = Pace(Limits(min_message=LARGEST))
+        pace.attached(0, LARGEST)
+        pace.in_flight.bytes = 16 * KIB
+        assert pace.message_size == 16 * KIB
+
     def test_a_message_by_itself_may_be_all_that_is_in_flight(self) -> None:
         """As the answer of the only poll: were it a quarter, a quarter would pass."""
         pace = attached()
@@ -205,6 +211,7 @@ class TestSimulation:
             (125e3, 0.050, 64 * KIB, 0.96),
             (125e3, 0.050, 1024 * KIB, 0.96),
             (1.25e6, 0.020, 64 * KIB, 0.97),
+            (125e3, 0.400, 64 * KIB, 0.96),
         ],
     )
     def test_slow_links_are_used(self, rate: float, one_way: float, max_message: int, share: float) -> None:

@@ -113,7 +113,7 @@ async def test_a_head_that_does_not_come_is_timed_out() -> None:
 
 
 async def test_the_time_for_an_answer_does_not_run_while_what_was_refused_waits() -> None:
-    limits = replace(QUICK, response_head_timeout=0.05)
+    limits = replace(QUICK, response_head_timeout=0.5)
     async with tunnel(limits=limits) as there, there.client() as client:
         await client.wait_ready(10)
         client._agent.drain()

@@ -6,11 +6,12 @@ round trips' worth at the rate that acknowledgements show. A fast link shows no 
 at bulk more slowly than we send it, a whole window of it gathers in the sockets: so there is a limit there too, and
 it is ample.
 
-1. Until a round trip exceeds the *target* (twice the shortest, or ``SLACK`` above it where that is more, for programs
-   that were busy; and ``ACKING``) the limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``.
-   There is none where messages go in turns: how many may be under way is limited there already.
-2. From then on the limit is what passes in the target, and at least ``FLOOR``. Neither starves anybody: a rate that
-   was held down by it is at most half of what fits in the shortest round trip, so it doubles with every round trip.
+1. Until a round trip exceeds twice the shortest by ``SLACK``, for delayed acks and for programs that were busy, the
+   limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. There is none where messages go in
+   turns: how many may be under way is limited there already.
+2. From then on the limit is what passes in the *target*, which is twice the shortest and ``ACKING``, or ``SLACK``
+   above it where that is more; and at least ``FLOOR``. Neither starves anybody: a rate that was held down by it is at
+   most half of what fits in the shortest round trip, so it doubles with every round trip.
 3. Then, the shortest round trip is valid for ``BASE_LIFETIME``, and only while the rate stays near the best one seen
    with it, or round trips below half of the target show that it is not the limit that holds it down: on a fast way
    rates rise and fall by themselves. Then the queue is drained, to measure it anew: were it kept for ever, a way that
@@ -68,14 +69,14 @@ class InFlightLimit:
         base = self._measure_base(now, round_trip)
         if rate > self._best_rate:
             self._best_rate = rate
-        target = base + max(base, SLACK) + ACKING
+        target = max(2 * base + ACKING, base + SLACK)
         held_down = rate < _NEAR * self._best_rate and 2 * round_trip >= target
         if self._draining_since is None and self._is_stale(now, held_down=held_down, in_turns=in_turns):
             self._draining_since = now
         if self._draining_since is not None:
             self._queued = True
             self.bytes = max(DRAINED, int(rate * base / 8))
-        elif self._queued or round_trip > target:
+        elif self._queued or round_trip > 2 * base + SLACK:
             self._queued = True
             self.bytes = max(FLOOR, int(rate * target))
         else:

@@ -53,7 +53,9 @@ class Pace:
         limit = self.in_flight.bytes
         if limit is None:
             return self.size
-        return min(self.size, limit if self._at_once is not None else max(limit // 4, self._limits.min_message))
+        if self._at_once is None:
+            limit = min(limit, max(limit // 4, self._limits.min_message))
+        return min(self.size, limit)
 
     def holds_back(self, under_way: int) -> bool:
         """Whether no other message may leave, with so many bytes unacknowledged. One may always be under way."""

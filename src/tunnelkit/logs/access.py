@@ -109,7 +109,7 @@ def _whose(pkg: str, token: str) -> str:
 def _asked_once(verb: str | bytes, url: str | bytes, addr: str, x_host: str | bytes) -> tuple[str, str | bytes, str]:
     """The target and X-Host without their secrets, and all of it as it stands on the line."""
     url, x_host = mask_target(url), mask_userinfo(x_host)
-    return url, x_host, f"verb={_word(verb)} url={quoted(url)} addr={_word(addr)} x-host={quoted(x_host)}"
+    return url, x_host, f"verb={quoted(verb)} url={quoted(url)} addr={quoted(addr)} x-host={quoted(x_host)}"
 
 
 def _info_once(info: str | bytes) -> tuple[str, str]:
@@ -118,6 +118,5 @@ def _info_once(info: str | bytes) -> tuple[str, str]:
     return masked, quoted(masked)
 
 
-_word = lru_cache(maxsize=_TEXTS_KEPT)(quoted)  # methods and addresses: few
 _asked = lru_cache(maxsize=_TARGETS_KEPT)(_asked_once)
 _info = lru_cache(maxsize=_TARGETS_KEPT)(_info_once)
