@@ -79,10 +79,10 @@ def mask_target(target: str | bytes) -> str:
     text = target.decode("latin-1") if isinstance(target, bytes) else target
     if "token" not in text:
         return text
-    return _TOKEN_PATH.sub(_without_token, text)
+    return _TOKEN_PATH.sub(_masked, text)
 
 
-def _without_token(match: re.Match[str]) -> str:
+def _masked(match: re.Match[str]) -> str:
     before, token = match.groups()
     return f"{before}{token[: min(8, len(token) // 2)]}..."
 
