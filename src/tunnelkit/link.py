@@ -332,6 +332,13 @@ class Link:
         if self._run is not run:
             raise ConnectionLost("it is not this session's connection any more")
         self._receive(message)
+        self._consider(run.connection)
+
+    def _consider(self, connection: Connection) -> None:
+        """Whether to be quick for those who come beside others. Where messages go in turns, few of them fit into a
+        round trip, and smaller ones would bring that much less."""
+        considerate = self.mux.in_company and connection.at_once is None
+        self.mux.considerate = connection.considerate = considerate
 
     def _receive(self, message: bytes) -> None:
         now = self._now()

@@ -855,6 +855,43 @@ async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
         assert isinstance(await pair.over("server"), ConnectionLost)
 
 
+async def test_a_link_is_considerate_while_streams_come_beside_others() -> None:
+    async with joined() as pair:
+        server, client = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        assert await Ask(pair.server, 1).answered() == pattern(1)
+        assert pair.server.mux.considerate is server.considerate is client.considerate is False
+        asked = Ask(pair.server, 1), Ask(pair.server, 1)
+        assert [await ask.answered() for ask in asked] == [pattern(1)] * 2
+        for link, connection in ((pair.server, server), (pair.client, client)):
+            assert link.mux.considerate is connection.considerate is True
+
+
+async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate() -> None:
+    """Of few messages in a round trip smaller ones would bring that much less."""
+    async with joined() as pair:
+        server, client = pair.attach()
+        server.at_once = 1
+        await anyio.wait_all_tasks_blocked()
+        asked = Ask(pair.server, 1), Ask(pair.server, 1)
+        assert [await ask.answered() for ask in asked] == [pattern(1)] * 2
+        assert pair.server.mux.in_company
+        assert pair.server.mux.considerate is server.considerate is False
+        assert client.considerate is True  # the other direction does not go in turns
+
+
+async def test_the_next_connection_is_considerate_too() -> None:
+    async with joined(replace(SOON, grace=60.0)) as pair:
+        pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        asked = Ask(pair.server, 1), Ask(pair.server, 1)
+        assert [await ask.answered() for ask in asked] == [pattern(1)] * 2
+        server, client = pair.attach()
+        assert server.considerate is client.considerate is False
+        assert await Ask(pair.server, 1).answered() == pattern(1)
+        assert server.considerate is client.considerate is True
+
+
 # -- withdrawing -------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from tunnelkit.errors import ConnectionLost
 from tunnelkit.net.adopt import adopt
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.net.stream import ByteStream
-from tunnelkit.transports.base import TURN, Connection
+from tunnelkit.transports.base import SHORT_TURN, TURN, Connection
 from tunnelkit.transports.websocket.connection import WebSocketConnection
 from tunnelkit.transports.websocket.frames import MAX_MESSAGE
 
@@ -263,15 +263,20 @@ async def test_the_others_have_their_turn() -> None:
     assert scope.cancelled_caught
 
 
-async def test_the_others_have_their_turn_beside_a_websocket(streams: tuple[ByteStream, ByteStream]) -> None:
+@pytest.mark.parametrize(("considerate", "turn"), [(False, TURN), (True, SHORT_TURN)])
+async def test_the_others_have_their_turn_beside_a_websocket(
+    considerate: bool, turn: float, streams: tuple[ByteStream, ByteStream]
+) -> None:
     turns = 0
 
     def work(message: bytes) -> None:
-        until = anyio.current_time() + TURN
+        until = anyio.current_time() + turn
         while anyio.current_time() < until:
             pass
 
-    async with taking(WebSocketConnection(streams[0], client=False), work) as taken:
+    connection = WebSocketConnection(streams[0], client=False)
+    connection.considerate = considerate
+    async with taking(connection, work) as taken:
         await streams[1].send(20 * frame(BINARY, b"m"))
         while len(taken.messages) < 20:
             turns += 1

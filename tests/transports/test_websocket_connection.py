@@ -264,6 +264,41 @@ async def test_others_get_their_turn_while_the_socket_takes_everything() -> None
         assert scope.cancelled_caught
 
 
+class Offers:
+    """In place of offers of the processor."""
+
+    made = 0
+
+    def make(self) -> None:
+        Offers.made += 1
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("considerate", "turns"), [(False, 20), (True, 50)])
+async def test_a_considerate_one_gives_way_more_often_and_to_other_programs_too(
+    considerate: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_connection, "ProcessorOffer", Offers)
+    monkeypatch.setattr(Offers, "made", 0)
+    others = 0
+
+    async def count() -> None:
+        nonlocal others
+        while True:
+            await anyio.lowlevel.checkpoint()
+            others += 1
+
+    with anyio.fail_after(10):
+        raw = Raw(capacity=1 << 30)
+        raw.connection.considerate = considerate
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count)
+            await pump(raw.connection, [b"x"] * 100)
+            tasks.cancel_scope.cancel()
+    assert turns - 2 <= others <= 2 * turns  # at the ends one more or less; and trio may let the others go twice
+    assert Offers.made == (turns if considerate else 0)
+
+
 async def test_others_get_their_turn_while_pings_come() -> None:
     with anyio.fail_after(10):
         raw = Raw(capacity=1 << 30)

@@ -66,6 +66,9 @@ class Multiplexer:
         self._turns = table.turns
         self._receiver = Receiver(table, limits.max_streams + peer_max_streams)
         self._room: list[int] = []
+        self._share_beside = min(limits.send_share, limits.send_share_beside)
+        # Set from outside: whether to move small pieces, for the sake of those who come beside.
+        self.considerate = False
 
     def __repr__(self) -> str:
         role = "client" if self._table.parity else "server"
@@ -77,6 +80,11 @@ class Multiplexer:
     def active_streams(self) -> int:
         """Streams that are open, or whose received bytes are not all consumed."""
         return len(self._active)
+
+    @property
+    def in_company(self) -> bool:
+        """Streams come beside others."""
+        return self._table.company.present
 
     @property
     def streams(self) -> KeysView[int]:
@@ -148,7 +156,8 @@ class Multiplexer:
         room = limits.send_buffer - stream.buffered
         # Few streams fill messages of any size; each may have half of what the others left of the session's share.
         # Less of it than a buffer of its own is none: it would only cut up what can leave whole.
-        share = (limits.send_share - self._table.sending - stream.charged) // 2
+        most = self._share_beside if self.considerate else limits.send_share
+        share = (most - self._table.sending - stream.charged) // 2
         if share > room and share >= limits.send_buffer:
             room = share
         # Near exhaustion only the floor for sending is left, the least turn's worth, which is reserved.
@@ -221,6 +230,7 @@ class Multiplexer:
         ``turn``: what one of several streams may have in a row, at least ``limits.frame_payload``."""
         pieces: list[Buffer] = []
         table, turns = self._table, self._turns
+        before = limit
         if self._control.waiting:
             limit -= self._control.pull(pieces, limit)
         message = limit  # nothing waits for more room than control frames leave: they may come in each
@@ -241,6 +251,7 @@ class Multiplexer:
                     table.finish(stream)
             elif table.starved:
                 self._check_room(stream)
+        table.company.moved(before - limit)
         return pieces
 
     def take_room_events(self) -> list[Room]:
@@ -264,6 +275,7 @@ class Multiplexer:
 
         A stream that is opened and reset within one call leaves no event at all (hazard 10).
         """
+        self._table.company.moved(len(data))
         return self._receiver.receive(data, now)
 
     def consume(self, stream_id: int, n: int) -> bool:

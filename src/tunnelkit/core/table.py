@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..config import Limits
 from ..errors import LocalProtocolError
 from .budget import Budget
+from .company import Company
 from .credit import CreditPool, ReceiveWindow
 from .frames import encode_open
 from .scheduler import ControlQueue, TurnQueue
@@ -19,6 +20,7 @@ class StreamTable:
     __slots__ = (
         "active",
         "budget",
+        "company",
         "control",
         "heads",
         "highest_peer",
@@ -37,6 +39,7 @@ class StreamTable:
         self.limits = limits
         self.budget = budget
         self.pool = CreditPool(limits, budget)
+        self.company = Company()
         self.control = ControlQueue()
         self.turns = TurnQueue()
         self.active: dict[int, Stream] = {}
@@ -54,6 +57,8 @@ class StreamTable:
     # -- coming --------------------------------------------------------------------------------
 
     def add_mine(self, kind: int, fields: bytes, window: ReceiveWindow, send_limit: int) -> int:
+        if self.active:
+            self.company.came()
         stream_id = self.next_id
         self.next_id = stream_id + 2
         self.mine += 1
@@ -63,6 +68,8 @@ class StreamTable:
         return stream_id
 
     def add_peers(self, stream_id: int, window: ReceiveWindow, send_limit: int) -> None:
+        if self.active:
+            self.company.came()
         self.active[stream_id] = Stream(stream_id, window, send_limit, None)
 
     # -- being ---------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ API_VERSION = 1
 # Seconds that what was received may be worked on before the other tasks have their turn: a peer can send faster than
 # it is handled, and a connection that always has another message need not wait.
 TURN: Final = 0.005
+# The same, for a connection that is ``considerate``.
+SHORT_TURN: Final = 0.0003
 
 
 class Connection(Protocol):
@@ -60,6 +62,9 @@ class Connection(Protocol):
     # another. Of few messages in a round trip each must be larger, or they would bring little. It may change.
     at_once: int | None = None
     active: bool = False  # set from outside: exchanges run, so a liveness of its own should watch closely
+    # Set from outside: small exchanges come beside large ones, so its turns should be short. None may be: it is quick
+    # enough for most by itself.
+    considerate: bool = False
 
     @abstractmethod
     async def ready(self) -> int:

@@ -14,8 +14,9 @@ from anyio.lowlevel import checkpoint
 
 from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ...net.loop import loop_clock
+from ...net.processor import ProcessorOffer
 from ...net.stream import ByteStream, Taker
-from ..base import TURN
+from ..base import SHORT_TURN, TURN
 from .decoder import FrameError
 from .frames import LARGE, MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, Ping
 
@@ -26,6 +27,7 @@ CLOSE_TIMEOUT = 1.0  # for the closing handshake and the end of the stream toget
 # A peer as fast as we are keeps a socket writable for ever: after so many messages without a real wait, the other
 # tasks get their turn, and cancellation its chance.
 _TURNS: Final = 4
+_TURNS_BESIDE: Final = 1  # the same, for one that is considerate
 
 _NORMAL = 1000
 _NOTHING = memoryview(b"")
@@ -40,6 +42,7 @@ class WebSocketConnection:
     wants_pings = True
     at_once: int | None = None
     active = False
+    considerate = False
 
     def __init__(self, stream: ByteStream, *, client: bool, early: bytes = b"") -> None:
         self._stream = stream
@@ -64,6 +67,7 @@ class WebSocketConnection:
         self._take: Callable[[bytes], None] | None = None  # who is given all that comes
         self._now = loop_clock()
         self._turn_ends = 0.0  # when the others are to have theirs
+        self._offer = ProcessorOffer()
 
     def __repr__(self) -> str:
         side = "client" if self._client else "server"
@@ -74,9 +78,9 @@ class WebSocketConnection:
     async def ready(self) -> int:
         """Wait until the last message and the stream's own write buffer have gone to the socket."""
         self._turns += 1
-        if self._turns > _TURNS:
+        if self._turns > (_TURNS_BESIDE if self.considerate else _TURNS):
             self._turns = 0
-            await checkpoint()
+            await self._give_way()
         waited = False
         while True:
             # The stream says when there is room again, not when it is empty: one wait is its measure.
@@ -165,18 +169,18 @@ class WebSocketConnection:
 
     async def receive_into(self, take: Callable[[bytes], None]) -> NoReturn:
         self._take = take
-        self._turn_ends = self._now() + TURN
+        self._begin_turn()
         try:
             while True:
                 self._check()
                 if not self._take_messages(take):
-                    await checkpoint()
+                    await self._give_way()
                 elif self._lost is None and not self._read():
                     await self._wait_to_receive()
                     self._answer()
                 else:
                     continue
-                self._turn_ends = self._now() + TURN
+                self._begin_turn()
         finally:
             self._take = None
 
@@ -197,7 +201,7 @@ class WebSocketConnection:
         """Bytes came while the receiver waits. True: it can wait on."""
         if self._take is None or not self._read():
             return False
-        self._turn_ends = self._now() + TURN
+        self._begin_turn()
         return self._take_messages(self._take) and self._lost is None and not self._has_output
 
     async def receive(self) -> bytes:
@@ -288,6 +292,15 @@ class WebSocketConnection:
             if self._left is not None:
                 self._left.set()
                 self._left = None
+
+    async def _give_way(self) -> None:
+        """The other tasks have their turn; and other programs, where somebody waits for what they do."""
+        if self.considerate:
+            self._offer.make()
+        await checkpoint()
+
+    def _begin_turn(self) -> None:
+        self._turn_ends = self._now() + (SHORT_TURN if self.considerate else TURN)
 
     async def _wait_for_others(self) -> None:
         """Until some task has come out of its ``_wait``."""
