@@ -40,6 +40,8 @@ CLOSE_TIMEOUT = 1.0
 LAST_WORD_LIMIT = 4096  # bytes that any transport takes in one message
 # Exchanges that share a message, or half as many where few are: with all of a turn's in one the ends work by turns.
 SHARED = 16
+# Exchanges at once beside which another may well wait for a processor that is there.
+FEW = 32
 
 _GONE: Final = State.GONE
 _OVER: Final = (State.GONE, State.CLOSING)
@@ -335,9 +337,11 @@ class Link:
         self._consider(run.connection)
 
     def _consider(self, connection: Connection) -> None:
-        """Whether to be quick for those who come beside others. Where messages go in turns, few of them fit into a
-        round trip, and smaller ones would bring that much less."""
-        considerate = self.mux.in_company and connection.at_once is None
+        """Whether to be quick for those who come beside others. Not beside many: they keep the processors busy by
+        themselves, and to give way would only take from what is large. Nor where messages go in turns: few of them
+        fit into a round trip, and smaller ones would bring that much less."""
+        few = len(self.streams.by_id) <= FEW
+        considerate = few and self.mux.in_company and connection.at_once is None
         self.mux.considerate = connection.considerate = considerate
 
     def _receive(self, message: bytes) -> None:

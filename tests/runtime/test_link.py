@@ -19,7 +19,7 @@ from tunnelkit.core.frames import HEAD_FIN, ResetCode, StreamKind, pack_header
 from tunnelkit.core.opening import Attached, OpeningResult
 from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
-from tunnelkit.link import SHARED, Link
+from tunnelkit.link import FEW, SHARED, Link
 from tunnelkit.net.timers import Timers
 from tunnelkit.transports.memory import QUEUE_LIMIT, Faults, memory_pair
 from tunnelkit.tunnel_stream import Stream, StreamHandler
@@ -878,6 +878,24 @@ async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate()
         assert pair.server.mux.in_company
         assert pair.server.mux.considerate is server.considerate is False
         assert client.considerate is True  # the other direction does not go in turns
+
+
+async def test_beside_many_a_link_is_not_considerate() -> None:
+    """They keep the processors busy by themselves."""
+    async with joined() as pair:
+        server, _ = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        silent = [pair.server.open_stream(StreamKind.HTTP, Silent()) for _ in range(FEW)]
+        assert await Ask(pair.server, 1).answered() == pattern(1)
+        assert pair.server.mux.in_company
+        assert server.considerate is True  # FEW are left
+        silent.append(pair.server.open_stream(StreamKind.HTTP, Silent()))
+        assert await Ask(pair.server, 1).answered() == pattern(1)
+        assert pair.server.mux.considerate is server.considerate is False
+        for stream in silent:
+            stream.forget()
+        assert await Ask(pair.server, 1).answered() == pattern(1)
+        assert server.considerate is True
 
 
 async def test_the_next_connection_is_considerate_too() -> None:
