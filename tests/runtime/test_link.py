@@ -885,17 +885,18 @@ async def test_beside_many_a_link_is_not_considerate() -> None:
     async with joined() as pair:
         server, _ = pair.attach()
         await anyio.wait_all_tasks_blocked()
-        silent = [pair.server.open_stream(StreamKind.HTTP, Silent()) for _ in range(FEW)]
-        assert await Ask(pair.server, 1).answered() == pattern(1)
-        assert pair.server.mux.in_company
-        assert server.considerate is True  # FEW are left
-        silent.append(pair.server.open_stream(StreamKind.HTTP, Silent()))
-        assert await Ask(pair.server, 1).answered() == pattern(1)
-        assert pair.server.mux.considerate is server.considerate is False
+        silent: list[Stream] = []
+        seen = []
+        for more in (FEW, 1):
+            silent += [pair.server.open_stream(StreamKind.HTTP, Silent()) for _ in range(more)]
+            assert await Ask(pair.server, 1).answered() == pattern(1)
+            seen.append((pair.server.mux.considerate, server.considerate))
         for stream in silent:
             stream.forget()
         assert await Ask(pair.server, 1).answered() == pattern(1)
-        assert server.considerate is True
+        seen.append((pair.server.mux.considerate, server.considerate))
+        assert seen == [(True, True), (False, False), (True, True)]
+        assert pair.server.mux.in_company
 
 
 async def test_the_next_connection_is_considerate_too() -> None:
