@@ -1,17 +1,14 @@
-"""Whether exchanges come beside others in a session, and how a multiplexer counts it."""
+"""Whether exchanges come beside others in a session."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnelkit.config import KIB, MIB
 from tunnelkit.core.company import LASTS, Company
-from tunnelkit.core.frames import DATA, StreamKind
+from tunnelkit.core.frames import StreamKind
 
-from .mux_pair import SMALL, Pair, frame, make, opening
+from .mux_pair import Pair
 
 HTTP = StreamKind.HTTP
 
@@ -27,9 +24,9 @@ def test_there_is_none_at_first_and_what_moves_brings_none() -> None:
 def test_it_lasts_until_so_many_bytes_moved_since_the_last_that_came(sizes: list[int]) -> None:
     company = Company()
     company.moved(5)  # of before: it does not count
-    company.came()
+    company.joined(alone=False)
     company.moved(LASTS - 1)
-    company.came()
+    company.joined(alone=False)
     moved = 0
     for size in sizes:
         company.moved(size)
@@ -60,42 +57,11 @@ def test_a_stream_beside_another_is_company_at_both_ends() -> None:
     assert pair.server.in_company
 
 
-def test_a_considerate_multiplexer_buffers_less_than_one_by_itself() -> None:
-    mux = make(limits=replace(SMALL, send_share=MIB, send_share_beside=256 * KIB))
-    stream = mux.open_stream(HTTP)
-    assert mux.send_room(stream) == 512 * KIB  # half of it
-    mux.considerate = True
-    assert mux.send_room(stream) == 128 * KIB
-    mux.considerate = False
-    assert mux.send_room(stream) == 512 * KIB
-
-
-def test_it_never_buffers_more() -> None:
-    mux = make(limits=replace(SMALL, send_share=0, send_share_beside=MIB))
-    mux.considerate = True
-    assert mux.send_room(mux.open_stream(HTTP)) == SMALL.send_buffer
-
-
-def test_what_was_buffered_before_stays_and_leaves() -> None:
-    mux = make(limits=replace(SMALL, send_share=MIB, send_share_beside=256 * KIB))
-    stream = mux.open_stream(HTTP)
-    mux.send_data(stream, bytes(512 * KIB))
-    mux.considerate = True
-    assert mux.send_room(stream) == 0
-    mux.frames_to_send(MIB)
-    assert mux._active[stream].sent == SMALL.stream_floor  # what the peer granted
-
-
-def test_all_that_is_received_and_sent_counts() -> None:
-    mux = make()
-    mux.receive_data(opening(1), 0.0)
-    mux.receive_data(opening(3), 0.0)
-    assert mux.in_company
-    left = LASTS
-    while left > 0:
-        assert mux.in_company
-        mux.receive_data(piece := frame(DATA, 1, bytes(16 * KIB)), 0.0)
-        mux.consume(1, 16 * KIB)
-        mux.send_data(3, bytes(1000))
-        left -= len(piece) + sum(map(len, mux.frames_to_send(64 * KIB)))
-    assert not mux.in_company
+def test_who_comes_when_all_others_are_gone_is_alone() -> None:
+    pair = Pair()
+    for stream in (pair.opened(), pair.opened()):
+        pair.client.reset(stream, 1)
+    pair.to_server()
+    before = pair.client.in_company, pair.server.in_company
+    pair.opened()
+    assert (before, pair.client.in_company, pair.server.in_company) == ((True, True), False, False)

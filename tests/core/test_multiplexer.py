@@ -7,6 +7,7 @@ import pytest
 
 from tunnelkit.config import KIB, MIB
 from tunnelkit.core.budget import Budget
+from tunnelkit.core.company import LASTS
 from tunnelkit.core.events import Data, GoAway, HeadBlock, Opened, Progress, Reset, Room
 from tunnelkit.core.failures import GoingAway, NoRoom
 from tunnelkit.core.frames import (
@@ -350,6 +351,47 @@ def test_a_rest_of_the_share_cuts_up_nothing() -> None:
     assert mux.send_room(stream) == SMALL.send_buffer
     mux.send_data(stream, b"x")
     assert mux.send_room(stream) == 0
+
+
+def test_a_considerate_multiplexer_buffers_less_than_one_by_itself() -> None:
+    mux = make(limits=replace(SMALL, send_share=MIB, send_share_beside=256 * KIB))
+    stream = mux.open_stream(HTTP)
+    assert mux.send_room(stream) == 512 * KIB  # half of it
+    mux.considerate = True
+    assert mux.send_room(stream) == 128 * KIB
+    mux.considerate = False
+    assert mux.send_room(stream) == 512 * KIB
+
+
+def test_it_never_buffers_more() -> None:
+    mux = make(limits=replace(SMALL, send_share=0, send_share_beside=MIB))
+    mux.considerate = True
+    assert mux.send_room(mux.open_stream(HTTP)) == SMALL.send_buffer
+
+
+def test_what_was_buffered_before_stays_and_leaves() -> None:
+    mux = make(limits=replace(SMALL, send_share=MIB, send_share_beside=256 * KIB))
+    stream = mux.open_stream(HTTP)
+    mux.send_data(stream, bytes(512 * KIB))
+    mux.considerate = True
+    assert mux.send_room(stream) == 0
+    mux.frames_to_send(MIB)
+    assert mux._active[stream].sent == SMALL.stream_floor  # what the peer granted
+
+
+def test_all_that_is_received_and_sent_counts() -> None:
+    mux = make()
+    mux.receive_data(opening(1), 0.0)
+    mux.receive_data(opening(3), 0.0)
+    assert mux.in_company
+    left = LASTS
+    while left > 0:
+        assert mux.in_company
+        mux.receive_data(piece := frame(DATA, 1, bytes(16 * KIB)), 0.0)
+        mux.consume(1, 16 * KIB)
+        mux.send_data(3, bytes(1000))
+        left -= len(piece) + sum(map(len, mux.frames_to_send(64 * KIB)))
+    assert not mux.in_company
 
 
 @pytest.mark.parametrize(("turn", "first"), [(0, 1_000), (5_000, 5_000)])

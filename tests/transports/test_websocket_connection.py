@@ -278,7 +278,7 @@ class Offers:
 async def test_a_considerate_one_gives_way_more_often_and_to_other_programs_too(
     considerate: bool, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket_connection, "ProcessorOffer", Offers)
+    monkeypatch.setattr(websocket_connection, "OFFER", Offers())
     monkeypatch.setattr(Offers, "made", 0)
     others = 0
 

@@ -29,9 +29,9 @@ class Company:
     def present(self) -> bool:
         return self._left > 0
 
-    def came(self) -> None:
-        """A stream was opened beside another."""
-        self._left = LASTS
+    def joined(self, *, alone: bool) -> None:
+        """A stream was opened, beside others or ``alone``: then there is nothing any more that it came beside."""
+        self._left = 0 if alone else LASTS
 
     def moved(self, size: int) -> None:
         """``size`` bytes of the session were received, or taken to be sent."""

@@ -57,8 +57,7 @@ class StreamTable:
     # -- coming --------------------------------------------------------------------------------
 
     def add_mine(self, kind: int, fields: bytes, window: ReceiveWindow, send_limit: int) -> int:
-        if self.active:
-            self.company.came()
+        self.company.joined(alone=not self.active)
         stream_id = self.next_id
         self.next_id = stream_id + 2
         self.mine += 1
@@ -68,8 +67,7 @@ class StreamTable:
         return stream_id
 
     def add_peers(self, stream_id: int, window: ReceiveWindow, send_limit: int) -> None:
-        if self.active:
-            self.company.came()
+        self.company.joined(alone=not self.active)
         self.active[stream_id] = Stream(stream_id, window, send_limit, None)
 
     # -- being ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-__all__ = ["LONG", "REST", "ProcessorOffer"]
+__all__ = ["LONG", "OFFER", "REST", "ProcessorOffer"]
 
 # An offer that took this long (seconds) went to a program that computes: it would take its whole slice of each.
 LONG: Final = 0.002
@@ -23,7 +23,7 @@ _yield: Callable[[], object] | None = getattr(os, "sched_yield", None)  # Window
 
 
 class ProcessorOffer:
-    """Of one task that has much to do."""
+    """One serves a whole process: the rests of several would overlap, and what they give away would add up."""
 
     __slots__ = ("_not_before",)
 
@@ -39,3 +39,6 @@ class ProcessorOffer:
         ended = monotonic()
         if ended - began >= LONG:
             self._not_before = ended + REST * (ended - began)
+
+
+OFFER: Final = ProcessorOffer()  # a process's

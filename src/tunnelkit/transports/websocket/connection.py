@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ...net.loop import loop_clock
-from ...net.processor import ProcessorOffer
+from ...net.processor import OFFER
 from ...net.stream import ByteStream, Taker
 from ..base import SHORT_TURN, TURN
 from .decoder import FrameError
@@ -67,7 +67,6 @@ class WebSocketConnection:
         self._take: Callable[[bytes], None] | None = None  # who is given all that comes
         self._now = loop_clock()
         self._turn_ends = 0.0  # when the others are to have theirs
-        self._offer = ProcessorOffer()
 
     def __repr__(self) -> str:
         side = "client" if self._client else "server"
@@ -296,7 +295,7 @@ class WebSocketConnection:
     async def _give_way(self) -> None:
         """The other tasks have their turn; and other programs, where somebody waits for what they do."""
         if self.considerate:
-            self._offer.make()
+            OFFER.make()
         await checkpoint()
 
     def _begin_turn(self) -> None:
