@@ -51,7 +51,7 @@ class ClientConnection:
     transport = "longpoll"
     ordered = False
     wants_pings = False
-    considerate = False  # its messages are bounded by its turns
+    considerate = False  # ignored
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class ServerConnection:
     transport = "longpoll"
     ordered = False
     wants_pings = False
-    considerate = False  # its messages are bounded by its turns
+    considerate = False  # ignored
 
     def __init__(
         self, connection_id: str, prover: Prover, limits: Limits, timers: Timers, forget: Callable[[str], None]
