@@ -57,7 +57,7 @@ class Limits:
     stream_max_window: int = 4 * MIB  # a stream's credit, at most
     send_buffer: int = 64 * KIB  # a stream
     send_share: int = MIB  # a session: what its streams may buffer in sum, so that few of them fill a message
-    send_share_beside: int = 256 * KIB  # the same, at most, where exchanges come beside others (core/company.py)
+    send_share_beside: int = 256 * KIB  # the same, at most, where small exchanges come beside transfers
     frame_payload: int = 16 * KIB  # a turn of one stream beside others, at least
     turn_time: float = 0.00025  # what passes in this time is a turn where that is more, to 65,535 bytes
     head_block_limit: int = 80 * KIB  # one encoded head, trailer section or 1xx

@@ -40,8 +40,10 @@ CLOSE_TIMEOUT = 1.0
 LAST_WORD_LIMIT = 4096  # bytes that any transport takes in one message
 # Exchanges that share a message, or half as many where few are: with all of a turn's in one the ends work by turns.
 SHARED = 16
-# Exchanges at once beside which another may well wait for a processor that is there.
-FEW = 32
+# Exchanges at once that keep the processors busy by themselves; and so few that one may well wait for a processor
+# that is there. In between it stays as it was: the ends count at different moments, and each change costs a transfer.
+MANY = 32
+FEW = 16
 
 _GONE: Final = State.GONE
 _OVER: Final = (State.GONE, State.CLOSING)
@@ -95,6 +97,7 @@ class Link:
         self._timer: Timer | None = None
         self._progressed = False
         self._heard: anyio.Event | None = None  # made by whoever waits for the next message
+        self._crowded = False
 
     # -- for handlers --------------------------------------------------------------------------
 
@@ -326,6 +329,7 @@ class Link:
     async def _read(self, run: LinkRun, unread: bytes | None) -> None:
         self._set_active(bool(self.streams.by_id))  # it may have been kept, see ``_rest``
         self._check_timer()
+        self._consider(run.connection)
         if unread is not None:
             self._receive(unread)
         await run.connection.receive_into(partial(self._take, run))
@@ -337,12 +341,15 @@ class Link:
         self._consider(run.connection)
 
     def _consider(self, connection: Connection) -> None:
-        """Whether to be quick for those who come beside others. Not beside many: they keep the processors busy by
-        themselves, and to give way would only take from what is large. Nor where messages go in turns: few of them
-        fit into a round trip, and smaller ones would bring that much less."""
-        few = len(self.streams.by_id) <= FEW
-        considerate = few and self.mux.in_company and connection.at_once is None
-        self.mux.considerate = connection.considerate = considerate
+        """Whether to be quick for small exchanges beside transfers. Not for many: to give way would only take from
+        what is large. Nor where messages go in turns: few of them fit into a round trip, and smaller ones would
+        bring that much less."""
+        count = len(self.streams.by_id)
+        self._crowded = count > (FEW if self._crowded else MANY)
+        considerate = self.mux.in_company and not self._crowded and connection.at_once is None
+        self.mux.considerate = considerate
+        if considerate is not connection.considerate:  # to whom a change may mean work
+            connection.considerate = considerate
 
     def _receive(self, message: bytes) -> None:
         now = self._now()

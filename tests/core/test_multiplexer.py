@@ -369,21 +369,35 @@ def test_it_never_buffers_more() -> None:
     assert mux.send_room(mux.open_stream(HTTP)) == SMALL.send_buffer
 
 
-def test_what_was_buffered_before_stays_and_leaves() -> None:
-    mux = make(limits=replace(SMALL, send_share=MIB, send_share_beside=256 * KIB))
-    stream = mux.open_stream(HTTP)
-    mux.send_data(stream, bytes(512 * KIB))
-    mux.considerate = True
-    assert mux.send_room(stream) == 0
-    mux.frames_to_send(MIB)
-    assert mux._active[stream].sent == SMALL.stream_floor  # what the peer granted
+@pytest.mark.parametrize("considerate", [True, False])
+def test_who_waits_for_room_as_the_share_changes_is_told_once(considerate: bool) -> None:
+    pair = Pair(limits=replace(SMALL, send_share=MIB, send_share_beside=256 * KIB))
+    stream = pair.opened()
+    pair.client.considerate = not considerate
+    sent = fill(pair.client, stream)
+    pair.client.considerate = considerate
+    assert bool(pair.client.send_room(stream)) is not considerate  # the smaller share is full
+    arrived, told = 0, []
+    while (events := pair.to_server(16 * KIB)) or pair.client.has_output:
+        for event in events:
+            if isinstance(event, Data):
+                arrived += len(event.data)
+                pair.server.consume(stream, len(event.data))
+        told += pair.client.take_room_events()
+        pair.to_client()
+    assert arrived == sent
+    assert told == [Room(stream)]
 
 
 def test_all_that_is_received_and_sent_counts() -> None:
     mux = make()
-    mux.receive_data(opening(1), 0.0)
-    mux.receive_data(opening(3), 0.0)
-    assert mux.in_company
+    for stream in (1, 3, 5):
+        mux.receive_data(opening(stream), 0.0)
+    mux.receive_data(frame(DATA, 1, bytes(16 * KIB)) + frame(DATA, 3, bytes(16 * KIB)), 0.0)  # a large piece
+    for stream in (1, 3):
+        mux.consume(stream, 16 * KIB)
+    told = [mux.in_company]
+    mux.reset(5, ResetCode.CANCEL)  # small, and beside others
     left = LASTS
     while left > 0:
         assert mux.in_company
@@ -391,7 +405,7 @@ def test_all_that_is_received_and_sent_counts() -> None:
         mux.consume(1, 16 * KIB)
         mux.send_data(3, bytes(1000))
         left -= len(piece) + sum(map(len, mux.frames_to_send(64 * KIB)))
-    assert not mux.in_company
+    assert [*told, mux.in_company] == [False, False]
 
 
 @pytest.mark.parametrize(("turn", "first"), [(0, 1_000), (5_000, 5_000)])

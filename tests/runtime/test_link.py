@@ -19,12 +19,12 @@ from tunnelkit.core.frames import HEAD_FIN, ResetCode, StreamKind, pack_header
 from tunnelkit.core.opening import Attached, OpeningResult
 from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
-from tunnelkit.link import FEW, SHARED, Link
+from tunnelkit.link import FEW, MANY, SHARED, Link
 from tunnelkit.net.timers import Timers
 from tunnelkit.transports.memory import QUEUE_LIMIT, Faults, memory_pair
 from tunnelkit.tunnel_stream import Stream, StreamHandler
 
-from .links import SOON, Ask, Echo, Gate, Silent, joined, pattern
+from .links import SOON, Ask, Echo, Gate, Joined, Silent, joined, pattern
 
 pytestmark = pytest.mark.anyio
 
@@ -855,14 +855,20 @@ async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
         assert isinstance(await pair.over("server"), ConnectionLost)
 
 
-async def test_a_link_is_considerate_while_streams_come_beside_others() -> None:
+async def beside_a_transfer(pair: Joined) -> None:
+    """What is open and what came make small exchanges company from now on."""
+    await anyio.wait_all_tasks_blocked()
+    pair.server.open_stream(StreamKind.HTTP, Silent())
+    assert await Ask(pair.server, SIZE).answered() == pattern(SIZE)
+
+
+async def test_a_link_is_considerate_while_small_exchanges_come_beside_a_transfer() -> None:
     async with joined() as pair:
         server, client = pair.attach()
-        await anyio.wait_all_tasks_blocked()
-        assert await Ask(pair.server, 1).answered() == pattern(1)
+        await beside_a_transfer(pair)
         assert pair.server.mux.considerate is server.considerate is client.considerate is False
-        asked = Ask(pair.server, 1), Ask(pair.server, 1)
-        assert [await ask.answered() for ask in asked] == [pattern(1)] * 2
+        for _ in range(2):  # what the first was shows with the next message
+            assert await Ask(pair.server, 1).answered() == pattern(1)
         for link, connection in ((pair.server, server), (pair.client, client)):
             assert link.mux.considerate is connection.considerate is True
 
@@ -872,44 +878,60 @@ async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate()
     async with joined() as pair:
         server, client = pair.attach()
         server.at_once = 1
-        await anyio.wait_all_tasks_blocked()
-        asked = Ask(pair.server, 1), Ask(pair.server, 1)
-        assert [await ask.answered() for ask in asked] == [pattern(1)] * 2
+        await beside_a_transfer(pair)
+        for _ in range(2):
+            assert await Ask(pair.server, 1).answered() == pattern(1)
         assert pair.server.mux.in_company
         assert pair.server.mux.considerate is server.considerate is False
         assert client.considerate is True  # the other direction does not go in turns
 
 
-async def test_beside_many_a_link_is_not_considerate() -> None:
-    """They keep the processors busy by themselves."""
+async def test_beside_many_a_link_is_not_considerate_until_they_are_few() -> None:
+    """They keep the processors busy by themselves; between the two counts it stays as it was."""
     async with joined() as pair:
         server, _ = pair.attach()
-        await anyio.wait_all_tasks_blocked()
+        await beside_a_transfer(pair)
         silent: list[Stream] = []
         seen = []
-        for more in (FEW, 1):
-            silent += [pair.server.open_stream(StreamKind.HTTP, Silent()) for _ in range(more)]
-            assert await Ask(pair.server, 1).answered() == pattern(1)
+        for count in (FEW + 1, MANY, MANY + 1, MANY, FEW + 1, FEW, FEW + 1, MANY):
+            while len(silent) + 1 < count:
+                silent.append(pair.server.open_stream(StreamKind.HTTP, Silent()))
+            while len(silent) + 1 > count:
+                silent.pop().forget()
+            for _ in range(2):
+                assert await Ask(pair.server, 1).answered() == pattern(1)
             seen.append((pair.server.mux.considerate, server.considerate))
-        for stream in silent:
-            stream.forget()
-        assert await Ask(pair.server, 1).answered() == pattern(1)
-        seen.append((pair.server.mux.considerate, server.considerate))
-        assert seen == [(True, True), (False, False), (True, True)]
         assert pair.server.mux.in_company
+    assert seen == [(True, True)] * 2 + [(False, False)] * 3 + [(True, True)] * 3
 
 
-async def test_the_next_connection_is_considerate_too() -> None:
+async def test_the_next_connection_is_as_considerate_before_it_brings_anything() -> None:
     async with joined(replace(SOON, grace=60.0)) as pair:
         pair.attach()
-        await anyio.wait_all_tasks_blocked()
-        pair.server.open_stream(StreamKind.HTTP, Silent())
-        assert await Ask(pair.server, 1).answered() == pattern(1)
+        await beside_a_transfer(pair)
+        for _ in range(2):
+            assert await Ask(pair.server, 1).answered() == pattern(1)
         server, client = pair.attach()
-        seen = [(server.considerate, client.considerate)]
-        assert await Ask(pair.server, 1).answered() == pattern(1)
-        seen.append((server.considerate, client.considerate))
-        assert seen == [(False, False), (True, True)]
+        server.at_once = 1
+        await anyio.wait_all_tasks_blocked()
+        assert (server.considerate, pair.server.mux.considerate) == (False, False)
+        assert (client.considerate, pair.client.mux.considerate) == (True, True)
+
+
+async def test_a_connection_is_told_of_changes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one of somebody else's a change may mean work."""
+    told: dict[Gate, list[bool]] = {}
+
+    def tell(gate: Gate, considerate: bool) -> None:
+        told.setdefault(gate, []).append(considerate)
+
+    monkeypatch.setattr(Gate, "considerate", property(lambda gate: told.get(gate, [False])[-1], tell))
+    async with joined() as pair:
+        ends = pair.attach()
+        await beside_a_transfer(pair)
+        for _ in range(3):
+            assert await Ask(pair.server, 1).answered() == pattern(1)
+    assert told == {end: [True] for end in ends}
 
 
 # -- withdrawing -------------------------------------------------------------------------------

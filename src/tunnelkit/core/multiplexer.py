@@ -67,7 +67,7 @@ class Multiplexer:
         self._receiver = Receiver(table, limits.max_streams + peer_max_streams)
         self._room: list[int] = []
         self._share_beside = min(limits.send_share, limits.send_share_beside)
-        # Set from outside: whether to move small pieces, for the sake of those who come beside.
+        # Set from outside: whether to move small pieces, for the sake of small exchanges beside transfers.
         self.considerate = False
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ class Multiplexer:
 
     @property
     def in_company(self) -> bool:
-        """Streams come beside others."""
+        """Small exchanges come beside transfers."""
         return self._table.company.present
 
     @property

@@ -57,7 +57,6 @@ class StreamTable:
     # -- coming --------------------------------------------------------------------------------
 
     def add_mine(self, kind: int, fields: bytes, window: ReceiveWindow, send_limit: int) -> int:
-        self.company.joined(alone=not self.active)
         stream_id = self.next_id
         self.next_id = stream_id + 2
         self.mine += 1
@@ -67,7 +66,6 @@ class StreamTable:
         return stream_id
 
     def add_peers(self, stream_id: int, window: ReceiveWindow, send_limit: int) -> None:
-        self.company.joined(alone=not self.active)
         self.active[stream_id] = Stream(stream_id, window, send_limit, None)
 
     # -- being ---------------------------------------------------------------------------------
@@ -107,10 +105,12 @@ class StreamTable:
 
     def finish(self, stream: Stream) -> None:
         """Take out a stream that ended in order: nothing of it waits anywhere."""
+        window = stream.window
         del self.active[stream.id]
         if stream.mine:
             self.mine -= 1
-        stream.window.close()
+        window.close()
+        self.company.ended(window.received + stream.sent, alone=not self.active)
         if self.starved:
             self.starved.pop(stream.id, None)
 

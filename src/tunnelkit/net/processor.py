@@ -3,6 +3,10 @@
 A tunnel's ends, their origin and their callers often share a machine. Linux wakes a program where its last partner
 ran, and may leave it waiting there for milliseconds while another processor idles; meanwhile a busy end keeps what it
 has. Where nobody waits an offer takes half a microsecond.
+
+It is answered with this program's own time, so what is given away is bounded: each second of it is owed ``RETURNS``
+seconds of work, or ``RETURNS_OF_LONG`` where it went to a program that computes, and no offer is made while more than
+``OWED`` seconds are due.
 """
 
 from __future__ import annotations
@@ -12,33 +16,49 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-__all__ = ["LONG", "OFFER", "REST", "ProcessorOffer"]
+__all__ = ["LONG", "MOST_OWED", "OFFER", "OWED", "RETURNS", "RETURNS_OF_LONG", "ProcessorOffer"]
 
-# An offer that took this long (seconds) went to a program that computes: it would take its whole slice of each.
+# An offer that took this long (seconds) went to a program that computes: it would take its whole slice of each. One
+# that has a request to answer, or a piece of a transfer to pass on, needs a tenth of it.
 LONG: Final = 0.002
-# Then none is made for so many times what it took, so that at most a twentieth of the time is given away.
-REST: Final = 20
+# So a quarter of the time is given away at most, a twentieth to those that compute.
+RETURNS: Final = 3.0
+RETURNS_OF_LONG: Final = 19.0
+OWED: Final = 0.01
+# Most that can be due: the whole machine may have stood still during an offer.
+MOST_OWED: Final = 0.2
 
 _yield: Callable[[], object] | None = getattr(os, "sched_yield", None)  # Windows has none
 
 
 class ProcessorOffer:
-    """One serves a whole process: the rests of several would overlap, and what they give away would add up."""
+    """One serves a whole process: what several gave away would add up."""
 
-    __slots__ = ("_not_before",)
+    __slots__ = ("_as_of", "_owed", "_refused")
 
     def __init__(self) -> None:
-        self._not_before = 0.0
+        self._owed = 0.0  # seconds of work, as of then
+        self._as_of = 0.0
+        self._refused = _yield is None
 
     def make(self) -> None:
-        """Let another program run, if one waits for this processor. Blocks for as long as it does."""
-        began = monotonic()
-        if _yield is None or began < self._not_before:
+        """Let another program run, if one waits for this processor. Blocks for as long as it does: the process's
+        other threads may wait too, since Python 3.11 keeps the GIL meanwhile. Never raises."""
+        if self._refused or _yield is None:
             return
-        _yield()
-        ended = monotonic()
-        if ended - began >= LONG:
-            self._not_before = ended + REST * (ended - began)
+        began = monotonic()
+        self._owed = max(0.0, self._owed - (began - self._as_of))
+        self._as_of = began
+        if self._owed > OWED:
+            return
+        try:
+            _yield()
+        except OSError:  # a sandbox may know no such call
+            self._refused = True
+            return
+        self._as_of = monotonic()
+        took = self._as_of - began
+        self._owed = min(MOST_OWED, self._owed + took * (RETURNS_OF_LONG if took >= LONG else RETURNS))
 
 
 OFFER: Final = ProcessorOffer()  # a process's

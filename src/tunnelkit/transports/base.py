@@ -62,8 +62,8 @@ class Connection(Protocol):
     # another. Of few messages in a round trip each must be larger, or they would bring little. It may change.
     at_once: int | None = None
     active: bool = False  # set from outside: exchanges run, so a liveness of its own should watch closely
-    # Set from outside: exchanges come beside others, so none should wait long for the pieces of a large one. It may
-    # be ignored.
+    # Set from outside: small exchanges come beside transfers, and should not wait long for their pieces. It may be
+    # ignored.
     considerate: bool = False
 
     @abstractmethod

@@ -293,10 +293,10 @@ class WebSocketConnection:
                 self._left = None
 
     async def _give_way(self) -> None:
-        """The other tasks have their turn; and other programs, where somebody waits for what they do."""
+        """The other tasks have their turn; then other programs, where somebody waits for what they do."""
+        await checkpoint()
         if self.considerate:
             OFFER.make()
-        await checkpoint()
 
     def _begin_turn(self) -> None:
         self._turn_ends = self._now() + (SHORT_TURN if self.considerate else TURN)
