@@ -198,6 +198,20 @@ async def test_an_end_in_the_middle_of_a_record_is_truncation(ends: Ends) -> Non
         await ends.client.receive()
 
 
+async def test_truncation_is_seen_where_openssl_is_told_to_ignore_it() -> None:
+    """As Python 3.11.2 tells it for every context, with OpenSSL 3."""
+    context = ssl.create_default_context()
+    CERTIFICATES.ca.configure_trust(context)
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    client_below, server_below = memory_pair()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(TlsStream.server, server_below, CERTIFICATES.server)
+        client = await TlsStream.client(client_below, context, server_hostname="localhost")
+    await server_below.send_eof()
+    with pytest.raises(StreamBroken, match="truncated"):
+        await client.receive()
+
+
 async def test_truncation_can_be_tolerated() -> None:
     client_below, server_below = memory_pair()
     async with anyio.create_task_group() as tasks:

@@ -68,6 +68,9 @@ class TlsStream(ByteStream):
         self._require_close_notify = require_close_notify
         self._held = ReadBuffer()  # decrypted by send_eof, at most a record
         self._unsent = memoryview(b"")  # ciphertext that the stream below did not take
+        # OpenSSL is not told of the end below: in a context with OP_IGNORE_UNEXPECTED_EOF, which some versions of
+        # Python set by default, it would take it for close_notify.
+        self._ended_below = False
         self._ended = self._eof_sent = self._closed = self._woken = False
         self._failure: str | None = None  # of reading, and so of all
         self._error: ssl.SSLError | None = None  # OpenSSL's, where the failure is one
@@ -164,10 +167,10 @@ class TlsStream(ByteStream):
                 count = _read_into(self._tls, room[got:])
             except ssl.SSLWantReadError:
                 self._send_answers()
+                if self._ended_below:
+                    self._end_unannounced()
             except ssl.SSLZeroReturnError:
                 self._ended = True
-            except ssl.SSLEOFError:
-                self._end_unannounced()
             except ssl.SSLError as exc:
                 self._failure, self._error = _text_of(exc), exc
                 self._push_alert()
@@ -177,8 +180,8 @@ class TlsStream(ByteStream):
         return got
 
     def _has_ciphertext(self) -> bool:
-        """Whether it makes sense to ask OpenSSL; also for what it says at the end of the stream below."""
-        return bool(self._incoming.pending or self._incoming.eof or self._tls.pending())
+        """Whether it makes sense to ask OpenSSL; also for what is left at the end of the stream below."""
+        return bool(self._incoming.pending or self._ended_below or self._tls.pending())
 
     def _take_ciphertext(self) -> bool:
         try:
@@ -191,7 +194,7 @@ class TlsStream(ByteStream):
         if data:
             self._incoming.write(data)
         else:
-            self._incoming.write_eof()
+            self._ended_below = True
         return True
 
     def _end_unannounced(self) -> None:
