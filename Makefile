@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-all fuzz ways full faults lint format types coverage docs reference compile compiled bench bench-interpreted build demo clean
+.PHONY: help venv test bare test-all fuzz ways full faults lint format types coverage docs reference compile compiled bench bench-check bench-interpreted build demo clean
 
 # Tests start hundreds of programs, and each worker rewrites the tests' asserts: compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -38,6 +38,10 @@ $(READY): pyproject.toml
 test: $(READY)  ## the tests, on asyncio and trio, with short sizes (at most 4 minutes)
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD)
 
+WITHOUT_SPEED := $(CURDIR)/tests/without_speed
+bare: $(READY)  ## `make test` as if the extra `speed` were not installed: h11, the standard library's loop, no help for masks
+	PYTHONPATH=$(WITHOUT_SPEED) $(BIN)/python -m pytest -q -n $(WORKERS) $(SPREAD)
+
 fuzz: $(READY)  ## the property tests and models with 3000 new examples each (minutes); they print how to repeat a failure
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -q -n auto -m hypothesis
 
@@ -57,7 +61,7 @@ faults: $(READY)  ## kill, stop and restart ends, cut links, fill disks, attack 
 	timeout 900 sh -c 'bad=0; $(BIN)/python -m pytest $(FAULTS) -n 4 --dist loadscope -k test_full || bad=1; \
 		$(BIN)/python -m pytest $(FAULTS) -k "not test_full" || bad=1; exit $$bad'
 
-test-all: $(READY)  ## all sizes, for every Python found (3.11 to 3.14), backend and parser
+test-all: $(READY)  ## all sizes, for every Python found (3.11 to 3.14) and backend, with and without `speed`
 	$(BIN)/python scripts/test_all.py
 
 lint: $(READY)  ## ruff: rules and formatting
@@ -101,8 +105,11 @@ compiled: $(COMPILED_READY)  ## the tests with the modules compiled (hatch_build
 # What is released is compiled, where there is a C compiler.
 RELEASED := $(if $(shell command -v cc 2>/dev/null),$(COMPILED_READY))
 
-bench: $(READY) $(RELEASED)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for ten minutes, --full for hours, --help)
+bench: $(READY) bench-check $(RELEASED)  ## what a tunnel costs, beside nginx alone; needs wrk (BENCH=--quick for ten minutes, --full for hours, --help)
 	$(if $(RELEASED),PYTHONPATH=$(abspath $(COMPILED))) $(BIN)/python -m benchmarks $(BENCH)
+
+bench-check: $(READY)  # before minutes of compiling
+	@$(BIN)/python -m benchmarks --check $(BENCH)
 
 bench-interpreted: $(READY)  ## what `make bench` measures, with nothing compiled
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 
 from tunnelkit.accelerators import find_accelerators
 
@@ -47,10 +48,10 @@ def sizes_judged(settings: Settings) -> str:
     return f"Judged with long bodies of {used}; the targets are of {meant}."
 
 
-def failures(results: Results) -> dict[tuple[str, str], list[str]]:
-    """The ways that failed at the same row for the same reason."""
+def alike(reasons: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], list[str]]:
+    """The ways that have no figures of the same row for the same reason."""
     found: dict[tuple[str, str], list[str]] = {}
-    for (row, way), why in results.failures.items():
+    for (row, way), why in reasons.items():
         found.setdefault((row, why), []).append(way)
     return found
 
@@ -64,6 +65,8 @@ def main() -> int:
     if find_program("wrk") is None:
         print(MISSING, file=sys.stderr)
         return 1
+    if options.check:
+        return 0
     raise_open_files()
     end_in_order()
     for name in flags_in(os.environ):
@@ -75,7 +78,7 @@ def main() -> int:
         run(options.rows, specs, options.settings, say, results)
     finally:  # a signal, perhaps, after hours
         report(options, specs, results, others)
-    return 0
+    return 0 if results.figures else 1
 
 
 def report(options: Options, specs: list[Spec], results: Results, others: OtherPrograms) -> None:
@@ -84,8 +87,9 @@ def report(options: Options, specs: list[Spec], results: Results, others: OtherP
     print(markdown(list(rows_of_table(results, options.rows, beside.__getitem__))))
     verdicts = judged(results, beside_nginx=find_program("nginx") is not None)
     print(f"\n{markdown(list(verdicts))}\n\n{sizes_judged(options.settings)}")
-    for (row, why), ways in failures(results).items():
-        print(f"\nnot measured: {row} of {', '.join(ways)}: {why}")
+    for what, reasons in (("failed", results.failures), ("left out", results.left_out)):
+        for (row, why), ways in alike(reasons).items():
+            print(f"\n{what}: {row} of {', '.join(ways)}: {why}")
     if options.json is not None:
         options.json.write_text(json.dumps(results.to_json(), indent=1))
 

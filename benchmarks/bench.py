@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from .figures import Metric, Results
 from .origin import LOOPBACK, Origin, Origins, Site
-from .programs import BenchmarkError
+from .programs import BenchmarkError, LeftOut
 from .ways import Direct, Spec, Tunnel, Way
 
 __all__ = ["MIB", "Bench", "Row", "Settings", "Wants", "run"]
@@ -99,13 +99,15 @@ def run(
                 say(f"{row.title}, round {number + 1}")
                 first = number % max(len(specs), 1)
                 for spec in [*specs[first:], *specs[:first]]:
-                    if row.takes(spec) and (row.name, spec.name) not in results.failures:
+                    if row.takes(spec) and not results.is_over(row.name, spec.name):
                         _measure(bench, row, spec, results)
 
 
 def _measure(bench: Bench, row: Row, spec: Spec, results: Results) -> None:
     try:
         results.add(row.name, spec.name, row.measure(bench, spec))
+    except LeftOut as why:
+        results.leave_out(row.name, spec.name, str(why))
     except (BenchmarkError, OSError, subprocess.TimeoutExpired) as error:
         results.fail(row.name, spec.name, str(error))
         print(f"{row.name}, {spec.name}: {error}", file=sys.stderr, flush=True)

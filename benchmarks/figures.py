@@ -27,6 +27,7 @@ class Results:
 
     figures: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
+    left_out: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, row: str, way: str, measured: Mapping[str, float]) -> None:
         for metric, value in measured.items():
@@ -34,6 +35,13 @@ class Results:
 
     def fail(self, row: str, way: str, why: str) -> None:
         self.failures[row, way] = why
+
+    def leave_out(self, row: str, way: str, why: str) -> None:
+        self.left_out[row, way] = why
+
+    def is_over(self, row: str, way: str) -> bool:
+        """No round can bring anything."""
+        return (row, way) in self.failures or (row, way) in self.left_out
 
     def rounds(self, row: str, metric: str, way: str) -> list[float]:
         return self.figures.get((row, metric, way), [])
@@ -47,12 +55,14 @@ class Results:
         return ratio_of_rounds(self.rounds(row, metric, way), self.rounds(row, metric, beside))
 
     def ways(self) -> list[str]:
-        return list(dict.fromkeys(way for _, _, way in self.figures))
+        """Those that were measured, then those that only failed."""
+        return list(dict.fromkeys([*(way for _, _, way in self.figures), *(way for _, way in self.failures)]))
 
     def to_json(self) -> dict[str, object]:
         return {
             "figures": [[*key, rounds] for key, rounds in self.figures.items()],
             "failures": [[*key, why] for key, why in self.failures.items()],
+            "left out": [[*key, why] for key, why in self.left_out.items()],
         }
 
     def __iter__(self) -> Iterator[tuple[str, str, str]]:

@@ -31,6 +31,7 @@ class Options:
     peers: list[Peer]
     settings: Settings
     json: Path | None
+    check: bool
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -43,7 +44,7 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str]) -> O
         parser.error(str(error))
     base = QUICK if given.quick else FULL if given.full else NORMAL
     sizes = {name: getattr(given, name) or getattr(base, name) for name in vars(base)}
-    return Options(given.rows, given.variants, peers, Settings(**sizes), given.json)
+    return Options(given.rows, given.variants, peers, Settings(**sizes), given.json, given.check)
 
 
 def flags_in(environment: Mapping[str, str]) -> list[str]:
@@ -75,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--body", type=kind(count), help="bytes of each of the parallel bodies whose memory is measured")
     add("--sessions", type=kind(sessions), help="idle tunnels whose memory is measured")
     add("--cuts", type=kind(count), help="after which the time to resume is measured")
+    add("--check", action="store_true", help="only look whether it could begin: the arguments, and wrk")
     add("--json", type=kind(writable), metavar="FILE", help="write all figures there too")
     return parser
 

@@ -91,7 +91,8 @@ def _wait_until_ready(way: Way) -> None:
                 raise BenchmarkError(f"its {name} ended: {end.last_words().strip()}")
         time.sleep(0.1)  # between two tries
     words = "; ".join(f"{name}: {end.last_words().strip()[-200:]}" for name, end in way.ends.items())
-    raise BenchmarkError(f"is not ready: {failure}; {words}")
+    address = f"{way.address.host}:{way.address.port}"
+    raise BenchmarkError(f"did not answer at {address} within {READY_TIMEOUT:.0f} s: {failure}; {words}")
 
 
 def peers_of(environment: Mapping[str, str]) -> list[Peer]:

@@ -26,6 +26,10 @@ class BenchmarkError(Exception):
     """A figure that cannot be had, and why. The others go on."""
 
 
+class LeftOut(BenchmarkError):
+    """One that is not to be had here, or means nothing for this way: nothing failed."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """What a program has used since it began, all its threads together."""

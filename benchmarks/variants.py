@@ -57,7 +57,10 @@ def parse_variants(text: str) -> list[Variant]:
     """``all``, or names with commas between; each once, in the order given. Raises ValueError."""
     if text == "all":
         return all_variants()
-    return list(dict.fromkeys(_each(text.split(","))))
+    variants = list(dict.fromkeys(_each(text.split(","))))
+    if not variants:
+        raise ValueError("name at least one variant, or say all")
+    return variants
 
 
 def _each(names: Iterable[str]) -> Iterable[Variant]:

@@ -1,5 +1,5 @@
 """Run all sizes of the tests, over every way, for every Python found and backend, each Python in an environment of
-its own. With httptools they run whole; with h11, what meets a parser, in short sizes."""
+its own: with the extra `speed`, and in short sizes as if it were not installed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ BACKENDS = {
     "uvloop": {"TUNNELKIT_TEST_BACKENDS": "asyncio", "TUNNELKIT_TEST_UVLOOP": "1"},
     "trio": {"TUNNELKIT_TEST_BACKENDS": "trio"},
 }
-PARSERS = ("httptools", "h11")
-MEET_A_PARSER = ("tests/http", "tests/oracle", "tests/e2e", "tests/transports", "tests/examples")
+# The same; what the first one asks for must be there.
+SPEED = {
+    "speed": {"TUNNELKIT_TEST_PARSER": "httptools"},
+    "bare": {"PYTHONPATH": str(ROOT / "tests" / "without_speed")},
+}
 # tests/e2e/conftest.py
 WAYS = "websocket,longpoll,streamed"
 
@@ -41,23 +44,20 @@ def environment(version: str) -> Path:
     return python
 
 
-def pytest(python: Path, backend: str, parser: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, **BACKENDS[backend], "TUNNELKIT_TEST_PARSER": parser, **settings}
+def pytest(python: Path, backend: str, speed: str, *arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **BACKENDS[backend], **SPEED[speed], "TUNNELKIT_TEST_WAYS": WAYS}
     return subprocess.Popen([python, "-m", "pytest", "-q", *arguments], cwd=ROOT, env=environment)
 
 
-def short(python: Path, backend: str, parser: str) -> bool:
-    """The short sizes side by side, as ``make test`` has them; with the second parser, what meets one."""
+def short(python: Path, backend: str, speed: str) -> bool:
+    """The short sizes side by side, as ``make test`` has them."""
     workers = ["-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--max-worker-restart", "0"]
-    if parser == PARSERS[0]:
-        return pytest(python, backend, parser, *workers, TUNNELKIT_TEST_WAYS=WAYS).wait() == 0
-    return pytest(python, backend, parser, *workers, *MEET_A_PARSER).wait() == 0
+    return pytest(python, backend, speed, *workers).wait() == 0
 
 
 def full(python: Path) -> dict[str, bool]:
     """The full sizes of all backends at once: most of their time is waiting for links that are slow on purpose."""
-    which = ("-m", "full")
-    runs = {backend: pytest(python, backend, PARSERS[0], *which, TUNNELKIT_TEST_WAYS=WAYS) for backend in BACKENDS}
+    runs = {backend: pytest(python, backend, "speed", "-m", "full") for backend in BACKENDS}
     return {backend: run.wait() == 0 for backend, run in runs.items()}
 
 
@@ -65,10 +65,12 @@ def main() -> int:
     results: dict[str, bool] = {}
     for version in (version for version in PYTHONS if is_there(version)):
         python = environment(version)
-        for backend, parser in product(BACKENDS, PARSERS):
-            name = f"python{version} {backend} {parser}"
+        for backend, speed in product(BACKENDS, SPEED):
+            if (backend, speed) == ("uvloop", "bare"):  # which is itself part of it
+                continue
+            name = f"python{version} {backend} {speed}"
             print(f"== {name}", flush=True)
-            results[name] = short(python, backend, parser)
+            results[name] = short(python, backend, speed)
         print(f"== python{version} full sizes", flush=True)
         for backend, good in full(python).items():
             results[f"python{version} {backend} full sizes"] = good

@@ -18,7 +18,7 @@ from ..bench import Bench, Row
 from ..callers import Fetcher
 from ..figures import Metric
 from ..origin import find_program
-from ..programs import BenchmarkError, Program
+from ..programs import BenchmarkError, LeftOut, Program
 from ..ways import Spec, Way
 from ..wrk import Load, run_wrk
 from .garbage import GARBAGE, garbage
@@ -39,12 +39,12 @@ def parse_strace(text: str) -> int:
 
 
 def parse_perf(text: str) -> int:
-    """Instructions, of perf's lines for machines. Raises BenchmarkError where the processor does not count them."""
+    """Instructions, of perf's lines for machines. Raises LeftOut where the processor does not count them."""
     for line in text.splitlines():
         count = line.partition(",")[0]
         if "instructions" in line and count.isdigit():
             return int(count)
-    raise BenchmarkError("perf: this machine does not count instructions")
+    raise LeftOut("perf: this machine does not count instructions")
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def calls(bench: Bench, way: Way, name: str, load: Callable[[], int]) -> dict[st
     """System calls for a request, of each end."""
     strace = find_program("strace")
     if strace is None:
-        raise BenchmarkError("strace is not installed")
+        raise LeftOut("strace is not installed")
     files = {end: bench.folder / f"strace-{name}-{end}" for end in ("server", "client")}
     with ExitStack() as stack:
         for end, file in files.items():
@@ -103,7 +103,7 @@ def system_calls(bench: Bench, spec: Spec) -> dict[str, float]:
 def instructions(bench: Bench, spec: Spec) -> dict[str, float]:
     perf = find_program("perf")
     if perf is None:
-        raise BenchmarkError("perf is not installed")
+        raise LeftOut("perf is not installed")
     way = bench.way(spec)
     files = {end: bench.folder / f"perf-{end}" for end in ("server", "client")}
     with ExitStack() as stack:

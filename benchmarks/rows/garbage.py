@@ -8,7 +8,7 @@ import sys
 
 from ..bench import Bench
 from ..figures import Metric
-from ..programs import ROOT, BenchmarkError
+from ..programs import ROOT, BenchmarkError, LeftOut
 from ..ways import Spec, Tunnel
 
 __all__ = ["GARBAGE", "garbage"]
@@ -25,7 +25,7 @@ def garbage(bench: Bench, spec: Spec) -> dict[str, float]:
     assert isinstance(spec, Tunnel)
     variant = spec.variant
     if variant.tls:
-        raise BenchmarkError("is counted without TLS")
+        raise LeftOut("it is counted without TLS")
     hidden = [part for module in variant.hidden for part in ("--without", module)]
     mode = [] if variant.carrier == "websocket" else ["--longpoll", variant.carrier]
     origin = bench.origins.files.url

@@ -18,7 +18,7 @@ from ..callers import download, paced_download
 from ..figures import Metric
 from ..origin import find_program
 from ..peers import peers_of
-from ..programs import ROOT, BenchmarkError, end_in_order
+from ..programs import ROOT, BenchmarkError, LeftOut, end_in_order
 from ..slow_link import open_link
 from ..variants import parse_variant
 from ..ways import DIRECT, DIRECT_TLS, Spec, Tunnel
@@ -43,10 +43,10 @@ METRICS = (
 
 def link(bench: Bench, spec: Spec) -> dict[str, float]:
     if os.geteuid() != 0:
-        raise BenchmarkError("a network namespace needs root")
+        raise LeftOut("a network namespace needs root: run it as root")
     for needed in ("unshare", "nsenter", "ip", "tc"):
         if find_program(needed) is None:
-            raise BenchmarkError(f"{needed} is not installed")
+            raise LeftOut(f"{needed} is not installed: it comes with iproute2 or util-linux")
     command = ["unshare", "--net", "--", sys.executable, "-m", "benchmarks.rows.link"]
     seconds = str(2 * bench.settings.seconds)  # few requests pass
     found: dict[str, float] = json.loads(said_by([*command, spec.name, seconds]))

@@ -40,10 +40,6 @@ CLOSE_TIMEOUT = 1.0
 LAST_WORD_LIMIT = 4096  # bytes that any transport takes in one message
 # Exchanges that share a message, or half as many where few are: with all of a turn's in one the ends work by turns.
 SHARED = 16
-# Exchanges at once that keep the processors busy by themselves; and so few that one may well wait for a processor
-# that is there. In between it stays as it was: the ends count at different moments, and each change costs a transfer.
-MANY = 32
-FEW = 16
 
 _GONE: Final = State.GONE
 _OVER: Final = (State.GONE, State.CLOSING)
@@ -97,7 +93,6 @@ class Link:
         self._timer: Timer | None = None
         self._progressed = False
         self._heard: anyio.Event | None = None  # made by whoever waits for the next message
-        self._crowded = False
 
     # -- for handlers --------------------------------------------------------------------------
 
@@ -341,12 +336,9 @@ class Link:
         self._consider(run.connection)
 
     def _consider(self, connection: Connection) -> None:
-        """Whether to be quick for small exchanges beside transfers. Not for many: to give way would only take from
-        what is large. Nor where messages go in turns: few of them fit into a round trip, and smaller ones would
-        bring that much less."""
-        count = len(self.streams.by_id)
-        self._crowded = count > (FEW if self._crowded else MANY)
-        considerate = self.mux.in_company and not self._crowded and connection.at_once is None
+        """Whether to be quick for small exchanges beside transfers. Not where messages go in turns: few of them fit
+        into a round trip, and smaller ones would bring that much less."""
+        considerate = self.mux.in_company and connection.at_once is None
         self.mux.considerate = considerate
         if considerate is not connection.considerate:  # to whom a change may mean work
             connection.considerate = considerate

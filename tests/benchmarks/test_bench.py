@@ -11,7 +11,7 @@ import pytest
 from benchmarks.bench import Bench, Row, Settings, run
 from benchmarks.figures import Metric, Results
 from benchmarks.origin import Origin, Origins
-from benchmarks.programs import BenchmarkError
+from benchmarks.programs import BenchmarkError, LeftOut
 from benchmarks.ways import Address, Spec, Way
 
 METRIC = Metric("rate", "requests a second", "/s")
@@ -85,3 +85,16 @@ def test_what_does_not_open_is_ended_too() -> None:
     results = measured([row("first", notes), row("second", notes)], Noted("one", notes, opens=False), other)
     assert notes[:3] == ["one opened", "one ended", "other opened"]
     assert results.failures == {("first", "one"): "is not ready", ("second", "one"): "is not ready"}
+
+
+def test_what_means_nothing_for_a_way_fails_nothing() -> None:
+    notes: list[str] = []
+
+    def measure(bench: Bench, spec: Spec) -> Mapping[str, float]:
+        bench.way(spec)
+        notes.append("looked")
+        raise LeftOut("it means nothing")
+
+    results = measured([Row("first", "first", (METRIC,), measure), row("second", notes)], Noted("one", notes))
+    assert notes == ["one opened", "looked", "second of one", "second of one", "one ended"]
+    assert (results.failures, results.left_out) == ({}, {("first", "one"): "it means nothing"})

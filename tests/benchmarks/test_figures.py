@@ -50,16 +50,21 @@ def test_percentile() -> None:
 
 
 def test_ways_in_the_order_in_which_they_were_measured() -> None:
-    assert filled().ways() == ["direct", "asyncio"]
+    results = filled()
+    results.fail("get1", "wsp", "why")
+    results.leave_out("link", "trio", "why")
+    assert results.ways() == ["direct", "asyncio", "wsp"]
 
 
 def test_json_holds_every_round() -> None:
     results = filled()
     results.fail("up", "wsp", "why")
+    results.leave_out("link", "trio", "why")
     assert json.loads(json.dumps(results.to_json())) == {
         "figures": [
             ["get1", "rate", "direct", [100.0, 150.0, 400.0]],
             ["get1", "rate", "asyncio", [10.0, 30.0, 20.0]],
         ],
         "failures": [["up", "wsp", "why"]],
+        "left out": [["link", "trio", "why"]],
     }

@@ -38,6 +38,7 @@ def test_single_sizes_change_the_chosen_set(flag: str, base: object) -> None:
         (["--rows", "get1,got2"], "got2: no such row"),
         (["--variants", "asyncio-fast"], "'asyncio-fast' is no variant"),
         (["--variants", "uvloop-bare"], "'uvloop-bare' is no variant"),
+        (["--variants", " , "], "name at least one variant"),
         (["--quick", "--full"], "not allowed with"),
         (["--rounds", "0"], "at least 1"),
         (["--rows", ","], "name at least one row"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.net.memory import MemoryStream, memory_pair
+from tunnelkit.transports.base import SHORT_TURN
 from tunnelkit.transports.websocket import connection as websocket_connection
 from tunnelkit.transports.websocket.connection import WebSocketConnection
 from tunnelkit.transports.websocket.frames import MAX_MESSAGE, TURN, FrameWriter
@@ -264,22 +265,27 @@ async def test_others_get_their_turn_while_the_socket_takes_everything() -> None
         assert scope.cancelled_caught
 
 
-class Offers:
-    """In place of offers of the processor."""
+class Machine:
+    """In place of the processor."""
 
-    made = 0
+    yielded = 0
 
-    def make(self) -> None:
-        Offers.made += 1
+    def yield_now(self) -> None:
+        self.yielded += 1
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(websocket_connection, "PROCESSOR", machine)
+    return machine
 
 
 @pytest.mark.interpreted
 @pytest.mark.parametrize(("considerate", "turns"), [(False, 20), (True, 50)])
-async def test_a_considerate_one_gives_way_more_often_and_to_other_programs_too(
-    considerate: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_considerate_sender_gives_way_more_often_and_to_other_programs_too(
+    considerate: bool, turns: int, machine: Machine
 ) -> None:
-    monkeypatch.setattr(websocket_connection, "OFFER", Offers())
-    monkeypatch.setattr(Offers, "made", 0)
     others = 0
 
     async def count() -> None:
@@ -296,7 +302,22 @@ async def test_a_considerate_one_gives_way_more_often_and_to_other_programs_too(
             await pump(raw.connection, [b"x"] * 100)
             tasks.cancel_scope.cancel()
     assert turns - 2 <= others <= 2 * turns  # at the ends one more or less; and trio may let the others go twice
-    assert Offers.made == (turns if considerate else 0)
+    assert machine.yielded == (turns if considerate else 0)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(("considerate", "yielded"), [(False, 0), (True, 10)])
+async def test_a_considerate_receiver_gives_way_to_other_programs_too(
+    considerate: bool, yielded: int, machine: Machine
+) -> None:
+    taken: list[bytes] = []
+    raw = Raw(capacity=1 << 30)
+    raw.connection.considerate = considerate
+    raw.connection._now = lambda: len(taken) * SHORT_TURN  # which each message takes
+    await raw.stream.send(frame(BINARY, b"m") * 10 + frame(CLOSE))
+    with anyio.fail_after(10), pytest.raises(ConnectionLost):
+        await raw.connection.receive_into(taken.append)
+    assert (len(taken), machine.yielded) == (10, yielded)
 
 
 async def test_others_get_their_turn_while_pings_come() -> None:

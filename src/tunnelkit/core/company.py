@@ -4,7 +4,10 @@ A transfer by itself is quickest in large pieces, worked on for long at a time, 
 small exchange that comes beside it waits for such a piece at either end, on its way there and back. A caller that
 asks one thing after the other leaves gaps, which would fill with large pieces again: so it is not over with the
 exchange that came, but ``LASTS`` bytes later. A fast transfer moves those in a tenth of a second, and to count them
-takes no clock. Small exchanges among themselves have nothing to wait for.
+takes no clock.
+
+Many callers at once keep the processors busy by themselves: to give way would only take from what is large. How many
+there are is told by how many streams are opened while a small exchange lasts; silent ones do not count.
 """
 
 from __future__ import annotations
@@ -13,36 +16,46 @@ from typing import Final
 
 from ..config import KIB, MIB
 
-__all__ = ["LASTS", "SMALL", "Company"]
+__all__ = ["LARGE", "LASTS", "MANY", "SMALL", "Company"]
 
 LASTS: Final = 64 * MIB  # that the session moved, both directions together
-# An exchange, both directions together, and what is moved at once. Whatever is larger gains by large pieces.
-SMALL: Final = 32 * KIB
+SMALL: Final = 8 * KIB  # an exchange, both directions together
+LARGE: Final = 16 * KIB  # what is moved of one stream at once: no turn of one that has more is shorter
+MANY: Final = 20  # streams that are opened while a small exchange lasts, in the mean of the last such exchanges
+_MEAN_OF: Final = 16
+_COUNTED: Final = 4 * MANY  # at most, for one exchange: somebody may have thought for an hour
 
 
 class Company:
     """Of one session's streams. They have none at first."""
 
-    __slots__ = ("_large", "_small")
+    __slots__ = ("_left", "_mean", "pieces", "streams")
 
     def __init__(self) -> None:
-        # Bytes until it is forgotten that there were small exchanges beside others, and large pieces.
-        self._small = 0
-        self._large = 0
+        self.streams = 0  # that were opened
+        self.pieces = 0  # large ones that were moved
+        self._mean = 0.0
+        self._left = 0
 
     @property
     def present(self) -> bool:
-        return self._small > 0 and self._large > 0
+        return self._left > 0 and self._mean <= MANY
 
-    def ended(self, size: int, *, alone: bool) -> None:
-        """A stream of ``size`` bytes is over, beside others or ``alone``: then there is nothing any more that the
-        next could come beside."""
+    def opened(self, *, alone: bool) -> None:
+        """A stream was, beside others or ``alone``: then there is nothing any more that it could come beside."""
+        self.streams += 1
         if alone:
-            self._small = self._large = 0
-        elif size <= SMALL:
-            self._small = LASTS
+            self._left = 0
+
+    def ended(self, size: int, streams: int, pieces: int) -> None:
+        """One of ``size`` bytes ended in order, and was opened when so many of the others had been counted."""
+        if size > SMALL:
+            return
+        self._mean += (min(self.streams - streams, _COUNTED) - self._mean) / _MEAN_OF
+        if self.pieces > pieces:
+            self._left = LASTS
 
     def moved(self, size: int) -> None:
-        """``size`` bytes of the session were received at once, or taken to be sent."""
-        self._small -= size
-        self._large = LASTS if size > SMALL else self._large - size
+        """``size`` bytes of the session were received, or taken to be sent."""
+        if self._left > 0:
+            self._left -= size

@@ -21,6 +21,7 @@ from typing import Final
 from ..config import Limits
 from ..errors import LocalProtocolError
 from .budget import Budget
+from .company import LARGE
 from .events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset, Room
 from .failures import GoingAway, NoRoom
 from .frames import DATA, HEAD, Buffer, StreamKind, encode_fields, encode_goaway
@@ -242,6 +243,8 @@ class Multiplexer:
             if stream is None:
                 break
             limit -= used
+            if used >= LARGE:
+                table.company.pieces += 1
             if stream.mine and stream.id > table.highest_sent:
                 table.highest_sent = stream.id
             if stream.charged:

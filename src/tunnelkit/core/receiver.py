@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from ..errors import RemoteProtocolError
+from .company import LARGE
 from .events import Data, Event, GoAway, HeadBlock, Opened, Progress, Reset
 from .frames import (
     CREDIT,
@@ -77,10 +78,13 @@ class Receiver:
                 raise _illegal(code, stream)
             stream.remote = after
             if code == DATA or code == DATA_FIN:  # noqa: SIM109 (the hottest line: twice as fast)
-                stream.window.receive(len(payload))
+                size = len(payload)
+                stream.window.receive(size)
+                if size >= LARGE:
+                    table.company.pieces += 1
                 fin = after is CLOSED
                 last = events[-1] if events else None
-                small = len(payload) < _SMALL
+                small = size < _SMALL
                 if small and type(last) is Data and last.stream_id == stream_id and len(last.data) < _SMALL:
                     last.data += payload
                     last.fin = fin

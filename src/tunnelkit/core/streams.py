@@ -108,11 +108,13 @@ class Stream:
         "mine",
         "opening",
         "out",
+        "pieces_before",
         "queued",
         "remote",
         "send_limit",
         "sent",
         "served",
+        "streams_before",
         "window",
     )
 
@@ -130,6 +132,9 @@ class Stream:
         self.sent = 0
         self.queued = False  # waits for its turn
         self.served = False  # had a turn
+        # The session's large pieces and streams when it was opened (``company``).
+        self.pieces_before = 0
+        self.streams_before = 0
 
     def __repr__(self) -> str:
         return f"Stream({self.id}, local={self.local.name}, remote={self.remote.name})"

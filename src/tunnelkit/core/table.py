@@ -61,12 +61,19 @@ class StreamTable:
         self.next_id = stream_id + 2
         self.mine += 1
         opening = encode_open(stream_id, kind, window.limit, fields)
-        stream = self.active[stream_id] = Stream(stream_id, window, send_limit, opening)
+        stream = Stream(stream_id, window, send_limit, opening)
+        self._add(stream)
         self.turns.add_new(stream)
         return stream_id
 
     def add_peers(self, stream_id: int, window: ReceiveWindow, send_limit: int) -> None:
-        self.active[stream_id] = Stream(stream_id, window, send_limit, None)
+        self._add(Stream(stream_id, window, send_limit, None))
+
+    def _add(self, stream: Stream) -> None:
+        company = self.company
+        company.opened(alone=not self.active)
+        stream.streams_before, stream.pieces_before = company.streams, company.pieces
+        self.active[stream.id] = stream
 
     # -- being ---------------------------------------------------------------------------------
 
@@ -105,12 +112,14 @@ class StreamTable:
 
     def finish(self, stream: Stream) -> None:
         """Take out a stream that ended in order: nothing of it waits anywhere."""
-        window = stream.window
+        self._take_out(stream)
+        self.company.ended(stream.window.received + stream.sent, stream.streams_before, stream.pieces_before)
+
+    def _take_out(self, stream: Stream) -> None:
         del self.active[stream.id]
         if stream.mine:
             self.mine -= 1
-        window.close()
-        self.company.ended(window.received + stream.sent, alone=not self.active)
+        stream.window.close()
         if self.starved:
             self.starved.pop(stream.id, None)
 
@@ -122,7 +131,7 @@ class StreamTable:
         self.drop_head(stream.id)
         self.budget.release(stream.charged)
         self.sending -= stream.charged
-        self.finish(stream)
+        self._take_out(stream)
 
     def abandon(self, stream: Stream, code: int) -> None:
         """End a stream by ourselves. The peer is told if it knows the stream and has not seen it end."""

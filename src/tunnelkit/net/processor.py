@@ -1,12 +1,12 @@
-"""The processor, offered to other programs before this one goes on.
+"""The processor, yielded to other programs before this one goes on.
 
 A tunnel's ends, their origin and their callers often share a machine. Linux wakes a program where its last partner
 ran, and may leave it waiting there for milliseconds while another processor idles; meanwhile a busy end keeps what it
-has. Where nobody waits an offer takes half a microsecond.
+has. Where nobody waits it costs half a microsecond.
 
-It is answered with this program's own time, so what is given away is bounded: each second of it is owed ``RETURNS``
-seconds of work, or ``RETURNS_OF_LONG`` where it went to a program that computes, and no offer is made while more than
-``OWED`` seconds are due.
+What others take is this program's own time, so it is bounded: each second of it is owed ``RETURNS`` seconds of work,
+or ``RETURNS_OF_LONG`` where it went to a program that computes, and nothing is yielded while more than ``OWED`` are
+due.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-__all__ = ["LONG", "MOST_OWED", "OFFER", "OWED", "RETURNS", "RETURNS_OF_LONG", "ProcessorOffer"]
+__all__ = ["LONG", "MOST_OWED", "OWED", "PROCESSOR", "RETURNS", "RETURNS_OF_LONG", "Processor"]
 
-# An offer that took this long (seconds) went to a program that computes: it would take its whole slice of each. One
-# that has a request to answer, or a piece of a transfer to pass on, needs a tenth of it.
+# What took this long (seconds) went to a program that computes: it would take its whole slice each time. One that has
+# a request to answer, or a piece of a transfer to pass on, needs a tenth of it.
 LONG: Final = 0.002
 # So a quarter of the time is given away at most, a twentieth to those that compute.
 RETURNS: Final = 3.0
 RETURNS_OF_LONG: Final = 19.0
 OWED: Final = 0.01
-# Most that can be due: the whole machine may have stood still during an offer.
-MOST_OWED: Final = 0.2
+# Most that can be due: the whole machine may have stood still meanwhile.
+MOST_OWED: Final = 5.0
 
 _yield: Callable[[], object] | None = getattr(os, "sched_yield", None)  # Windows has none
 
 
-class ProcessorOffer:
+class Processor:
     """One serves a whole process: what several gave away would add up."""
 
     __slots__ = ("_as_of", "_owed", "_refused")
@@ -41,7 +41,7 @@ class ProcessorOffer:
         self._as_of = 0.0
         self._refused = _yield is None
 
-    def make(self) -> None:
+    def yield_now(self) -> None:
         """Let another program run, if one waits for this processor. Blocks for as long as it does: the process's
         other threads may wait too, since Python 3.11 keeps the GIL meanwhile. Never raises."""
         if self._refused or _yield is None:
@@ -61,4 +61,4 @@ class ProcessorOffer:
         self._owed = min(MOST_OWED, self._owed + took * (RETURNS_OF_LONG if took >= LONG else RETURNS))
 
 
-OFFER: Final = ProcessorOffer()  # a process's
+PROCESSOR: Final = Processor()  # a process's

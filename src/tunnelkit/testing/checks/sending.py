@@ -59,6 +59,17 @@ async def every_size_arrives_whole(wires: Wires) -> None:
 
 
 @CHECKS.add
+async def what_it_is_told_changes_nothing_that_arrives(wires: Wires) -> None:
+    """active and considerate may be set at any time, and messages arrive as before."""
+    for sender, receiver in await _directions(wires):
+        for told in (True, False):
+            for connection in (sender, receiver):
+                connection.active = connection.considerate = told
+            for size in _SIZES:
+                await deliver(sender, receiver, _pattern(size))
+
+
+@CHECKS.add
 async def an_empty_message_is_carried_or_refused(wires: Wires) -> None:
     """A message of 0 bytes, which no session sends, is carried as any other, or refused with LocalProtocolError:
     never taken and lost."""

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ...net.loop import loop_clock
-from ...net.processor import OFFER
+from ...net.processor import PROCESSOR
 from ...net.stream import ByteStream, Taker
 from ..base import SHORT_TURN, TURN
 from .decoder import FrameError
@@ -296,7 +296,7 @@ class WebSocketConnection:
         """The other tasks have their turn; then other programs, where somebody waits for what they do."""
         await checkpoint()
         if self.considerate:
-            OFFER.make()
+            PROCESSOR.yield_now()
 
     def _begin_turn(self) -> None:
         self._turn_ends = self._now() + (SHORT_TURN if self.considerate else TURN)
