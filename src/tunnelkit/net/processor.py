@@ -39,7 +39,7 @@ class Processor:
     def __init__(self) -> None:
         self._owed = 0.0  # seconds of work, as of then
         self._as_of = 0.0
-        self._refused = _yield is None
+        self._refused = False
 
     def yield_now(self) -> None:
         """Let another program run, if one waits for this processor. Blocks for as long as it does: the process's
