@@ -30,7 +30,7 @@ from .link_streams import LinkStreams
 from .net.doorbell import Soon
 from .net.loop import loop_clock
 from .net.timers import Timer, Timers
-from .transports.base import Connection
+from .transports.base import SHORT_TURN, SHORTEST_TURN, TURN, Connection
 from .tunnel_stream import Stream, StreamHandler
 
 __all__ = ["Link"]
@@ -337,11 +337,15 @@ class Link:
 
     def _consider(self, connection: Connection) -> None:
         """Whether to be quick for small exchanges beside transfers. Not where messages go in turns: few of them fit
-        into a round trip, and smaller ones would bring that much less."""
-        considerate = self.mux.in_company and connection.at_once is None
-        self.mux.considerate = considerate
-        if considerate is not connection.considerate:  # to whom a change may mean work
-            connection.considerate = considerate
+        into a round trip, and smaller ones would bring that much less. Whoever is told hears of changes alone."""
+        mux = self.mux
+        mux.considerate = considerate = mux.in_company and connection.at_once is None
+        few = considerate and mux.in_company_of_few
+        if few is not self.session.considerate:
+            self.session.considerate = few
+        turn = SHORTEST_TURN if few else SHORT_TURN if considerate else TURN
+        if turn != connection.turn:
+            connection.turn = turn
 
     def _receive(self, message: bytes) -> None:
         now = self._now()

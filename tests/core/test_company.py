@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelkit.config import KIB
-from tunnelkit.core.company import LARGE, LASTS, MANY, SMALL, Company
+from tunnelkit.core.company import FEW, LARGE, LASTS, MANY, SMALL, Company
 from tunnelkit.core.events import Data
 from tunnelkit.core.frames import StreamKind
 from tunnelkit.core.multiplexer import Multiplexer
@@ -62,11 +62,12 @@ def test_who_comes_when_all_are_gone_has_none() -> None:
 def test_many_at_once_are_none_and_few_are_again() -> None:
     company = Company()
     seen = []
-    for others in (MANY, MANY + 10, MANY - 10):
-        for _ in range(100):
+    for others in (FEW, FEW + 1, MANY, MANY + 10, MANY - 10, 0):
+        for _ in range(200):
             exchanged(company, others=others)
-        seen.append(company.present)
-    assert seen == [True, False, True]
+        seen.append((company.of_few, company.present))
+    little = (False, True)
+    assert seen == [(True, True), little, little, (False, False), little, (True, True)]
 
 
 def test_one_that_lasted_long_makes_no_crowd() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tunnelkit.config import Limits
 from tunnelkit.core.failures import ConnectionFailed
-from tunnelkit.core.inbound import Inbound
+from tunnelkit.core.inbound import ACK_BESIDE, Inbound
 from tunnelkit.core.message import CONTROL_ALLOWANCE, Kind, build
 from tunnelkit.errors import RemoteProtocolError
 
@@ -142,6 +142,27 @@ def test_an_ack_is_due_after_an_eighth_of_the_window(inbound: Inbound) -> None:
     assert not due(inbound)
     receive(inbound, 9_999, 10_000)
     assert due(inbound)
+
+
+def test_who_is_considerate_owes_one_sooner_and_not_later() -> None:
+    for window, most in (
+        (8 * ACK_BESIDE, ACK_BESIDE),
+        (16 * ACK_BESIDE, ACK_BESIDE),
+        (4 * ACK_BESIDE, ACK_BESIDE // 2),
+    ):
+        inbound = Inbound(Limits(replay_limit=window), window)
+        seen = []
+        for considerate in (False, True, False):
+            inbound.considerate = considerate
+            assert inbound.considerate is considerate
+            inbound.ack_written()
+            before = inbound.received
+            while not due(inbound):
+                inbound.receive(
+                    build(Kind.DATA, 1, inbound.received, 0, [bytes(1024)]), inbound.received, 0.0, ordered=True
+                )
+            seen.append(inbound.received - before)
+        assert seen == [window // 8, most, window // 8]
 
 
 def test_repeated_bytes_are_acknowledged_too(inbound: Inbound) -> None:

@@ -1,6 +1,18 @@
 from __future__ import annotations
 
-from tunnelkit.core.inflight import ACKING, AMPLE, BASE_LIFETIME, DRAINED, FLOOR, LOOSE, SLACK, InFlightLimit
+import pytest
+
+from tunnelkit.core.inflight import (
+    ACKING,
+    AMPLE,
+    AMPLE_BESIDE,
+    BASE_LIFETIME,
+    DRAINED,
+    FLOOR,
+    LOOSE,
+    SLACK,
+    InFlightLimit,
+)
 
 RATE = 1e6
 
@@ -32,6 +44,61 @@ def test_without_a_queue_a_fast_and_long_way_has_room_for_what_it_carries() -> N
     limit = observed((0.0, 0.1))
     limit.observe(1.0, 0.2, 100 * RATE)
     assert limit.bytes == int(100 * RATE * LOOSE * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("acks", "limit"),
+    [
+        ((), AMPLE_BESIDE),
+        ((AMPLE_BESIDE // 3, 1), AMPLE_BESIDE),
+        ((1, AMPLE_BESIDE - 1, 2), 2 * (AMPLE_BESIDE - 1)),
+        ((AMPLE // 2,), AMPLE),
+        ((2 * AMPLE,), AMPLE),
+    ],
+)
+def test_who_is_considerate_leaves_as_little_on_a_short_way_as_its_peer_acknowledges_at_once(
+    acks: tuple[int, ...], limit: int
+) -> None:
+    seen = InFlightLimit()
+    seen.considerate = True
+    for count in acks:
+        seen.acknowledged(count)
+    seen.observe(0.0, 0.01, RATE)
+    assert (seen.bytes, seen.considerate) == (limit, True)
+    seen.observe(1.0, 0.01, RATE)
+    assert seen.bytes == AMPLE_BESIDE  # of the last acks alone
+
+
+def test_who_is_considerate_leaves_what_a_long_way_carries() -> None:
+    limit = InFlightLimit()
+    limit.considerate = True
+    limit.observe(0.0, 0.2, RATE)
+    assert limit.bytes == int(RATE * LOOSE * 0.2) > AMPLE_BESIDE
+
+
+def test_who_is_considerate_no_more_waits_for_no_ack() -> None:
+    """Its peer may have stopped to acknowledge often in the same moment."""
+    limit = InFlightLimit()
+    limits = []
+    for rate in (0.0, RATE, 1000 * RATE):
+        if rate:
+            limit.observe(0.0, 0.01, rate)
+        for considerate in (True, False):
+            limit.considerate = considerate
+            limits.append(limit.bytes)
+        limit.considerate = True
+    ample = int(1000 * RATE * LOOSE * 0.01)
+    assert limits == [None, None, AMPLE_BESIDE, AMPLE, ample, ample]
+
+
+def test_a_queue_holds_who_is_considerate_and_who_is_not() -> None:
+    limit = held()
+    before = limit.bytes
+    assert before is not None
+    assert before < AMPLE_BESIDE
+    limit.considerate = True
+    limit.considerate = False
+    assert limit.bytes == before
 
 
 def test_without_a_queue_there_is_no_limit_to_messages_in_turns() -> None:

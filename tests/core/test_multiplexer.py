@@ -403,11 +403,12 @@ def test_all_that_is_received_and_sent_counts() -> None:
     left = LASTS
     while left > 0:
         assert mux.in_company
+        assert mux.in_company_of_few
         mux.receive_data(piece := frame(DATA, 1, bytes(16 * KIB)), 0.0)
         mux.consume(1, 16 * KIB)
         mux.send_data(3, bytes(1000))
         left -= len(piece) + sum(map(len, mux.frames_to_send(64 * KIB)))
-    assert [*told, mux.in_company] == [False, False]
+    assert [*told, mux.in_company, mux.in_company_of_few] == [False, False, False]
 
 
 @pytest.mark.parametrize(("turn", "first"), [(0, 1_000), (5_000, 5_000)])

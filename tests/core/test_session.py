@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tunnelkit.config import Limits
+from tunnelkit.config import MIB, Limits
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.failures import ConnectionFailed
+from tunnelkit.core.inbound import ACK_BESIDE
+from tunnelkit.core.inflight import AMPLE, AMPLE_BESIDE
 from tunnelkit.core.liveness import LIVE_PING_LIMIT
 from tunnelkit.core.message import HEADER_SIZE, IGNORABLE, MAX_EPOCH, Kind, build, split_header
 from tunnelkit.core.session import TRANSITIONS, Input, Session, State
@@ -393,6 +395,72 @@ def test_asking_for_a_sign_of_life() -> None:
     session.ask()
     session.attach(3, 0, 1.0, max_message=ROOM)
     assert not ready(session)
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver", "least", "most", "acks"),
+    [
+        (True, True, ACK_BESIDE, AMPLE_BESIDE, 8 * MIB // ACK_BESIDE),
+        (True, False, AMPLE_BESIDE, AMPLE, 16),
+        (False, True, AMPLE_BESIDE, AMPLE, 8 * MIB // ACK_BESIDE),
+        (False, False, AMPLE_BESIDE, AMPLE, 16),
+    ],
+)
+def test_considerate_ends_have_little_on_its_way_and_no_end_waits_for_an_ack(
+    sender: bool, receiver: bool, least: int, most: int, acks: int
+) -> None:
+    """A message passes in each moment. By itself a peer acknowledges an eighth of its window, 512 KiB."""
+    pair = Pair()
+    pair.attach()
+    for end in pair.ends:  # a short way
+        end.write(b"x")
+        pair.pull(end)
+        pair.now += 0.00001
+        pair.deliver(pair.peer(end))
+    client, server = pair.client.session, pair.server.session
+    client.considerate, server.considerate = sender, receiver
+    pair.client.write(bytes(10 * MIB))
+    under_way: list[int] = []
+    given = 0
+    while pair.server.read != pair.client.wrote:
+        for end in pair.ends:
+            while message := pair.pull(end):
+                given += message[0] == Kind.ACK and client.acked > 2 * MIB
+        if client.acked > 2 * MIB:
+            under_way.append(client.sent - client.acked)
+        pair.now += 0.0001
+        assert any(pair.wires.values())  # nothing waits for a timer
+        if pair.wires[pair.server]:
+            pair.deliver(pair.server)
+        while pair.wires[pair.client]:
+            pair.deliver(pair.client)
+    assert least < max(under_way) <= most
+    assert 0.6 * acks <= given <= 1.1 * acks  # for whole messages
+    assert (client.considerate, server.considerate) == (sender, receiver)
+
+
+def test_no_end_waits_for_an_ack_when_considerate_ends_change_their_minds_one_after_the_other() -> None:
+    pair = Pair()
+    pair.attach()
+    client, server = pair.client.session, pair.server.session
+    pair.client.write(bytes(64 * MIB))
+    left = server.received
+    seen = set()
+    while pair.server.read != pair.client.wrote:
+        client.considerate = client.sent // MIB % 8 < 4  # the receiver follows where the bytes are that far
+        server.considerate = server.received // MIB % 8 < 4
+        seen.add((client.considerate, server.considerate))
+        for end in pair.ends:
+            while pair.pull(end):
+                pass
+        pair.now += 0.0001
+        assert any(pair.wires.values())
+        if pair.wires[pair.server]:
+            pair.deliver(pair.server)
+        while pair.wires[pair.client]:
+            pair.deliver(pair.client)
+    assert len(seen) == 4
+    assert server.received > left
 
 
 def test_two_idle_ends_exchange_nothing_but_pings() -> None:

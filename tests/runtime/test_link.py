@@ -14,6 +14,7 @@ import pytest
 
 from tunnelkit.config import KIB
 from tunnelkit.core.budget import Budget
+from tunnelkit.core.company import FEW
 from tunnelkit.core.events import Opened
 from tunnelkit.core.frames import HEAD_FIN, ResetCode, StreamKind, pack_header
 from tunnelkit.core.opening import Attached, OpeningResult
@@ -21,6 +22,7 @@ from tunnelkit.core.session import State
 from tunnelkit.errors import ConnectionLost, RemoteProtocolError, SessionGone
 from tunnelkit.link import SHARED, Link
 from tunnelkit.net.timers import Timers
+from tunnelkit.transports.base import SHORT_TURN, SHORTEST_TURN, TURN
 from tunnelkit.transports.memory import QUEUE_LIMIT, Faults, memory_pair
 from tunnelkit.tunnel_stream import Stream, StreamHandler
 
@@ -875,10 +877,29 @@ async def test_a_link_is_considerate_of_small_exchanges_beside_a_transfer() -> N
         pair.server.open_stream(StreamKind.HTTP, Silent())
         for size in (1, SIZE, 1):
             assert await Ask(pair.server, size).answered() == pattern(size)
-        assert pair.server.mux.considerate is server.considerate is client.considerate is False
+        assert pair.server.mux.considerate is pair.server.session.considerate is False
+        assert server.turn == client.turn == TURN
         await beside_a_transfer(pair)
         for link, connection in ((pair.server, server), (pair.client, client)):
-            assert link.mux.considerate is connection.considerate is True
+            assert link.mux.considerate is link.session.considerate is True
+            assert connection.turn == SHORTEST_TURN
+
+
+async def test_a_link_is_less_considerate_of_more_than_a_few() -> None:
+    """Then they wait for one another, and the transfer would have that much less."""
+    async with joined() as pair:
+        server, client = pair.attach()
+        await anyio.wait_all_tasks_blocked()
+        pair.server.open_stream(StreamKind.HTTP, Silent())
+        transfer = Ask(pair.server, 40 * SIZE)
+        for _ in range(8):
+            for asked in [Ask(pair.server, 1) for _ in range(4 * FEW)]:
+                assert await asked.answered() == pattern(1)
+        assert await transfer.answered() == pattern(40 * SIZE)
+        assert await Ask(pair.server, 1).answered() == pattern(1)
+        for link, connection in ((pair.server, server), (pair.client, client)):
+            assert (link.mux.considerate, link.session.considerate) == (True, False)
+            assert connection.turn == SHORT_TURN
 
 
 async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate() -> None:
@@ -888,8 +909,8 @@ async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate()
         server.at_once = 1
         await beside_a_transfer(pair)
         assert pair.server.mux.in_company
-        assert pair.server.mux.considerate is server.considerate is False
-        assert client.considerate is True  # the other direction does not go in turns
+        assert (pair.server.mux.considerate, pair.server.session.considerate, server.turn) == (False, False, TURN)
+        assert client.turn == SHORTEST_TURN  # the other direction does not go in turns
 
 
 async def test_the_next_connection_is_as_considerate_before_it_brings_anything() -> None:
@@ -899,24 +920,24 @@ async def test_the_next_connection_is_as_considerate_before_it_brings_anything()
         server, client = pair.attach()
         server.at_once = 1
         await anyio.wait_all_tasks_blocked()
-        assert (server.considerate, pair.server.mux.considerate) == (False, False)
-        assert (client.considerate, pair.client.mux.considerate) == (True, True)
+        assert (server.turn, pair.server.mux.considerate) == (TURN, False)
+        assert (client.turn, pair.client.mux.considerate) == (SHORTEST_TURN, True)
 
 
 async def test_a_connection_is_told_of_changes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """To one of somebody else's a change may mean work."""
-    told: dict[Gate, list[bool]] = {}
+    told: dict[Gate, list[float]] = {}
 
-    def tell(gate: Gate, considerate: bool) -> None:
-        told.setdefault(gate, []).append(considerate)
+    def tell(gate: Gate, turn: float) -> None:
+        told.setdefault(gate, []).append(turn)
 
-    monkeypatch.setattr(Gate, "considerate", property(lambda gate: told.get(gate, [False])[-1], tell))
+    monkeypatch.setattr(Gate, "turn", property(lambda gate: told.get(gate, [TURN])[-1], tell))
     async with joined() as pair:
         ends = pair.attach()
         await beside_a_transfer(pair)
         for _ in range(3):
             assert await Ask(pair.server, 1).answered() == pattern(1)
-    assert told == {end: [True] for end in ends}
+    assert told == {end: [SHORTEST_TURN] for end in ends}
 
 
 # -- withdrawing -------------------------------------------------------------------------------

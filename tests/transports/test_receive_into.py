@@ -14,7 +14,7 @@ from tunnelkit.errors import ConnectionLost
 from tunnelkit.net.adopt import adopt
 from tunnelkit.net.memory import memory_pair
 from tunnelkit.net.stream import ByteStream
-from tunnelkit.transports.base import SHORT_TURN, TURN, Connection
+from tunnelkit.transports.base import SHORT_TURN, SHORTEST_TURN, TURN, Connection
 from tunnelkit.transports.websocket.connection import WebSocketConnection
 from tunnelkit.transports.websocket.frames import MAX_MESSAGE
 
@@ -263,9 +263,9 @@ async def test_the_others_have_their_turn() -> None:
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize(("considerate", "turn"), [(False, TURN), (True, SHORT_TURN)])
+@pytest.mark.parametrize("turn", [TURN, SHORT_TURN, SHORTEST_TURN])
 async def test_the_others_have_their_turn_beside_a_websocket(
-    considerate: bool, turn: float, streams: tuple[ByteStream, ByteStream]
+    turn: float, streams: tuple[ByteStream, ByteStream]
 ) -> None:
     time, turns = 0.0, 0
     at: list[int] = []  # the others' turns before each message
@@ -277,7 +277,7 @@ async def test_the_others_have_their_turn_beside_a_websocket(
 
     connection = WebSocketConnection(streams[0], client=False)
     connection._now = lambda: time
-    connection.considerate = considerate
+    connection.turn = turn
     async with taking(connection, work) as taken:
         await streams[1].send(20 * frame(BINARY, b"m"))
         while len(taken.messages) < 20:

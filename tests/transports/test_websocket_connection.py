@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tunnelkit.errors import ConnectionLost
 from tunnelkit.net.memory import MemoryStream, memory_pair
-from tunnelkit.transports.base import SHORT_TURN
+from tunnelkit.transports import base
+from tunnelkit.transports.base import SHORT_TURN, SHORTEST_TURN
 from tunnelkit.transports.websocket import connection as websocket_connection
 from tunnelkit.transports.websocket.connection import WebSocketConnection
 from tunnelkit.transports.websocket.frames import MAX_MESSAGE, TURN, FrameWriter
@@ -282,9 +283,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize(("considerate", "turns"), [(False, 20), (True, 50)])
-async def test_a_considerate_sender_gives_way_more_often_and_to_other_programs_too(
-    considerate: bool, turns: int, machine: Machine
+@pytest.mark.parametrize(("turn", "turns"), [(base.TURN, 20), (SHORT_TURN, 50), (SHORTEST_TURN, 100)])
+async def test_a_sender_of_short_turns_gives_way_more_often_and_to_other_programs_too(
+    turn: float, turns: int, machine: Machine
 ) -> None:
     others = 0
 
@@ -296,24 +297,24 @@ async def test_a_considerate_sender_gives_way_more_often_and_to_other_programs_t
 
     with anyio.fail_after(10):
         raw = Raw(capacity=1 << 30)
-        raw.connection.considerate = considerate
+        raw.connection.turn = turn
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(count)
             await pump(raw.connection, [b"x"] * 100)
             tasks.cancel_scope.cancel()
     assert turns - 2 <= others <= 2 * turns  # at the ends one more or less; and trio may let the others go twice
-    assert machine.yielded == (turns if considerate else 0)
+    assert machine.yielded == (turns if turn < base.TURN else 0)
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize(("considerate", "yielded"), [(False, 0), (True, 10)])
-async def test_a_considerate_receiver_gives_way_to_other_programs_too(
-    considerate: bool, yielded: int, machine: Machine
+@pytest.mark.parametrize(("turn", "yielded"), [(base.TURN, 0), (SHORT_TURN, 10), (SHORTEST_TURN, 10)])
+async def test_a_receiver_of_short_turns_gives_way_to_other_programs_too(
+    turn: float, yielded: int, machine: Machine
 ) -> None:
     taken: list[bytes] = []
     raw = Raw(capacity=1 << 30)
-    raw.connection.considerate = considerate
-    raw.connection._now = lambda: len(taken) * SHORT_TURN  # which each message takes
+    raw.connection.turn = turn
+    raw.connection._now = lambda: len(taken) * min(turn, SHORT_TURN)  # which each message takes
     await raw.stream.send(frame(BINARY, b"m") * 10 + frame(CLOSE))
     with anyio.fail_after(10), pytest.raises(ConnectionLost):
         await raw.connection.receive_into(taken.append)

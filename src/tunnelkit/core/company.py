@@ -16,12 +16,13 @@ from typing import Final
 
 from ..config import KIB, MIB
 
-__all__ = ["LARGE", "LASTS", "MANY", "SMALL", "Company"]
+__all__ = ["FEW", "LARGE", "LASTS", "MANY", "SMALL", "Company"]
 
 LASTS: Final = 64 * MIB  # that the session moved, both directions together
 SMALL: Final = 8 * KIB  # an exchange, both directions together
 LARGE: Final = 16 * KIB  # what is moved of one stream at once: no turn of one that has more is shorter
 MANY: Final = 20  # streams that are opened while a small exchange lasts, in the mean of the last such exchanges
+FEW: Final = 4  # the same; each of them waits for the transfer more than for another of them
 _MEAN_OF: Final = 16
 _COUNTED: Final = 4 * MANY  # at most, for one exchange: somebody may have thought for an hour
 
@@ -40,6 +41,10 @@ class Company:
     @property
     def present(self) -> bool:
         return self._left > 0 and self._mean <= MANY
+
+    @property
+    def of_few(self) -> bool:
+        return self._left > 0 and self._mean <= FEW
 
     def opened(self, *, alone: bool) -> None:
         """A stream was, beside others or ``alone``: then there is nothing any more that it could come beside."""

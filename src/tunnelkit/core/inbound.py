@@ -5,15 +5,17 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from ..config import Limits
+from ..config import KIB, Limits
 from ..errors import RemoteProtocolError
 from .failures import ConnectionFailed
 from .message import CONTROL_ALLOWANCE, HEADER_SIZE
 from .reorder import EarlyBytes
 
-__all__ = ["Inbound"]
+__all__ = ["ACK_BESIDE", "Inbound"]
 
 _ACKS_PER_WINDOW: Final = 8
+# Bytes for which who is considerate owes one, so that its peer can leave little on its way (``inflight``).
+ACK_BESIDE: Final = 128 * KIB
 # Payloads below this size are copied out of their message: cheaper than a view, and than frames cut out of one.
 _COPY_BELOW: Final = 16384
 
@@ -22,13 +24,15 @@ class Inbound:
     """``received`` is the offset below which every byte was handed out.
 
     An ack is owed for every DATA, a repeated one too: who repeats does not know what we have. It is *due* after an
-    eighth of the window or ``ack_delay``; before that it waits for a message to ride on. An ACK carries no bytes,
-    so none is owed for it, and two idle ends fall silent.
+    eighth of the window, or ``ack_delay``; before that it waits for a message to ride on. An ACK carries no bytes, so
+    none is owed for it, and two idle ends fall silent.
     """
 
     __slots__ = (
         "_ack_deadline",
+        "_considerate",
         "_early",
+        "_eighth",
         "_gap_deadline",
         "_limits",
         "_owed",
@@ -44,8 +48,19 @@ class Inbound:
         self._limits = limits
         self._window = window + CONTROL_ALLOWANCE
         self._early = EarlyBytes(limits.replay_limit + CONTROL_ALLOWANCE)
-        self._owed_limit = max(1, min(limits.replay_limit, window) // _ACKS_PER_WINDOW)
+        self._eighth = max(1, min(limits.replay_limit, window) // _ACKS_PER_WINDOW)
+        self.considerate = False
         self.forget()
+
+    @property
+    def considerate(self) -> bool:
+        """Whether few small exchanges come beside what is received. Set from outside."""
+        return self._considerate
+
+    @considerate.setter
+    def considerate(self, considerate: bool) -> None:
+        self._considerate = considerate
+        self._owed_limit = min(self._eighth, ACK_BESIDE) if considerate else self._eighth
 
     def forget(self) -> None:
         """The connection is over. Early bytes were not acknowledged, so the peer sends them again."""

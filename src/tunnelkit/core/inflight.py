@@ -7,8 +7,9 @@ at bulk more slowly than we send it, a whole window of it gathers in the sockets
 it is ample.
 
 1. Until a round trip exceeds twice the shortest by ``SLACK``, for delayed acks and for programs that were busy, the
-   limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. There is none where messages go in
-   turns: how many may be under way is limited there already.
+   limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. Who is considerate needs less than
+   that where the peer acknowledges often: two of its acks, and at least ``AMPLE_BESIDE``. There is no limit where
+   messages go in turns: how many may be under way is limited there already.
 2. From then on the limit is what passes in the *target*, which is twice the shortest and ``ACKING``, or ``SLACK``
    above it where that is more; and at least ``FLOOR``. Neither starves anybody: a rate that was held down by it is at
    most half of what fits in the shortest round trip, so it doubles with every round trip.
@@ -27,13 +28,14 @@ from typing import Final
 
 from ..config import KIB
 
-__all__ = ["ACKING", "AMPLE", "BASE_LIFETIME", "DRAINED", "FLOOR", "LOOSE", "SLACK", "InFlightLimit"]
+__all__ = ["ACKING", "AMPLE", "AMPLE_BESIDE", "BASE_LIFETIME", "DRAINED", "FLOOR", "LOOSE", "SLACK", "InFlightLimit"]
 
 SLACK: Final = 0.100  # seconds
 # What the ack of a message of bulk takes longer: it is given for a whole one, and waits for others (``ack_delay``).
 ACKING: Final = 0.040  # seconds
 # Two of the acks that a peer gives at the latest (``inbound``), so that none is waited for.
 AMPLE: Final = 1024 * KIB
+AMPLE_BESIDE: Final = 384 * KIB  # the same of a peer that is considerate, whose acks are of two or three messages
 LOOSE: Final = 4  # a way may well grow to this many times its shortest before it is measured anew
 FLOOR: Final = 16 * KIB
 DRAINED: Final = 4 * KIB
@@ -44,14 +46,16 @@ _NEAR: Final = 0.75
 class InFlightLimit:
     """``bytes`` may be unacknowledged on this connection; None is no limit."""
 
-    __slots__ = ("_base", "_base_at", "_best_rate", "_draining_since", "_queued", "bytes")
+    __slots__ = ("_base", "_base_at", "_best_rate", "_considerate", "_draining_since", "_queued", "_step", "bytes")
 
     def __init__(self) -> None:
+        self._considerate = False
         self.reset()
 
     def reset(self) -> None:
         """A new connection, perhaps on another way."""
         self.bytes: int | None = None
+        self._step = 0  # most that one ack brought since the last observation
         self._queued = False  # a queue showed itself, or was looked for
         self._base: float | None = None
         self._base_at = 0.0
@@ -62,6 +66,22 @@ class InFlightLimit:
     def shortest(self) -> float | None:
         """The shortest round trip, in seconds; None before the first."""
         return self._base
+
+    @property
+    def considerate(self) -> bool:
+        """Whether few small exchanges come beside what is sent. Set from outside."""
+        return self._considerate
+
+    @considerate.setter
+    def considerate(self, considerate: bool) -> None:
+        self._considerate = considerate
+        if not considerate and self.bytes is not None and not self._queued:
+            self.bytes = max(self.bytes, AMPLE)  # at once: the peer may not acknowledge as often any more
+
+    def acknowledged(self, count: int) -> None:
+        """So many bytes more were, by one ack."""
+        if count > self._step:
+            self._step = count
 
     def observe(self, now: float, round_trip: float, rate: float, *, in_turns: bool = False) -> None:
         """A message was acknowledged ``round_trip`` after it left, while ``rate`` bytes passed a second.
@@ -80,7 +100,11 @@ class InFlightLimit:
             self._queued = True
             self.bytes = max(FLOOR, int(rate * target))
         else:
-            self.bytes = None if in_turns else max(AMPLE, int(rate * LOOSE * base))
+            self.bytes = None if in_turns else max(self._ample(), int(rate * LOOSE * base))
+        self._step = 0
+
+    def _ample(self) -> int:
+        return max(AMPLE_BESIDE, min(AMPLE, 2 * self._step)) if self._considerate else AMPLE
 
     def _measure_base(self, now: float, round_trip: float) -> float:
         """The shortest round trip. While draining, only a message that left into the drained way counts."""

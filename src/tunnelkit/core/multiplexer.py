@@ -88,6 +88,10 @@ class Multiplexer:
         return self._table.company.present
 
     @property
+    def in_company_of_few(self) -> bool:
+        return self._table.company.of_few
+
+    @property
     def streams(self) -> KeysView[int]:
         return self._active.keys()
 

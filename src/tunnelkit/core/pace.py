@@ -92,6 +92,7 @@ class Pace:
 
     def acknowledged(self, acked: int, now: float) -> None:
         """The peer has everything below ``acked``."""
+        self.in_flight.acknowledged(acked - self.acked)
         self.acked = acked
         if self._probe_end is None or acked < self._probe_end:
             return

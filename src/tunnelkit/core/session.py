@@ -140,6 +140,15 @@ class Session:
             if liveness.deadline < self._timer:
                 self._timer = liveness.deadline
 
+    @property
+    def considerate(self) -> bool:
+        """Whether few small exchanges come beside transfers: then less is on its way, and acks come sooner."""
+        return self._inbound.considerate
+
+    @considerate.setter
+    def considerate(self, considerate: bool) -> None:
+        self._inbound.considerate = self._outbound.pace.in_flight.considerate = considerate
+
     def ask(self) -> None:
         """Write a PING with the next message, whatever the clocks say; its answer is a sign of life."""
         if self.state is State.ATTACHED:

@@ -43,8 +43,9 @@ API_VERSION = 1
 # Seconds that what was received may be worked on before the other tasks have their turn: a peer can send faster than
 # it is handled, and a connection that always has another message need not wait.
 TURN: Final = 0.005
-# The same, for a connection that is ``considerate``.
+# The same where small exchanges come beside transfers, and where they are few.
 SHORT_TURN: Final = 0.0003
+SHORTEST_TURN: Final = 0.00015
 
 
 class Connection(Protocol):
@@ -62,9 +63,9 @@ class Connection(Protocol):
     # another. Of few messages in a round trip each must be larger, or they would bring little. It may change.
     at_once: int | None = None
     active: bool = False  # set from outside: exchanges run, so a liveness of its own should watch closely
-    # Set from outside: small exchanges come beside transfers, and should not wait long for their pieces. It may be
-    # ignored.
-    considerate: bool = False
+    # Set from outside: seconds that it may work for before the other tasks have their turn. Below ``TURN`` small
+    # exchanges come beside transfers, and other programs that serve them should have theirs too. It may be ignored.
+    turn: float = TURN
 
     @abstractmethod
     async def ready(self) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 import anyio
 
 from ...errors import LocalProtocolError
-from ...transports.base import Connection
+from ...transports.base import SHORT_TURN, SHORTEST_TURN, TURN, Connection
 from ..wires import Wires
 from .base import Checks, NotApplicable, deliver, expect, pump, within
 
@@ -60,11 +60,11 @@ async def every_size_arrives_whole(wires: Wires) -> None:
 
 @CHECKS.add
 async def what_it_is_told_changes_nothing_that_arrives(wires: Wires) -> None:
-    """active and considerate may be set at any time, and messages arrive as before."""
+    """active and turn may be set at any time, and messages arrive as before."""
     for sender, receiver in await _directions(wires):
-        for told in (True, False):
+        for active, turn in ((True, SHORTEST_TURN), (True, SHORT_TURN), (False, TURN)):
             for connection in (sender, receiver):
-                connection.active = connection.considerate = told
+                connection.active, connection.turn = active, turn
             for size in _SIZES:
                 await deliver(sender, receiver, _pattern(size))
 

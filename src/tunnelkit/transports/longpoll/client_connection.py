@@ -51,7 +51,7 @@ class ClientConnection:
     transport = "longpoll"
     ordered = False
     wants_pings = False
-    considerate = False  # ignored
+    turn = TURN  # whatever it is told
 
     def __init__(
         self,

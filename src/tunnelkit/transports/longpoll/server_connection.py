@@ -18,6 +18,7 @@ from ...net.loop import loop_clock
 from ...net.timers import Timer, Timers
 from ...proof import Prover
 from ..answers import Answer
+from ..base import TURN
 from .polls import Poll, Polls
 from .posts import Post, Posts
 from .wire import Asked, closed_answer, lost_in_order, refused
@@ -37,7 +38,7 @@ class ServerConnection:
     transport = "longpoll"
     ordered = False
     wants_pings = False
-    considerate = False  # ignored
+    turn = TURN  # whatever it is told
 
     def __init__(
         self, connection_id: str, prover: Prover, limits: Limits, timers: Timers, forget: Callable[[str], None]

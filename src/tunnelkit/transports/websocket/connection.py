@@ -16,7 +16,7 @@ from ...errors import ConnectionLost, LocalProtocolError, StreamBroken
 from ...net.loop import loop_clock
 from ...net.processor import PROCESSOR
 from ...net.stream import ByteStream, Taker
-from ..base import SHORT_TURN, TURN
+from ..base import TURN
 from .decoder import FrameError
 from .frames import LARGE, MAX_MESSAGE, PAUSE, Close, Event, FrameReader, FrameWriter, Ping
 
@@ -27,7 +27,7 @@ CLOSE_TIMEOUT = 1.0  # for the closing handshake and the end of the stream toget
 # A peer as fast as we are keeps a socket writable for ever: after so many messages without a real wait, the other
 # tasks get their turn, and cancellation its chance.
 _TURNS: Final = 4
-_TURNS_BESIDE: Final = 1  # the same, for one that is considerate
+_MESSAGE_TIME: Final = 0.00015  # seconds: or fewer, by what a large one takes
 
 _NORMAL = 1000
 _NOTHING = memoryview(b"")
@@ -42,7 +42,7 @@ class WebSocketConnection:
     wants_pings = True
     at_once: int | None = None
     active = False
-    considerate = False
+    turn = TURN
 
     def __init__(self, stream: ByteStream, *, client: bool, early: bytes = b"") -> None:
         self._stream = stream
@@ -77,7 +77,7 @@ class WebSocketConnection:
     async def ready(self) -> int:
         """Wait until the last message and the stream's own write buffer have gone to the socket."""
         self._turns += 1
-        if self._turns > (_TURNS_BESIDE if self.considerate else _TURNS):
+        if self._turns > _TURNS or self._turns * _MESSAGE_TIME >= self.turn:
             self._turns = 0
             await self._give_way()
         waited = False
@@ -295,11 +295,11 @@ class WebSocketConnection:
     async def _give_way(self) -> None:
         """The other tasks have their turn; then other programs, where somebody waits for what they do."""
         await checkpoint()
-        if self.considerate:
+        if self.turn < TURN:
             PROCESSOR.yield_now()
 
     def _begin_turn(self) -> None:
-        self._turn_ends = self._now() + (SHORT_TURN if self.considerate else TURN)
+        self._turn_ends = self._now() + self.turn
 
     async def _wait_for_others(self) -> None:
         """Until some task has come out of its ``_wait``."""
