@@ -37,7 +37,7 @@ class Limits:
     replay_limit: int = 4 * MIB  # R: sent and not acknowledged, a direction
     replay_floor: int = 8 * KIB  # what a session may always hold of it, whatever the server's pressure
     control_reserve: int = 64 * KIB  # frames of control that get out though R is full
-    ack_delay: float = 0.020  # an ack goes alone after this, or after replay_limit / 8
+    ack_delay: float = 0.020  # an ack goes alone after this, or after replay_limit / 8 or 512 KiB
     gap_timeout: float = 10.0  # an unfilled gap fails the connection
     ping_payload_limit: int = 16 * KIB  # of a PING
     ping_active_silence: float = 5.0  # while an exchange runs: ping after this silence

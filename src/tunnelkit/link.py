@@ -324,7 +324,7 @@ class Link:
     async def _read(self, run: LinkRun, unread: bytes | None) -> None:
         self._set_active(bool(self.streams.by_id))  # it may have been kept, see ``_rest``
         self._check_timer()
-        self._consider(run.connection)
+        self._consider(run)
         if unread is not None:
             self._receive(unread)
         await run.connection.receive_into(partial(self._take, run))
@@ -333,19 +333,29 @@ class Link:
         if self._run is not run:
             raise ConnectionLost("it is not this session's connection any more")
         self._receive(message)
-        self._consider(run.connection)
+        self._consider(run)
 
-    def _consider(self, connection: Connection) -> None:
+    def _consider(self, run: LinkRun) -> None:
         """Whether to be quick for small exchanges beside transfers. Not where messages go in turns: few of them fit
-        into a round trip, and smaller ones would bring that much less. Whoever is told hears of changes alone."""
-        mux = self.mux
+        into a round trip, and smaller ones would bring that much less."""
+        mux, connection = self.mux, run.connection
         mux.considerate = considerate = mux.in_company and connection.at_once is None
         few = considerate and mux.in_company_of_few
-        if few is not self.session.considerate:
-            self.session.considerate = few
+        self._consider_acks(few=few, wanted=connection.wants_pings)
         turn = SHORTEST_TURN if few else SHORT_TURN if considerate else TURN
-        if turn != connection.turn:
-            connection.turn = turn
+        if turn != run.turn:
+            connection.turn = run.turn = turn
+
+    def _consider_acks(self, *, few: bool, wanted: bool) -> None:
+        """``wanted``: a message that brings nothing else is cheap. Acks come soon beside many too, so that the peer
+        does not wait for them should it count fewer."""
+        session = self.session
+        session.sends_little = few and wanted
+        soon = wanted and self.mux.in_company
+        if soon is not session.acks_soon:
+            session.acks_soon = soon
+            if session.has_output:
+                self.ring()
 
     def _receive(self, message: bytes) -> None:
         now = self._now()

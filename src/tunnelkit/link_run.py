@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from .net.doorbell import Doorbell
-from .transports.base import Connection
+from .transports.base import TURN, Connection
 
 __all__ = ["LinkRun"]
 
@@ -13,7 +13,7 @@ __all__ = ["LinkRun"]
 class LinkRun:
     """See the module. The connection is served by the tasks of ``group``; ``end`` cancels them."""
 
-    __slots__ = ("began", "bell", "connection", "failure", "farewell", "group", "held", "spoilt")
+    __slots__ = ("began", "bell", "connection", "failure", "farewell", "group", "held", "spoilt", "turn")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -26,6 +26,7 @@ class LinkRun:
         self.spoilt = False  # a send was cancelled: the connection is only good for abort
         self.group = anyio.create_task_group()
         self.failure: Exception | None = None
+        self.turn = TURN  # the last that the connection was told; a change may mean work
 
     @property
     def was_alive(self) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from tunnelkit.config import Limits
 from tunnelkit.core.failures import ConnectionFailed
-from tunnelkit.core.inbound import ACK_BESIDE, Inbound
+from tunnelkit.core.inbound import ACK_AMPLE, ACK_BESIDE, Inbound
 from tunnelkit.core.message import CONTROL_ALLOWANCE, Kind, build
 from tunnelkit.errors import RemoteProtocolError
 
@@ -144,25 +144,35 @@ def test_an_ack_is_due_after_an_eighth_of_the_window(inbound: Inbound) -> None:
     assert due(inbound)
 
 
-def test_who_is_considerate_owes_one_sooner_and_not_later() -> None:
-    for window, most in (
-        (8 * ACK_BESIDE, ACK_BESIDE),
-        (16 * ACK_BESIDE, ACK_BESIDE),
-        (4 * ACK_BESIDE, ACK_BESIDE // 2),
-    ):
-        inbound = Inbound(Limits(replay_limit=window), window)
-        seen = []
-        for considerate in (False, True, False):
-            inbound.considerate = considerate
-            assert inbound.considerate is considerate
-            inbound.ack_written()
-            before = inbound.received
-            while not due(inbound):
-                inbound.receive(
-                    build(Kind.DATA, 1, inbound.received, 0, [bytes(1024)]), inbound.received, 0.0, ordered=True
-                )
-            seen.append(inbound.received - before)
-        assert seen == [window // 8, most, window // 8]
+@pytest.mark.parametrize("window", [4 * ACK_BESIDE, 8 * ACK_BESIDE, 16 * ACK_BESIDE, 8 * ACK_AMPLE, 64 * ACK_AMPLE])
+def test_who_is_considerate_owes_an_ack_sooner_and_not_later(window: int) -> None:
+    inbound = Inbound(Limits(replay_limit=window), window)
+    seen = []
+    for considerate in (False, True, False):
+        inbound.considerate = considerate
+        assert inbound.considerate is considerate
+        inbound.ack_written()
+        before = inbound.received
+        while not due(inbound):
+            message = build(Kind.DATA, 1, inbound.received, 0, [bytes(1024)])
+            inbound.receive(message, inbound.received, 0.0, ordered=True)
+        seen.append(inbound.received - before)
+    eighth = window // 8
+    assert seen == [min(eighth, ACK_AMPLE), min(eighth, ACK_BESIDE), min(eighth, ACK_AMPLE)]
+
+
+def test_what_is_owed_is_due_when_others_are_considered_and_when_they_are_not_any_more(inbound: Inbound) -> None:
+    """The peer may have nothing else on its way until it is acknowledged."""
+    seen = []
+    for considerate in (True, False):
+        inbound.considerate = considerate
+        seen.append(due(inbound))
+        receive(inbound, inbound.received, inbound.received + 10)
+        seen.append(due(inbound))
+        inbound.considerate = not considerate
+        seen.append(due(inbound))
+        inbound.ack_written()
+    assert seen == [False, False, True] * 2
 
 
 def test_repeated_bytes_are_acknowledged_too(inbound: Inbound) -> None:

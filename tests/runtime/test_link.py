@@ -12,7 +12,7 @@ from functools import partial
 import anyio
 import pytest
 
-from tunnelkit.config import KIB
+from tunnelkit.config import KIB, Limits
 from tunnelkit.core.budget import Budget
 from tunnelkit.core.company import FEW
 from tunnelkit.core.events import Opened
@@ -857,10 +857,11 @@ async def test_a_stream_on_an_idle_session_makes_it_watchful_at_once() -> None:
         assert isinstance(await pair.over("server"), ConnectionLost)
 
 
-async def beside_a_transfer(pair: Joined) -> None:
-    """A small exchange, and what it makes of those that come shows with their messages."""
+async def beside_a_transfer(pair: Joined) -> Stream:
+    """A small exchange, and what it makes of those that come shows with their messages. What is returned stays, so
+    that no later one is alone."""
     await anyio.wait_all_tasks_blocked()
-    pair.server.open_stream(StreamKind.HTTP, Silent())  # so that no later one is alone
+    bystander = pair.server.open_stream(StreamKind.HTTP, Silent())
     handler = Silent()
     small = pair.server.open_stream(StreamKind.HTTP, handler)
     small.send_head(b"a head")
@@ -868,6 +869,11 @@ async def beside_a_transfer(pair: Joined) -> None:
     small.send_fin()
     await handler.until(lambda: ("data", b"", True) in handler.heard)
     assert await Ask(pair.server, 1).answered() == pattern(1)
+    return bystander
+
+
+def considered(link: Link) -> tuple[bool, bool, bool]:
+    return link.mux.considerate, link.session.acks_soon, link.session.sends_little
 
 
 async def test_a_link_is_considerate_of_small_exchanges_beside_a_transfer() -> None:
@@ -877,11 +883,11 @@ async def test_a_link_is_considerate_of_small_exchanges_beside_a_transfer() -> N
         pair.server.open_stream(StreamKind.HTTP, Silent())
         for size in (1, SIZE, 1):
             assert await Ask(pair.server, size).answered() == pattern(size)
-        assert pair.server.mux.considerate is pair.server.session.considerate is False
+        assert considered(pair.server) == considered(pair.client) == (False, False, False)
         assert server.turn == client.turn == TURN
         await beside_a_transfer(pair)
         for link, connection in ((pair.server, server), (pair.client, client)):
-            assert link.mux.considerate is link.session.considerate is True
+            assert considered(link) == (True, True, True)
             assert connection.turn == SHORTEST_TURN
 
 
@@ -898,8 +904,33 @@ async def test_a_link_is_less_considerate_of_more_than_a_few() -> None:
         assert await transfer.answered() == pattern(40 * SIZE)
         assert await Ask(pair.server, 1).answered() == pattern(1)
         for link, connection in ((pair.server, server), (pair.client, client)):
-            assert (link.mux.considerate, link.session.considerate) == (True, False)
+            assert considered(link) == (True, True, False)
             assert connection.turn == SHORT_TURN
+
+
+async def test_where_messages_are_dear_there_are_no_more_acks_and_none_are_counted_on() -> None:
+    async with joined() as pair:
+        ends = pair.attach(pings=False)
+        await beside_a_transfer(pair)
+        for link, connection in zip((pair.server, pair.client), ends, strict=True):
+            assert considered(link) == (True, False, False)
+            assert connection.turn == SHORTEST_TURN
+
+
+async def test_an_ack_that_is_due_by_a_change_leaves_at_once() -> None:
+    """The peer, which left little on its way, may be waiting for it; its delay is an hour here."""
+    async with joined(Limits(ack_delay=3600.0)) as pair:
+        pair.attach()
+        streams = [await beside_a_transfer(pair)]
+        owed = []
+        for alone in (False, True):
+            while alone and streams:
+                streams.pop().reset(ResetCode.CANCEL)
+            streams.append(pair.server.open_stream(StreamKind.HTTP, Silent()))
+            streams[-1].send_head(b"a head")
+            await anyio.wait_all_tasks_blocked()
+            owed.append((considered(pair.server), pair.client.session.sent > pair.client.session.acked))
+        assert owed == [((True, True, True), True), ((False, False, False), False)]
 
 
 async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate() -> None:
@@ -909,7 +940,8 @@ async def test_a_connection_whose_messages_go_in_turns_is_not_made_considerate()
         server.at_once = 1
         await beside_a_transfer(pair)
         assert pair.server.mux.in_company
-        assert (pair.server.mux.considerate, pair.server.session.considerate, server.turn) == (False, False, TURN)
+        assert considered(pair.server) == (False, True, False)  # what it receives does not go in turns
+        assert server.turn == TURN
         assert client.turn == SHORTEST_TURN  # the other direction does not go in turns
 
 

@@ -24,6 +24,7 @@ LARGE: Final = 16 * KIB  # what is moved of one stream at once: no turn of one t
 MANY: Final = 20  # streams that are opened while a small exchange lasts, in the mean of the last such exchanges
 FEW: Final = 4  # the same; each of them waits for the transfer more than for another of them
 _MEAN_OF: Final = 16
+_BETWEEN: Final = 0.5  # so that a number that stays the same is on one side
 _COUNTED: Final = 4 * MANY  # at most, for one exchange: somebody may have thought for an hour
 
 
@@ -40,11 +41,11 @@ class Company:
 
     @property
     def present(self) -> bool:
-        return self._left > 0 and self._mean <= MANY
+        return self._left > 0 and self._mean < MANY + _BETWEEN
 
     @property
     def of_few(self) -> bool:
-        return self._left > 0 and self._mean <= FEW
+        return self._left > 0 and self._mean < FEW + _BETWEEN
 
     def opened(self, *, alone: bool) -> None:
         """A stream was, beside others or ``alone``: then there is nothing any more that it could come beside."""

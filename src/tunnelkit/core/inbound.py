@@ -11,10 +11,12 @@ from .failures import ConnectionFailed
 from .message import CONTROL_ALLOWANCE, HEADER_SIZE
 from .reorder import EarlyBytes
 
-__all__ = ["ACK_BESIDE", "Inbound"]
+__all__ = ["ACK_AMPLE", "ACK_BESIDE", "Inbound"]
 
 _ACKS_PER_WINDOW: Final = 8
-# Bytes for which who is considerate owes one, so that its peer can leave little on its way (``inflight``).
+# Bytes for which one is owed, however large the window is: two of them fit into what a peer leaves on a short way
+# (``inflight``). And the same for who is considerate, so that its peer can leave less.
+ACK_AMPLE: Final = 512 * KIB
 ACK_BESIDE: Final = 128 * KIB
 # Payloads below this size are copied out of their message: cheaper than a view, and than frames cut out of one.
 _COPY_BELOW: Final = 16384
@@ -24,8 +26,8 @@ class Inbound:
     """``received`` is the offset below which every byte was handed out.
 
     An ack is owed for every DATA, a repeated one too: who repeats does not know what we have. It is *due* after an
-    eighth of the window, or ``ack_delay``; before that it waits for a message to ride on. An ACK carries no bytes, so
-    none is owed for it, and two idle ends fall silent.
+    eighth of the window, ``ACK_AMPLE`` (or ``ACK_BESIDE``) or ``ack_delay``; before that it waits for a message to
+    ride on. An ACK carries no bytes, so none is owed for it, and two idle ends fall silent.
     """
 
     __slots__ = (
@@ -49,18 +51,22 @@ class Inbound:
         self._window = window + CONTROL_ALLOWANCE
         self._early = EarlyBytes(limits.replay_limit + CONTROL_ALLOWANCE)
         self._eighth = max(1, min(limits.replay_limit, window) // _ACKS_PER_WINDOW)
+        self.ack_due = False
+        self._owed = 0
         self.considerate = False
         self.forget()
 
     @property
     def considerate(self) -> bool:
-        """Whether few small exchanges come beside what is received. Set from outside."""
+        """Whether small exchanges come beside what is received. Set from outside; an ack may be due then."""
         return self._considerate
 
     @considerate.setter
     def considerate(self, considerate: bool) -> None:
         self._considerate = considerate
-        self._owed_limit = min(self._eighth, ACK_BESIDE) if considerate else self._eighth
+        self._owed_limit = min(self._eighth, ACK_BESIDE if considerate else ACK_AMPLE)
+        # What is owed was to be acknowledged sooner, or is to be now: the peer may have no more on its way meanwhile.
+        self.ack_due = self.ack_due or self._owed > 0
 
     def forget(self) -> None:
         """The connection is over. Early bytes were not acknowledged, so the peer sends them again."""

@@ -7,9 +7,9 @@ at bulk more slowly than we send it, a whole window of it gathers in the sockets
 it is ample.
 
 1. Until a round trip exceeds twice the shortest by ``SLACK``, for delayed acks and for programs that were busy, the
-   limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. Who is considerate needs less than
-   that where the peer acknowledges often: two of its acks, and at least ``AMPLE_BESIDE``. There is no limit where
-   messages go in turns: how many may be under way is limited there already.
+   limit is what passes in ``LOOSE`` times the shortest, and at least ``AMPLE``. For who is considerate it is at
+   least what two of the peer's acks bring, from ``AMPLE_BESIDE`` to ``AMPLE``: so nobody has to know what the peer
+   does. There is no limit where messages go in turns: how many may be under way is limited there already.
 2. From then on the limit is what passes in the *target*, which is twice the shortest and ``ACKING``, or ``SLACK``
    above it where that is more; and at least ``FLOOR``. Neither starves anybody: a rate that was held down by it is at
    most half of what fits in the shortest round trip, so it doubles with every round trip.
@@ -33,9 +33,10 @@ __all__ = ["ACKING", "AMPLE", "AMPLE_BESIDE", "BASE_LIFETIME", "DRAINED", "FLOOR
 SLACK: Final = 0.100  # seconds
 # What the ack of a message of bulk takes longer: it is given for a whole one, and waits for others (``ack_delay``).
 ACKING: Final = 0.040  # seconds
-# Two of the acks that a peer gives at the latest (``inbound``), so that none is waited for.
+# Two of the acks that a peer gives at the latest (``inbound.ACK_AMPLE``), so that none is waited for.
 AMPLE: Final = 1024 * KIB
-AMPLE_BESIDE: Final = 384 * KIB  # the same of a peer that is considerate, whose acks are of two or three messages
+# The same of a peer that is considerate: it acknowledges each third message of 64 KiB (``inbound.ACK_BESIDE``).
+AMPLE_BESIDE: Final = 384 * KIB
 LOOSE: Final = 4  # a way may well grow to this many times its shortest before it is measured anew
 FLOOR: Final = 16 * KIB
 DRAINED: Final = 4 * KIB

@@ -141,13 +141,23 @@ class Session:
                 self._timer = liveness.deadline
 
     @property
-    def considerate(self) -> bool:
-        """Whether few small exchanges come beside transfers: then less is on its way, and acks come sooner."""
+    def acks_soon(self) -> bool:
+        """Whether small exchanges come beside what is received: acks come sooner, so that less of it may be on its
+        way. Setting it may make an ack due."""
         return self._inbound.considerate
 
-    @considerate.setter
-    def considerate(self, considerate: bool) -> None:
-        self._inbound.considerate = self._outbound.pace.in_flight.considerate = considerate
+    @acks_soon.setter
+    def acks_soon(self, soon: bool) -> None:
+        self._inbound.considerate = soon
+
+    @property
+    def sends_little(self) -> bool:
+        """Whether few small exchanges come beside what is sent: then less of it is on its way."""
+        return self._outbound.pace.in_flight.considerate
+
+    @sends_little.setter
+    def sends_little(self, little: bool) -> None:
+        self._outbound.pace.in_flight.considerate = little
 
     def ask(self) -> None:
         """Write a PING with the next message, whatever the clocks say; its answer is a sign of life."""

@@ -63,8 +63,9 @@ class Connection(Protocol):
     # another. Of few messages in a round trip each must be larger, or they would bring little. It may change.
     at_once: int | None = None
     active: bool = False  # set from outside: exchanges run, so a liveness of its own should watch closely
-    # Set from outside: seconds that it may work for before the other tasks have their turn. Below ``TURN`` small
-    # exchanges come beside transfers, and other programs that serve them should have theirs too. It may be ignored.
+    # Set from outside: seconds that it may work for before the other tasks have their turn. Where it is below 0.005
+    # small exchanges come beside transfers, and other programs that serve them should have theirs too. It may be
+    # ignored.
     turn: float = TURN
 
     @abstractmethod
@@ -107,7 +108,7 @@ class Connection(Protocol):
             began = clock()
             take(message)
             worked += clock() - began
-            if worked >= TURN:
+            if worked >= self.turn:
                 worked = 0.0
                 await checkpoint()
 

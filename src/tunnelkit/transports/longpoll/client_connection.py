@@ -51,7 +51,7 @@ class ClientConnection:
     transport = "longpoll"
     ordered = False
     wants_pings = False
-    turn = TURN  # whatever it is told
+    turn = TURN  # it makes no difference
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class ServerConnection:
     transport = "longpoll"
     ordered = False
     wants_pings = False
-    turn = TURN  # whatever it is told
+    turn = TURN  # it makes no difference
 
     def __init__(
         self, connection_id: str, prover: Prover, limits: Limits, timers: Timers, forget: Callable[[str], None]

@@ -27,7 +27,8 @@ CLOSE_TIMEOUT = 1.0  # for the closing handshake and the end of the stream toget
 # A peer as fast as we are keeps a socket writable for ever: after so many messages without a real wait, the other
 # tasks get their turn, and cancellation its chance.
 _TURNS: Final = 4
-_MESSAGE_TIME: Final = 0.00015  # seconds: or fewer, by what a large one takes
+# Or after fewer, where its turn is short: so many seconds are reckoned for each.
+_MESSAGE_TIME: Final = 0.00015
 
 _NORMAL = 1000
 _NOTHING = memoryview(b"")
